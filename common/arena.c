@@ -1,0 +1,76 @@
+/* Chunks are anonymous mappings in a list; a piece that does not fit the current chunk gets a new
+ * one, at least as large as the piece. Mappings are zero and untouched pages cost nothing, so a
+ * generous chunk is not a copy of anything. */
+#include "common/arena.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#define ARENA_ALIGNMENT     64u
+#define ARENA_CHUNK_DEFAULT ((size_t)1 << 20)
+
+struct chunk {
+    struct chunk *next;
+    size_t bytes; /* of the mapping, this header included */
+};
+
+struct arena {
+    struct chunk *chunks;
+    size_t chunk_bytes;
+    size_t used; /* bytes of the newest chunk that are taken */
+    size_t total_bytes;
+};
+
+static size_t round_up(size_t value, size_t unit) {
+    return (value + unit - 1) / unit * unit;
+}
+
+struct arena *arena_create(size_t chunk_bytes) {
+    struct arena *arena = calloc(1, sizeof *arena);
+    if (arena)
+        arena->chunk_bytes = chunk_bytes ? chunk_bytes : ARENA_CHUNK_DEFAULT;
+    return arena;
+}
+
+void arena_destroy(struct arena *arena) {
+    if (!arena)
+        return;
+    for (struct chunk *chunk = arena->chunks, *next; chunk; chunk = next) {
+        next = chunk->next;
+        munmap(chunk, chunk->bytes);
+    }
+    free(arena);
+}
+
+static int add_chunk(struct arena *arena, size_t piece_bytes) {
+    size_t bytes = piece_bytes + ARENA_ALIGNMENT;
+    bytes = round_up(bytes > arena->chunk_bytes ? bytes : arena->chunk_bytes, 4096);
+    struct chunk *chunk =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (chunk == MAP_FAILED)
+        return -1;
+    chunk->next = arena->chunks;
+    chunk->bytes = bytes;
+    arena->chunks = chunk;
+    arena->used = ARENA_ALIGNMENT;
+    arena->total_bytes += bytes;
+    return 0;
+}
+
+void *arena_take(struct arena *arena, size_t count, size_t item_bytes) {
+    size_t bytes;
+    if (__builtin_mul_overflow(count, item_bytes, &bytes) || bytes > SIZE_MAX / 2)
+        return NULL;
+    bytes = round_up(bytes ? bytes : 1, ARENA_ALIGNMENT);
+    if (!arena->chunks || bytes > arena->chunks->bytes - arena->used)
+        if (add_chunk(arena, bytes))
+            return NULL;
+    void *piece = (char *)arena->chunks + arena->used;
+    arena->used += bytes;
+    return piece;
+}
+
+size_t arena_bytes(const struct arena *arena) {
+    return arena->total_bytes;
+}

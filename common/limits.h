@@ -1,0 +1,107 @@
+/* Every bound of the program in one place, each with the arithmetic behind it. Bounds are checked
+ * before memory is taken, so that no file and no peer can ask for more. */
+#pragma once
+
+/* A log line: a path (4096 would be the system's bound; real ones stay under 512) and a sentence. */
+#define LOG_LINE_BYTES_MAX 1024
+
+/* Threads of one pool: two sockets of 128 cores with two threads each. */
+#define THREADS_MAX 512
+
+/* ---- Models. About four times the largest published model (Kimi-K2: 61 layers, 384 experts, 8 of
+ * them per token, hidden 7168; vocabulary 163840), so that sizes computed from a file stay far from
+ * overflow. */
+#define LAYERS_MAX            256
+#define EXPERTS_MAX           2048
+#define EXPERTS_PER_TOKEN_MAX 64
+#define GROUPS_MAX            256
+#define HEADS_MAX             1024
+#define HIDDEN_MAX            65536
+#define INNER_MAX             1048576
+#define RANK_MAX              65536
+#define HEAD_DIM_MAX          4096
+#define VOCABULARY_MAX        1048576
+#define CONTEXT_MAX           16777216
+
+/* ---- Configuration. */
+/* Options of one command: `skein run`, the longest table, has about 40. */
+#define OPTIONS_MAX 128
+/* Values of an option that may be given several times: a worker list is the longest. */
+#define OPTION_ITEMS_MAX 256
+/* A --config file: OPTIONS_MAX lists of OPTION_ITEMS_MAX addresses of 32 bytes. */
+#define CONFIG_FILE_BYTES_MAX (1u << 20)
+
+/* ---- Files. */
+/* config.json, tokenizer.json and the index: the largest known (V3's index, 8.9 MB) times seven. */
+#define JSON_FILE_BYTES_MAX (64u << 20)
+/* A safetensors header: the format's own bound is 100 MB. */
+#define SAFETENSORS_HEADER_BYTES_MAX 100000000u
+/* The name of a tensor; real ones stay under 80 bytes. */
+#define TENSOR_NAME_BYTES_MAX 255u
+/* Dimensions of a tensor; published checkpoints have at most 4. */
+#define TENSOR_DIMENSIONS_MAX 8u
+/* Files of one checkpoint: V3 has 163, Kimi-K2 62. */
+#define WEIGHT_FILES_MAX 4096
+/* The name of a file in the model's directory: what Linux file systems take (NAME_MAX). */
+#define FILE_NAME_BYTES_MAX 255u
+/* Tensors of one checkpoint: V3 in FP8 has 91991. */
+#define TENSORS_MAX 1048576
+
+/* ---- Tokens. */
+/* A text that is encoded at once: four bytes, about one English token, for each token of the longest
+ * context. Also keeps positions in a text within 32 bits. */
+#define TEXT_BYTES_MAX (4u * CONTEXT_MAX)
+/* One token, as tokenizer.json writes it: V3's longest are 256 bytes (128 blanks). */
+#define TOKEN_BYTES_MAX 4096
+/* Steps of a pre-tokenizer: V1's has six, the most known. */
+#define PRETOKENIZER_STEPS_MAX 32
+/* Rows that go through the engine in one step; the prompt is cut into chunks of at most this.
+ * Reply frames hold one row of f32 each: 8192 x HIDDEN_MAX x 4 B = 2 GiB stays under 32 bits. */
+#define BATCH_ROWS_MAX 8192
+/* Sequences in one step. */
+#define SEQUENCES_MAX 256
+
+/* A prompt from a file or standard input: CONTEXT_MAX tokens of four bytes, as text has on average. */
+#define PROMPT_BYTES_MAX (64u << 20)
+/* Lines that the chat's history keeps: months of questions, read in a millisecond. */
+#define HISTORY_LINES_MAX 1000
+
+/* ---- Cluster. */
+/* Payload of one data frame: BATCH_ROWS_MAX rows of HIDDEN_MAX f32 (2 GiB) and 64 entries of 12 bytes for
+ * each row (6 MiB), so a bound of 3 GiB leaves headers room. */
+#define WIRE_PAYLOAD_BYTES_MAX (3ull << 30)
+/* The sentence in a WIRE_ERROR frame. */
+#define WIRE_ERROR_BYTES_MAX 1024
+/* Messages posted on one connection and not yet completed, in each direction: two per ticket. */
+#define TRANSPORT_POSTED_MAX 8
+/* Workers of one coordinator. */
+#define WORKERS_MAX 256
+/* Tickets between dispatch and combine: two micro-batches that alternate. */
+#define TICKETS_MAX 2
+/* Shards of one worker: every expert of every layer of the largest model allowed above. */
+#define SHARDS_MAX (LAYERS_MAX * EXPERTS_MAX)
+/* One control message. The largest is an assignment: SHARDS_MAX entries of at most 20 bytes. */
+#define CONTROL_MESSAGE_BYTES_MAX (16u << 20)
+/* Shard bytes in one control message while weights are shipped. */
+#define SHIP_CHUNK_BYTES (1u << 20)
+/* Control connections of one worker: one coordinator, and a few that are told it is busy. */
+#define CONTROL_CONNECTIONS_MAX 16
+/* A control message of a peer that has not introduced itself: a Hello is under 1 KiB. */
+#define CONTROL_GREETING_BYTES_MAX (64u << 10)
+/* Memory that one control message may unpack to: lists of numbers that take one byte each as a varint
+ * take four in memory, and protobuf-c's scan of an unfriendly message takes as much again. */
+#define CONTROL_UNPACKED_BYTES_MAX (8u * CONTROL_MESSAGE_BYTES_MAX)
+/* Accepted sockets that have not yet said whether they are control or data connections. */
+#define ARRIVALS_MAX 16
+/* Both sides report every second; three reports in a row that fail to come mean that the peer is gone. */
+#define HEALTH_INTERVAL_MS 1000
+#define HEALTH_MISSED_MAX  3
+/* For all workers together, until each has answered the greeting. Also what an accepted socket may take
+ * to say what it is. */
+#define CONNECT_TIMEOUT_MS 5000
+/* A worker that reports no further byte for so long has a stuck disk or file server. */
+#define LOAD_STALL_MS 30000
+/* Messages with shard bytes on their way to one worker: 4 MiB fill a link of 10 Gbit/s for 3 ms. */
+#define SHIP_WRITES_MAX 4
+/* Frames of a worker that are received, computed or sent: one for each ticket. */
+#define SERVICE_FRAMES TICKETS_MAX
