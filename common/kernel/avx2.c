@@ -1,0 +1,54 @@
+/* AVX2 with FMA and F16C: eight lanes. */
+#include <immintrin.h>
+#include <stdint.h>
+
+#define LANES      8
+#define VEC        __m256
+#define LOAD(p)    _mm256_loadu_ps(p)
+#define STORE(p,v) _mm256_storeu_ps(p, v)
+#define SET(a)     _mm256_set1_ps(a)
+#define ZERO()     _mm256_setzero_ps()
+#define ADD(a,b)   _mm256_add_ps(a, b)
+#define MUL(a,b)   _mm256_mul_ps(a, b)
+#define DIV(a,b)   _mm256_div_ps(a, b)
+#define FMA(a,b,c) _mm256_fmadd_ps(a, b, c)
+#define MAX(a,b)   _mm256_max_ps(a, b)
+#define MIN(a,b)   _mm256_min_ps(a, b)
+#define ROUND(v)   _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define POW2(v)    pow2_lanes(v)
+#define SUM(v)     sum_lanes(v)
+#define BEST(v)    best_lanes(v)
+
+static inline __m256 pow2_lanes(__m256 v) {
+    __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(v), _mm256_set1_epi32(127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+}
+
+static inline float sum_lanes(__m256 v) {
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+}
+
+static inline float best_lanes(__m256 v) {
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+}
+
+#define LOAD_F16(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
+#define LOAD_BF16(p)                                                                               \
+    _mm256_castsi256_ps(                                                                           \
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p))), 16))
+#define LOAD_FP8(p) load_fp8(p)
+
+static inline __m256 load_fp8(const uint8_t *p) {
+    __m128i bits = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)p));
+    __m128i sign = _mm_and_si128(bits, _mm_set1_epi16((short)0x8000));
+    __m128i magnitude = _mm_slli_epi16(_mm_and_si128(bits, _mm_set1_epi16(0x7f)), 7);
+    return _mm256_cvtph_ps(_mm_or_si128(sign, magnitude));
+}
+
+#include "common/kernel/simd.h"
+
+const struct kernel KERNEL_AVX2 = TABLE("avx2");

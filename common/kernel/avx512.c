@@ -1,0 +1,37 @@
+/* AVX-512 (F, BW, DQ, VL): sixteen lanes. */
+#include <immintrin.h>
+#include <stdint.h>
+
+#define LANES      16
+#define VEC        __m512
+#define LOAD(p)    _mm512_loadu_ps(p)
+#define STORE(p,v) _mm512_storeu_ps(p, v)
+#define SET(a)     _mm512_set1_ps(a)
+#define ZERO()     _mm512_setzero_ps()
+#define ADD(a,b)   _mm512_add_ps(a, b)
+#define MUL(a,b)   _mm512_mul_ps(a, b)
+#define DIV(a,b)   _mm512_div_ps(a, b)
+#define FMA(a,b,c) _mm512_fmadd_ps(a, b, c)
+#define MAX(a,b)   _mm512_max_ps(a, b)
+#define MIN(a,b)   _mm512_min_ps(a, b)
+#define ROUND(v)   _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define POW2(v)    _mm512_scalef_ps(_mm512_set1_ps(1.0f), v)
+#define SUM(v)     _mm512_reduce_add_ps(v)
+#define BEST(v)    _mm512_reduce_max_ps(v)
+
+#define LOAD_F16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
+#define LOAD_BF16(p)                                                                               \
+    _mm512_castsi512_ps(                                                                           \
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p))), 16))
+#define LOAD_FP8(p) load_fp8(p)
+
+static inline __m512 load_fp8(const uint8_t *p) {
+    __m256i bits = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+    __m256i sign = _mm256_and_si256(bits, _mm256_set1_epi16((short)0x8000));
+    __m256i magnitude = _mm256_slli_epi16(_mm256_and_si256(bits, _mm256_set1_epi16(0x7f)), 7);
+    return _mm512_cvtph_ps(_mm256_or_si256(sign, magnitude));
+}
+
+#include "common/kernel/simd.h"
+
+const struct kernel KERNEL_AVX512 = TABLE("avx512");

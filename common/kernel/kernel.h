@@ -1,0 +1,47 @@
+/* The inner loops that depend on the instruction set: one table, filled once at start-up.
+ *
+ * Each variant lives in a file of its own (reference.c, avx2.c, avx512.c), compiled with that file's
+ * flags; tests compare each with the reference. Vectors are plain f32, unaligned, any length; inputs
+ * and outputs do not overlap unless a comment says so. All functions are pure and thread-safe. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/status.h"
+#include "common/weights/matrix.h"
+
+struct kernel {
+    const char *name; /* as --isa takes it */
+
+    /* out[i] = values[i] * scale, from each weight format to f32; `scale` is 1 but for FP8.
+     * FP8 is E4M3 without infinities; its two NaN codes, which no checkpoint uses, read as 480. */
+    void (*expand[WEIGHT_FORMAT_COUNT])(const void *values, size_t count, float scale, float *out);
+
+    /* sum of values[i] * x[i], in f32. */
+    float (*dot[WEIGHT_FORMAT_COUNT])(const void *values, const float *x, size_t count);
+
+    /* y[i] += a * x[i] */
+    void (*add_scaled)(float a, const float *x, size_t count, float *y);
+
+    /* gate[i] = silu(gate[i]) * up[i] * weight, silu(v) = v / (1 + exp(-v)) */
+    void (*swiglu)(float *gate, const float *up, size_t count, float weight);
+
+    /* out = x / sqrt(mean(x^2) + epsilon) * weight; out may be x. */
+    void (*rms_norm)(const float *x, const float *weight, size_t count, float epsilon, float *out);
+
+    /* Replaces x by exp(x - max(x)) / sum; count >= 1. */
+    void (*softmax)(float *x, size_t count);
+};
+
+/* Chooses the table for the process: "auto" takes the widest that this processor has. Call once, before
+ * any thread computes. Errors: STATUS_USAGE for an unknown name, STATUS_UNSUPPORTED when the processor
+ * lacks it; the line logged lists what there is. */
+enum status kernel_select(const char *name);
+
+/* The chosen table; the reference before kernel_select. */
+const struct kernel *kernel_get(void);
+
+/* All tables this processor can run, the reference first; returns how many (at most `max`). */
+size_t kernel_list(const struct kernel **out, size_t max);

@@ -1,0 +1,91 @@
+/* The scalar reference: what every other variant is compared with, and what runs on processors without
+ * one. Written for clarity; the compiler may vectorise it. */
+#include <math.h>
+#include <string.h>
+
+#include "common/kernel/variants.h"
+
+static float from_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static float from_bf16(uint16_t bits) {
+    return from_bits((uint32_t)bits << 16);
+}
+
+/* Moves exponent and mantissa to f32's places and corrects the exponent's bias (127 - 15) by a
+ * multiplication, which makes subnormals come out right; infinities and NaNs are put in by hand. */
+static float from_f16(uint16_t bits) {
+    uint32_t sign = (uint32_t)(bits & 0x8000) << 16;
+    uint32_t magnitude = (uint32_t)(bits & 0x7fff) << 13;
+    if ((bits & 0x7c00) == 0x7c00)
+        return from_bits(sign | 0x7f800000 | magnitude);
+    return from_bits(sign | magnitude) * 0x1p112f;
+}
+
+/* E4M3: the same move, the bias differs by 127 - 7. */
+static float from_fp8(uint8_t bits) {
+    uint32_t sign = (uint32_t)(bits & 0x80) << 24;
+    return from_bits(sign | (uint32_t)(bits & 0x7f) << 20) * 0x1p120f;
+}
+
+#define DEFINE_FORMAT(NAME, TYPE, CONVERT)                                                         \
+    static void expand_##NAME(const void *values, size_t count, float scale, float *out) {         \
+        const TYPE *v = values;                                                                    \
+        for (size_t i = 0; i < count; i++)                                                         \
+            out[i] = CONVERT(v[i]) * scale;                                                        \
+    }                                                                                              \
+    static float dot_##NAME(const void *values, const float *x, size_t count) {                    \
+        const TYPE *v = values;                                                                    \
+        float sum = 0;                                                                             \
+        for (size_t i = 0; i < count; i++)                                                         \
+            sum += CONVERT(v[i]) * x[i];                                                           \
+        return sum;                                                                                \
+    }
+
+DEFINE_FORMAT(f32, float, )
+DEFINE_FORMAT(f16, uint16_t, from_f16)
+DEFINE_FORMAT(bf16, uint16_t, from_bf16)
+DEFINE_FORMAT(fp8, uint8_t, from_fp8)
+
+static void add_scaled(float a, const float *x, size_t count, float *y) {
+    for (size_t i = 0; i < count; i++)
+        y[i] += a * x[i];
+}
+
+static void swiglu(float *gate, const float *up, size_t count, float weight) {
+    for (size_t i = 0; i < count; i++)
+        gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i] * weight;
+}
+
+static void rms_norm(const float *x, const float *weight, size_t count, float epsilon, float *out) {
+    double sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += (double)x[i] * x[i];
+    float factor = (float)(1.0 / sqrt(sum / (double)count + epsilon));
+    for (size_t i = 0; i < count; i++)
+        out[i] = x[i] * factor * weight[i];
+}
+
+static void softmax(float *x, size_t count) {
+    float best = x[0];
+    for (size_t i = 1; i < count; i++)
+        best = x[i] > best ? x[i] : best;
+    float sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += x[i] = expf(x[i] - best);
+    for (size_t i = 0; i < count; i++)
+        x[i] /= sum;
+}
+
+const struct kernel KERNEL_REFERENCE = {
+    .name = "reference",
+    .expand = {expand_f32, expand_f16, expand_bf16, expand_fp8},
+    .dot = {dot_f32, dot_f16, dot_bf16, dot_fp8},
+    .add_scaled = add_scaled,
+    .swiglu = swiglu,
+    .rms_norm = rms_norm,
+    .softmax = softmax,
+};

@@ -1,0 +1,44 @@
+/* A weight matrix in the format it is stored in, and the arithmetic of its storage.
+ *
+ * Nothing here owns memory: a matrix points into whoever holds the bytes (model arena, expert
+ * store). Values are only ever expanded in tiles, by common/kernel. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum weight_format {
+    WEIGHT_F32,
+    WEIGHT_F16,
+    WEIGHT_BF16,
+    WEIGHT_FP8_E4M3, /* with one f32 scale for each block of 128 x 128 values */
+    WEIGHT_FORMAT_COUNT
+};
+
+/* Rows and columns of one FP8 scale block. */
+#define FP8_BLOCK 128u
+
+struct matrix {
+    enum weight_format format;
+    uint32_t rows;       /* outputs */
+    uint32_t columns;    /* inputs */
+    const uint8_t *data; /* (rows, columns) row-major, matrix_row_bytes() apart */
+    const float *scales; /* FP8: (ceil(rows / 128), ceil(columns / 128)); else NULL */
+};
+
+/* "F32", "F16", "BF16", "FP8". Never NULL. */
+const char *weight_format_name(enum weight_format format);
+
+/* Bytes of `columns` consecutive values of one row. */
+size_t weight_row_bytes(enum weight_format format, uint32_t columns);
+
+/* A row range may be cut at multiples of this many values, so that no scale block is shared. */
+uint32_t weight_block(enum weight_format format);
+
+/* Bytes that a matrix takes in memory or on the wire: its data, then (FP8, padded to 4) its scales.
+ * Always a multiple of 64, so that matrices can follow one another. */
+size_t matrix_bytes(enum weight_format format, uint32_t rows, uint32_t columns);
+
+/* The matrix whose matrix_bytes() bytes start at `storage` (64-byte aligned, not owned). */
+struct matrix matrix_view(enum weight_format format, uint32_t rows, uint32_t columns,
+                          const void *storage);

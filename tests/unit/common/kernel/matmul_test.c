@@ -1,0 +1,110 @@
+/* Tiles and batches against sums in double, over every format and ragged sizes, whatever path they take. */
+#include "tests/unit/test.h"
+
+#include <math.h>
+
+#include "common/kernel/kernel.h"
+#include "common/kernel/matmul.h"
+#include "tests/unit/random.h"
+
+struct case_size {
+    uint32_t rows, columns, batch;
+};
+
+static const struct case_size SIZES[] = {{1, 1, 1},    {5, 7, 1},     {33, 129, 3}, {64, 256, 4},
+                                         {40, 300, 5}, {70, 1500, 2}, {31, 2049, 9}, {130, 200, 33}};
+
+/* Random stored values whose magnitudes are sane in every format. */
+static void *make_storage(struct random *random, enum weight_format format, uint32_t rows, uint32_t columns) {
+    size_t bytes = matrix_bytes(format, rows, columns), count = (size_t)rows * columns;
+    uint8_t *storage = aligned_alloc(64, bytes);
+    memset(storage, 0, bytes);
+    for (size_t i = 0; i < count; i++) {
+        if (format == WEIGHT_F32)
+            ((float *)storage)[i] = random_float(random, 1);
+        else if (format == WEIGHT_FP8_E4M3)
+            storage[i] = (uint8_t)((random_bits(random) & 0x80) | (0x20 + random_below(random, 0x20)));
+        else
+            ((uint16_t *)storage)[i] = (uint16_t)((random_bits(random) & 0x8000) |
+                                                  ((format == WEIGHT_F16 ? 0x3400 : 0x3e80) + random_below(random, 0x400 / 8)));
+    }
+    struct matrix matrix = matrix_view(format, rows, columns, storage);
+    if (matrix.scales)
+        for (uint32_t i = 0; i < (rows + 127) / 128 * ((columns + 127) / 128); i++)
+            ((float *)matrix.scales)[i] = 0.5f + (float)i * 0.125f;
+    return storage;
+}
+
+static void check_case(struct threads *threads, enum weight_format format, const struct case_size *size) {
+    struct random random = {size->rows * 31 + size->columns};
+    void *storage = make_storage(&random, format, size->rows, size->columns);
+    struct matrix w = matrix_view(format, size->rows, size->columns, storage);
+    size_t count = (size_t)size->rows * size->columns, scratch_floats = matmul_scratch_floats();
+    float *expanded = malloc(count * sizeof(float));
+    float *x = malloc((size_t)size->batch * size->columns * sizeof(float));
+    float *y = malloc((size_t)size->batch * size->rows * sizeof(float));
+    float *scratch = malloc(threads_count(threads) * scratch_floats * sizeof(float));
+    random_fill(&random, 1, (size_t)size->batch * size->columns, x);
+    matmul_expand(&w, 0, size->rows, 0, size->columns, expanded, size->columns);
+    matmul(threads, &w, x, size->batch, y, scratch, scratch_floats);
+    for (uint32_t r = 0; r < size->batch; r++)
+        for (uint32_t i = 0; i < size->rows; i++) {
+            double sum = 0, magnitude = 0;
+            for (uint32_t c = 0; c < size->columns; c++) {
+                double product = (double)expanded[(size_t)i * size->columns + c] * x[(size_t)r * size->columns + c];
+                sum += product;
+                magnitude += fabs(product);
+            }
+            double got = y[(size_t)r * size->rows + i];
+            if (!(fabs(got - sum) <= 1e-5 * magnitude))
+                fail_msg("%s %ux%u batch %u: y[%u][%u] = %g, expected %g", weight_format_name(format), size->rows,
+                         size->columns, size->batch, r, i, got, sum);
+        }
+    free(expanded);
+    free(x);
+    free(y);
+    free(scratch);
+    free(storage);
+}
+
+static void test_products(void **state) {
+    (void)state;
+    const struct kernel *list[8];
+    size_t variants = kernel_list(list, 8);
+    struct threads *threads;
+    assert_int_equal(threads_create(3, &threads), STATUS_OK);
+    for (size_t v = 0; v < variants; v++) {
+        assert_int_equal(kernel_select(list[v]->name), STATUS_OK);
+        for (int format = 0; format < WEIGHT_FORMAT_COUNT; format++)
+            for (size_t s = 0; s < sizeof SIZES / sizeof *SIZES; s++)
+                check_case(threads, (enum weight_format)format, &SIZES[s]);
+    }
+    threads_destroy(threads);
+}
+
+/* A rectangle that starts and ends inside FP8 blocks takes each value's own scale. */
+static void test_expand_rectangle(void **state) {
+    (void)state;
+    struct random random = {5};
+    void *storage = make_storage(&random, WEIGHT_FP8_E4M3, 300, 290);
+    struct matrix w = matrix_view(WEIGHT_FP8_E4M3, 300, 290, storage);
+    float *out = malloc(200 * 150 * sizeof(float));
+    matmul_expand(&w, 77, 200, 101, 150, out, 150);
+    for (uint32_t r = 0; r < 200; r++)
+        for (uint32_t c = 0; c < 150; c++) {
+            float value;
+            kernel_get()->expand[WEIGHT_FP8_E4M3](w.data + (size_t)(77 + r) * 290 + 101 + c, 1,
+                                                  w.scales[(77 + r) / 128 * 3 + (101 + c) / 128], &value);
+            assert_true(out[r * 150 + c] == value);
+        }
+    free(out);
+    free(storage);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_products),
+        cmocka_unit_test(test_expand_rectangle),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
