@@ -1,0 +1,74 @@
+/* Data-plane frames: fixed little-endian header, then the payload. docs/protocol.md is the full text.
+ *
+ * Used by coordinator (dispatch, combine) and worker (service). Nothing here allocates; decoding checks
+ * every count against the bytes that are there before anything is touched. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/status.h"
+
+#define WIRE_MAGIC   0x4e494b53u /* "SKIN" */
+#define WIRE_VERSION 1u
+
+enum wire_type {
+    WIRE_OPEN = 1,     /* coordinator -> worker: first frame; sequence is the session's id */
+    WIRE_DISPATCH = 2, /* coordinator -> worker: rows and what to do with them */
+    WIRE_COMBINE = 3,  /* worker -> coordinator: one partial sum for each row */
+    WIRE_ERROR = 4,    /* worker -> coordinator: payload is a sentence in UTF-8 */
+};
+
+/* Every frame starts with this. `sequence` ties a reply to its dispatch. */
+struct wire_header {
+    uint32_t magic;         /* WIRE_MAGIC */
+    uint16_t version;       /* WIRE_VERSION */
+    uint16_t type;          /* enum wire_type */
+    uint64_t sequence;      /* of the ticket; for WIRE_OPEN the session */
+    uint32_t layer;         /* model layer of the rows */
+    uint32_t rows;          /* activation rows in the payload */
+    uint32_t entries;       /* DISPATCH: (row, slot, weight) entries in the payload; else 0 */
+    uint32_t hidden;        /* values in a row */
+    uint64_t payload_bytes; /* bytes behind the header */
+    uint32_t busy_us;       /* COMBINE: microseconds the worker computed; else 0 */
+    uint32_t checksum;      /* wire_checksum of the bytes before this field */
+};
+
+/* One row through one shard: out[row] += weight * shard(x[row]). Entries are sorted by slot, then row. */
+struct wire_entry {
+    uint32_t row;  /* of this frame */
+    uint32_t slot; /* of the worker's assignment */
+    float weight;  /* gate weight */
+};
+
+/* DISPATCH payload: wire_entry[entries], padding to 64 bytes, f32 x (rows, hidden). COMBINE payload:
+ * f32 sums (rows, hidden), behind the header padded to 64 bytes: rows are always 64-byte aligned. */
+#define WIRE_ALIGNMENT 64u
+
+/* FNV-1a over `bytes`. */
+uint32_t wire_checksum(const void *data, size_t bytes);
+
+/* Bytes of a whole frame. */
+size_t wire_dispatch_bytes(uint32_t rows, uint32_t entries, uint32_t hidden);
+size_t wire_combine_bytes(uint32_t rows, uint32_t hidden);
+
+/* Where the parts of a frame lie, given its first byte (64-byte aligned) and its valid header. */
+struct wire_entry *wire_dispatch_entries(void *frame);
+float *wire_dispatch_rows(void *frame);
+float *wire_combine_rows(void *frame);
+
+/* Completes `header` (magic, version, payload_bytes by type and counts, checksum) and writes it to the
+ * first bytes of `frame`. For WIRE_ERROR payload_bytes must be set. */
+void wire_encode_header(const struct wire_header *header, void *frame);
+
+/* Reads and checks the header: magic, version, checksum, known type, counts in bounds, and payload_bytes
+ * equal to what type and counts imply. STATUS_PROTOCOL otherwise, with a logged line naming `peer`. */
+enum status wire_decode_header(const void *frame, const char *peer, struct wire_header *out);
+
+/* For transport_options.message_bytes. */
+enum status wire_message_bytes(const void *header, const char *peer, size_t *out);
+
+/* Checks the entries of a DISPATCH frame: rows below header->rows, slots below `slots`, sorted by slot,
+ * then by row, no pair twice, finite weights. STATUS_PROTOCOL otherwise, with a logged line naming `peer`. */
+enum status wire_check_entries(const void *frame, const struct wire_header *header, uint32_t slots,
+                               const char *peer);

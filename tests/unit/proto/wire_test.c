@@ -1,0 +1,149 @@
+/* Frames: what is encoded is decoded, and whatever is not a frame is refused by name. */
+#include "tests/unit/test.h"
+
+#include <math.h>
+
+#include "common/limits.h"
+#include "proto/wire.h"
+
+#define PEER "10.0.0.9:7717"
+
+static struct wire_header dispatch_header(void) {
+    return (struct wire_header){.type = WIRE_DISPATCH, .sequence = 7, .layer = 3, .rows = 2, .entries = 3, .hidden = 5};
+}
+
+static void test_round_trip(void **state) {
+    (void)state;
+    struct wire_header header = dispatch_header(), back;
+    size_t bytes = wire_dispatch_bytes(2, 3, 5), found;
+    uint8_t *frame = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    wire_encode_header(&header, frame);
+    assert_int_equal(wire_decode_header(frame, PEER, &back), STATUS_OK);
+    assert_int_equal(back.sequence, 7);
+    assert_int_equal(back.layer, 3);
+    assert_int_equal(back.rows, 2);
+    assert_int_equal(back.entries, 3);
+    assert_int_equal(back.hidden, 5);
+    assert_int_equal(wire_message_bytes(frame, PEER, &found), STATUS_OK);
+    assert_int_equal(found, bytes);
+    assert_int_equal((uintptr_t)wire_dispatch_rows(frame) % WIRE_ALIGNMENT, 0);
+    assert_ptr_equal((uint8_t *)(wire_dispatch_rows(frame) + 2 * 5), frame + bytes);
+    free(frame);
+}
+
+static void test_layout_is_fixed(void **state) {
+    (void)state;
+    struct wire_header header = {.type = WIRE_OPEN, .sequence = 0x0102030405060708};
+    uint8_t frame[sizeof header];
+    wire_encode_header(&header, frame);
+    const uint8_t start[16] = {'S', 'K', 'I', 'N', 1, 0, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1};
+    assert_memory_equal(frame, start, sizeof start);
+}
+
+/* Encodes `header`, patches one byte and expects a refusal that says `words`. */
+static void expect_refusal(const struct wire_header *header, size_t offset, uint8_t change, const char *words) {
+    uint8_t frame[sizeof *header];
+    struct wire_header back;
+    struct log_capture capture;
+    wire_encode_header(header, frame);
+    frame[offset] ^= change;
+    log_capture_begin(&capture);
+    assert_int_equal(wire_decode_header(frame, PEER, &back), STATUS_PROTOCOL);
+    log_capture_expect(&capture, PEER, words, NULL);
+}
+
+static void test_refuses_damage(void **state) {
+    (void)state;
+    struct wire_header header = dispatch_header();
+    expect_refusal(&header, 0, 1, "not a skein data frame");
+    expect_refusal(&header, 4, 2, "data frames of version 3");
+    for (size_t offset = 6; offset < sizeof header; offset++)
+        expect_refusal(&header, offset, 0x10, "damaged frame header");
+}
+
+/* A header with a good checksum and a value that is out of bounds. */
+static void expect_out_of_bounds(struct wire_header header) {
+    uint8_t frame[sizeof header];
+    struct wire_header back;
+    struct log_capture capture;
+    header.magic = WIRE_MAGIC;
+    header.version = WIRE_VERSION;
+    header.checksum = wire_checksum(&header, offsetof(struct wire_header, checksum));
+    memcpy(frame, &header, sizeof header);
+    log_capture_begin(&capture);
+    assert_int_equal(wire_decode_header(frame, PEER, &back), STATUS_PROTOCOL);
+    log_capture_expect(&capture, PEER, "out of bounds", NULL);
+}
+
+static void test_refuses_bounds(void **state) {
+    (void)state;
+    struct wire_header header = {.type = WIRE_OPEN};
+    header.type = 0;
+    expect_out_of_bounds(header);
+    header.type = 5;
+    expect_out_of_bounds(header);
+    header = (struct wire_header){.type = WIRE_OPEN, .payload_bytes = 1};
+    expect_out_of_bounds(header);
+    header = (struct wire_header){.type = WIRE_ERROR, .payload_bytes = WIRE_ERROR_BYTES_MAX + 1};
+    expect_out_of_bounds(header);
+    header = dispatch_header();
+    header.payload_bytes = wire_dispatch_bytes(2, 3, 5) - sizeof header + 1;
+    expect_out_of_bounds(header);
+    header = dispatch_header();
+    header.rows = BATCH_ROWS_MAX + 1;
+    expect_out_of_bounds(header);
+    header.rows = UINT32_MAX;
+    expect_out_of_bounds(header);
+    header = dispatch_header();
+    header.hidden = UINT32_MAX;
+    expect_out_of_bounds(header);
+    header = dispatch_header();
+    header.entries = UINT32_MAX;
+    expect_out_of_bounds(header);
+    header = dispatch_header();
+    header.layer = LAYERS_MAX;
+    expect_out_of_bounds(header);
+}
+
+static void check_entries(const struct wire_entry *entries, enum status expected) {
+    struct wire_header header = dispatch_header();
+    _Alignas(64) uint8_t frame[256];
+    wire_encode_header(&header, frame);
+    memcpy(wire_dispatch_entries(frame), entries, 3 * sizeof *entries);
+    struct log_capture capture;
+    log_capture_begin(&capture);
+    assert_int_equal(wire_check_entries(frame, &header, 4, PEER), expected);
+    if (expected) {
+        log_capture_expect(&capture, PEER, "entry", NULL);
+    } else {
+        fclose(capture.stream);
+        assert_int_equal(capture.bytes, 0);
+        free(capture.text);
+    }
+}
+
+static void test_entries(void **state) {
+    (void)state;
+    const struct wire_entry good[] = {{0, 1, 0.5f}, {1, 1, 0.5f}, {0, 3, -1}};
+    check_entries(good, STATUS_OK);
+    const struct wire_entry bad[][3] = {
+        {{2, 1, 1}, {0, 2, 1}, {0, 3, 1}},    /* row */
+        {{0, 1, 1}, {0, 2, 1}, {0, 4, 1}},    /* slot */
+        {{0, 2, 1}, {0, 1, 1}, {0, 3, 1}},    /* order of slots */
+        {{1, 1, 1}, {0, 1, 1}, {0, 3, 1}},    /* order of rows */
+        {{0, 1, 1}, {0, 1, 1}, {0, 3, 1}},    /* twice */
+        {{0, 1, NAN}, {0, 2, 1}, {0, 3, 1}},  /* weight */
+        {{0, 1, INFINITY}, {0, 2, 1}, {0, 3, 1}},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        check_entries(bad[i], STATUS_PROTOCOL);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_layout_is_fixed),
+        cmocka_unit_test(test_refuses_damage), cmocka_unit_test(test_refuses_bounds),
+        cmocka_unit_test(test_entries),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,131 @@
+/* expert_forward against plain sums in double: scattered and contiguous rows, slices that add up to the
+ * whole, waves larger than the scratch, and results that do not depend on the number of threads. */
+#include "tests/unit/test.h"
+
+#include <math.h>
+
+#include "common/kernel/kernel.h"
+#include "tests/unit/random.h"
+#include "worker/expert.h"
+
+#define HIDDEN  72u
+#define INNER   52u
+#define EXPERTS 9u
+#define ROWS    40u
+
+/* F32 matrices, so that a slice is easy to cut. */
+struct fixture {
+    float gate[EXPERTS][INNER][HIDDEN], up[EXPERTS][INNER][HIDDEN], down[EXPERTS][HIDDEN][INNER];
+    float x[ROWS][HIDDEN];
+};
+
+static struct fixture *make_fixture(void) {
+    struct fixture *f = malloc(sizeof *f);
+    struct random random = {99};
+    random_fill(&random, 0.5f, sizeof *f / sizeof(float), (float *)f);
+    return f;
+}
+
+static struct expert whole_expert(const struct fixture *f, uint32_t e) {
+    return (struct expert){matrix_view(WEIGHT_F32, INNER, HIDDEN, f->gate[e]),
+                           matrix_view(WEIGHT_F32, INNER, HIDDEN, f->up[e]),
+                           matrix_view(WEIGHT_F32, HIDDEN, INNER, f->down[e])};
+}
+
+static void add_expected(const struct fixture *f, uint32_t e, uint32_t row, double weight, double *out) {
+    for (uint32_t i = 0; i < INNER; i++) {
+        double gate = 0, up = 0;
+        for (uint32_t h = 0; h < HIDDEN; h++) {
+            gate += (double)f->gate[e][i][h] * f->x[row][h];
+            up += (double)f->up[e][i][h] * f->x[row][h];
+        }
+        double inner = gate / (1 + exp(-gate)) * up * weight;
+        for (uint32_t h = 0; h < HIDDEN; h++)
+            out[h] += f->down[e][h][i] * inner;
+    }
+}
+
+static void check_rows(const double *want, const float *got) {
+    for (uint32_t i = 0; i < ROWS * HIDDEN; i++)
+        if (!(fabs(want[i] - (double)got[i]) <= 1e-4))
+            fail_msg("row %u value %u: %g, expected %g", i / HIDDEN, i % HIDDEN, (double)got[i], want[i]);
+}
+
+/* Every expert takes a random subset of rows; expert 0 all of them, expert 1 none. */
+static size_t make_tasks(const struct expert *experts, struct expert_task *tasks) {
+    struct random random = {7};
+    size_t count = 0;
+    for (uint32_t e = 0; e < EXPERTS; e++)
+        for (uint32_t row = 0; row < ROWS; row++)
+            if (e == 0 || (e > 1 && random_below(&random, 3) == 0))
+                tasks[count++] = (struct expert_task){&experts[e], row, random_float(&random, 1)};
+    return count;
+}
+
+static void test_agrees_with_sums(void **state) {
+    (void)state;
+    struct fixture *f = make_fixture();
+    struct expert experts[EXPERTS];
+    for (uint32_t e = 0; e < EXPERTS; e++)
+        experts[e] = whole_expert(f, e);
+    static struct expert_task tasks[EXPERTS * ROWS];
+    static double want[ROWS * HIDDEN];
+    static float got[4][ROWS * HIDDEN];
+    size_t count = make_tasks(experts, tasks);
+    memset(want, 0, sizeof want);
+    for (size_t t = 0; t < count; t++)
+        add_expected(f, (uint32_t)(tasks[t].expert - experts), tasks[t].row, tasks[t].weight,
+                     want + tasks[t].row * HIDDEN);
+    for (unsigned threads = 1; threads <= 4; threads++) {
+        struct threads *pool;
+        struct expert_workspace *workspace;
+        assert_int_equal(threads_create(threads, &pool), STATUS_OK);
+        assert_int_equal(expert_workspace_create(pool, HIDDEN, INNER, ROWS, &workspace), STATUS_OK);
+        memset(got[threads - 1], 0, sizeof *got);
+        expert_forward(workspace, &f->x[0][0], tasks, count, got[threads - 1]);
+        check_rows(want, got[threads - 1]);
+        assert_memory_equal(got[0], got[threads - 1], sizeof *got);
+        expert_workspace_destroy(workspace);
+        threads_destroy(pool);
+    }
+    free(f);
+}
+
+/* Slices of ragged widths, each added to the same output, make the whole. */
+static void test_slices_add_up(void **state) {
+    (void)state;
+    struct fixture *f = make_fixture();
+    const uint32_t cuts[] = {0, 8, 33, INNER};
+    static float down[3][HIDDEN * INNER];
+    static double want[ROWS * HIDDEN];
+    static float got[ROWS * HIDDEN];
+    struct threads *pool;
+    struct expert_workspace *workspace;
+    assert_int_equal(threads_create(2, &pool), STATUS_OK);
+    assert_int_equal(expert_workspace_create(pool, HIDDEN, INNER, ROWS, &workspace), STATUS_OK);
+    for (int s = 0; s < 3; s++) {
+        uint32_t begin = cuts[s], width = cuts[s + 1] - begin;
+        for (uint32_t h = 0; h < HIDDEN; h++)
+            memcpy(down[s] + h * width, &f->down[4][h][begin], width * sizeof(float));
+        struct expert slice = {matrix_view(WEIGHT_F32, width, HIDDEN, f->gate[4][begin]),
+                               matrix_view(WEIGHT_F32, width, HIDDEN, f->up[4][begin]),
+                               matrix_view(WEIGHT_F32, HIDDEN, width, down[s])};
+        const struct expert_task tasks[] = {{&slice, 3, 0.5f}, {&slice, 17, 2}, {&slice, 18, -1}};
+        expert_forward(workspace, &f->x[0][0], tasks, 3, got);
+    }
+    add_expected(f, 4, 3, 0.5, want + 3 * HIDDEN);
+    add_expected(f, 4, 17, 2, want + 17 * HIDDEN);
+    add_expected(f, 4, 18, -1, want + 18 * HIDDEN);
+    check_rows(want, got);
+    expert_workspace_destroy(workspace);
+    threads_destroy(pool);
+    free(f);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_agrees_with_sums),
+        cmocka_unit_test(test_slices_add_up),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

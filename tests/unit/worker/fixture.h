@@ -1,0 +1,402 @@
+/* A real worker in a thread of the test, a coordinator made by hand on a blocking socket, and the log of
+ * both in a file, so that no thread's writing races with the test's reading. */
+#pragma once
+
+#include "tests/unit/test.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/address.h"
+#include "common/clock.h"
+#include "common/limits.h"
+#include "common/weights/shard.h"
+#include "common/weights/weights.h"
+#include "proto/control.h"
+#include "proto/wire.h"
+#include "worker/daemon.h"
+#include "worker/expert.h"
+
+/* The golden model of the tests: layers 1 to 3 have 16 experts, 32 wide, in BF16. */
+#define FIXTURE_MODEL   TEST_DATA_DIR "/golden/deepseek-v2-lite-tiny"
+#define FIXTURE_LAYERS  4u
+#define FIXTURE_EXPERTS 16u
+#define FIXTURE_HIDDEN  128u
+#define FIXTURE_INNER   32u
+#define FIXTURE_TOP_K   6u
+
+static const struct shard_layout FIXTURE_LAYOUT = {FIXTURE_HIDDEN, FIXTURE_INNER, WEIGHT_BF16,
+                                                   WEIGHT_BF16, WEIGHT_BF16};
+
+/* ---- The log. */
+
+struct log_file {
+    FILE *stream;
+    off_t mark;
+};
+
+static struct log_file log_file;
+
+/* Before any thread starts. */
+static inline void log_file_begin(void) {
+    log_file.stream = tmpfile();
+    assert_non_null(log_file.stream);
+    log_init("test", LOG_DEBUG, log_file.stream);
+}
+
+/* What log_file_count and log_file_expect look at starts here. */
+static inline void log_file_mark(void) {
+    log_file.mark = lseek(fileno(log_file.stream), 0, SEEK_END);
+}
+
+static inline char *log_file_text(void) {
+    static char text[1 << 20];
+    ssize_t got = pread(fileno(log_file.stream), text, sizeof text - 1, log_file.mark);
+    text[got > 0 ? got : 0] = '\0';
+    return text;
+}
+
+static inline unsigned log_file_count(const char *part) {
+    unsigned count = 0;
+    for (const char *at = log_file_text(); (at = strstr(at, part)); at++)
+        count++;
+    return count;
+}
+
+/* Requires that `part` is logged behind the mark within 10 s. */
+static inline void log_file_expect(const char *part) {
+    for (int i = 0; i < 1000 && !strstr(log_file_text(), part); i++)
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    if (!strstr(log_file_text(), part))
+        fail_msg("\"%s\" was not logged, but \"%s\"", part, log_file_text());
+}
+
+/* ---- The worker. */
+
+struct worker {
+    struct daemon *daemon;
+    pthread_t thread;
+};
+
+static inline void *worker_main(void *daemon) {
+    daemon_run(daemon);
+    return NULL;
+}
+
+static inline void worker_start(struct worker *worker, const char *model, uint64_t memory_bytes) {
+    const struct daemon_options options = {.listen = "127.0.0.1:0",
+                                           .threads = 2,
+                                           .memory_bytes = memory_bytes,
+                                           .model = model};
+    assert_int_equal(daemon_create(&options, &worker->daemon), STATUS_OK);
+    assert_int_equal(pthread_create(&worker->thread, NULL, worker_main, worker->daemon), 0);
+}
+
+static inline void worker_stop(struct worker *worker) {
+    daemon_stop(worker->daemon);
+    pthread_join(worker->thread, NULL);
+    daemon_destroy(worker->daemon);
+}
+
+/* ---- A coordinator by hand. */
+
+struct client {
+    int fd;
+    struct control_reader reader;
+};
+
+static inline int connect_to(const char *text) {
+    struct address address;
+    assert_true(address_parse(text, &address));
+    struct sockaddr_in peer = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(address.port))};
+    inet_pton(AF_INET, address.host, &peer.sin_addr);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&peer, sizeof peer), 0);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){.tv_sec = 10}, sizeof(struct timeval));
+    return fd;
+}
+
+static inline void client_connect(struct client *client, const char *address) {
+    client->fd = connect_to(address);
+    control_reader_init(&client->reader, CONTROL_MESSAGE_BYTES_MAX);
+}
+
+static inline void client_close(struct client *client) {
+    close(client->fd);
+    control_reader_cleanup(&client->reader);
+}
+
+static inline void client_send(struct client *client, const Control__Message *message) {
+    size_t bytes = control_encoded_bytes(message);
+    uint8_t *data = malloc(bytes);
+    control_encode(message, data);
+    send(client->fd, data, bytes, MSG_NOSIGNAL);
+    free(data);
+}
+
+/* The next message other than Health and Progress, which the caller frees; NULL when the peer closed. */
+static inline Control__Message *client_receive(struct client *client) {
+    for (;;) {
+        Control__Message *message;
+        assert_int_equal(control_reader_next(&client->reader, "worker", &message), STATUS_OK);
+        if (message && message->kind_case != CONTROL__MESSAGE__KIND_HEALTH &&
+            message->kind_case != CONTROL__MESSAGE__KIND_PROGRESS)
+            return message;
+        if (message) {
+            control_message_free(message);
+            continue;
+        }
+        uint8_t *room;
+        size_t bytes;
+        assert_int_equal(control_reader_reserve(&client->reader, &room, &bytes), STATUS_OK);
+        ssize_t got = recv(client->fd, room, bytes, 0);
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            fail_msg("the worker neither answers nor closes");
+        if (got <= 0)
+            return NULL;
+        control_reader_commit(&client->reader, (size_t)got);
+    }
+}
+
+/* Requires the next message to be of `kind`. */
+static inline Control__Message *client_expect(struct client *client, Control__Message__KindCase kind) {
+    Control__Message *message = client_receive(client);
+    assert_non_null(message);
+    if (message->kind_case != kind)
+        fail_msg("%s came instead of kind %d: %s", control_kind_name(message), (int)kind,
+                 message->kind_case == CONTROL__MESSAGE__KIND_ERROR ? message->error->text : "");
+    return message;
+}
+
+/* Requires an Error whose text contains `part`, and then the end of the connection. */
+static inline void client_expect_error(struct client *client, const char *part) {
+    Control__Message *message = client_expect(client, CONTROL__MESSAGE__KIND_ERROR);
+    if (!strstr(message->error->text, part))
+        fail_msg("\"%s\" is not in \"%s\"", part, message->error->text);
+    control_message_free(message);
+    assert_null(client_receive(client));
+}
+
+static inline void client_expect_end(struct client *client) {
+    assert_null(client_receive(client));
+}
+
+static inline void client_say_hello(struct client *client, uint32_t version, uint64_t fingerprint) {
+    Control__Hello hello = CONTROL__HELLO__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    hello.protocol_version = version;
+    hello.software_version = "9.9";
+    hello.node_name = "test-host";
+    hello.fingerprint = fingerprint;
+    message.kind_case = CONTROL__MESSAGE__KIND_HELLO;
+    message.hello = &hello;
+    client_send(client, &message);
+}
+
+/* Connects and greets; returns the session's id. */
+static inline uint64_t client_greet(struct client *client, const char *address, uint64_t fingerprint) {
+    client_connect(client, address);
+    client_say_hello(client, CONTROL_VERSION, fingerprint);
+    Control__Message *message = client_expect(client, CONTROL__MESSAGE__KIND_WELCOME);
+    uint64_t id = message->welcome->session_id;
+    control_message_free(message);
+    return id;
+}
+
+static inline void client_say_goodbye(struct client *client) {
+    Control__Goodbye goodbye = CONTROL__GOODBYE__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    message.kind_case = CONTROL__MESSAGE__KIND_GOODBYE;
+    message.goodbye = &goodbye;
+    client_send(client, &message);
+}
+
+static inline void client_ship(struct client *client, uint32_t slot, uint64_t offset, const void *data,
+                               size_t bytes) {
+    Control__ShardData shard_data = CONTROL__SHARD_DATA__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    shard_data.slot = slot;
+    shard_data.offset = offset;
+    shard_data.data.data = (uint8_t *)data;
+    shard_data.data.len = bytes;
+    message.kind_case = CONTROL__MESSAGE__KIND_SHARD_DATA;
+    message.shard_data = &shard_data;
+    client_send(client, &message);
+}
+
+#define PLAN_SLOTS 4u
+
+/* An assignment of PLAN_SLOTS experts that tests take apart: change a field, then client_assign. */
+struct plan {
+    uint64_t fingerprint;
+    uint32_t hidden, batch_rows, experts_per_token;
+    uint32_t inner[FIXTURE_LAYERS], format[FIXTURE_LAYERS];
+    uint32_t layer[PLAN_SLOTS], expert[PLAN_SLOTS], begin[PLAN_SLOTS], end[PLAN_SLOTS];
+};
+
+/* Experts 0 and 5 of layer 1, expert 15 and the first half of expert 0 of layer 3. */
+static inline struct plan plan_default(uint64_t fingerprint) {
+    return (struct plan){.fingerprint = fingerprint,
+                         .hidden = FIXTURE_HIDDEN,
+                         .batch_rows = 8,
+                         .experts_per_token = FIXTURE_TOP_K,
+                         .inner = {0, FIXTURE_INNER, FIXTURE_INNER, FIXTURE_INNER},
+                         .format = {0, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16},
+                         .layer = {1, 1, 3, 3},
+                         .expert = {0, 5, 0, 15},
+                         .end = {FIXTURE_INNER, FIXTURE_INNER, FIXTURE_INNER / 2, FIXTURE_INNER}};
+}
+
+static inline struct shard plan_shard(const struct plan *plan, uint32_t slot) {
+    return (struct shard){plan->layer[slot], plan->expert[slot], plan->begin[slot], plan->end[slot]};
+}
+
+static inline void client_assign(struct client *client, struct plan *plan) {
+    Control__Assign assign = CONTROL__ASSIGN__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    assign.fingerprint = plan->fingerprint;
+    assign.hidden = plan->hidden;
+    assign.batch_rows = plan->batch_rows;
+    assign.experts_per_token = plan->experts_per_token;
+    assign.n_layer_inner = assign.n_layer_gate_format = FIXTURE_LAYERS;
+    assign.n_layer_up_format = assign.n_layer_down_format = FIXTURE_LAYERS;
+    assign.layer_inner = plan->inner;
+    assign.layer_gate_format = assign.layer_up_format = assign.layer_down_format = plan->format;
+    assign.n_shard_layer = assign.n_shard_expert = PLAN_SLOTS;
+    assign.n_shard_begin = assign.n_shard_end = PLAN_SLOTS;
+    assign.shard_layer = plan->layer;
+    assign.shard_expert = plan->expert;
+    assign.shard_begin = plan->begin;
+    assign.shard_end = plan->end;
+    message.kind_case = CONTROL__MESSAGE__KIND_ASSIGN;
+    message.assign = &assign;
+    client_send(client, &message);
+}
+
+/* Opens a data connection for the session `id`. */
+static inline int data_open(const char *address, uint64_t id) {
+    int fd = connect_to(address);
+    uint8_t frame[sizeof(struct wire_header)];
+    struct wire_header header = {.type = WIRE_OPEN, .sequence = id};
+    wire_encode_header(&header, frame);
+    send(fd, frame, sizeof frame, MSG_NOSIGNAL);
+    return fd;
+}
+
+static inline bool read_all(int fd, void *out, size_t bytes) {
+    return recv(fd, out, bytes, MSG_WAITALL) == (ssize_t)bytes;
+}
+
+/* Requires that the peer closes `fd` without a further byte; then closes it here. */
+static inline void data_expect_end(int fd) {
+    uint8_t byte;
+    ssize_t got = recv(fd, &byte, 1, 0);
+    if (got > 0 || (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)))
+        fail_msg("the data connection stays open");
+    close(fd);
+}
+
+/* A DISPATCH frame of `rows` rows of ones; the caller frees it. */
+static inline uint8_t *frame_create(struct wire_header header, const struct wire_entry *entries,
+                                    size_t *bytes) {
+    *bytes = wire_dispatch_bytes(header.rows, header.entries, header.hidden);
+    uint8_t *frame = aligned_alloc(64, (*bytes + 63) / 64 * 64);
+    memset(frame, 0, *bytes);
+    header.type = WIRE_DISPATCH;
+    wire_encode_header(&header, frame);
+    memcpy(wire_dispatch_entries(frame), entries, header.entries * sizeof *entries);
+    float *rows = wire_dispatch_rows(frame);
+    for (size_t i = 0; i < (size_t)header.rows * header.hidden; i++)
+        rows[i] = 1.0f;
+    return frame;
+}
+
+/* Sends a frame for layer 1 over slots 0 and 1 and compares the sums with the same experts here. */
+static inline void data_expect_sums(int fd, const struct expert experts[2]) {
+    const struct wire_entry entries[] = {{0, 0, 0.5f}, {1, 0, 0.25f}, {1, 1, 2.0f}};
+    const struct wire_header header = {
+        .sequence = 77, .layer = 1, .rows = 2, .entries = 3, .hidden = FIXTURE_HIDDEN};
+    size_t bytes, reply_bytes = wire_combine_bytes(2, FIXTURE_HIDDEN);
+    uint8_t *frame = frame_create(header, entries, &bytes);
+    uint8_t *reply = aligned_alloc(64, reply_bytes);
+    assert_int_equal(send(fd, frame, bytes, MSG_NOSIGNAL), bytes);
+    assert_true(read_all(fd, reply, reply_bytes));
+    struct wire_header found;
+    assert_int_equal(wire_decode_header(reply, "worker", &found), STATUS_OK);
+    assert_int_equal(found.type, WIRE_COMBINE);
+    assert_int_equal(found.sequence, 77);
+    assert_int_equal(found.rows, 2);
+
+    struct threads *threads;
+    struct expert_workspace *workspace;
+    float *sums = calloc(2 * FIXTURE_HIDDEN, sizeof *sums);
+    assert_int_equal(threads_create(1, &threads), STATUS_OK);
+    assert_int_equal(
+        expert_workspace_create(threads, FIXTURE_HIDDEN, FIXTURE_INNER, 2, &workspace), STATUS_OK);
+    const struct expert_task tasks[] = {
+        {&experts[0], 0, 0.5f}, {&experts[0], 1, 0.25f}, {&experts[1], 1, 2.0f}};
+    expert_forward(workspace, wire_dispatch_rows(frame), tasks, 3, sums);
+    float largest = 0;
+    for (size_t i = 0; i < 2 * FIXTURE_HIDDEN; i++) {
+        assert_float_equal(wire_combine_rows(reply)[i], sums[i], 1e-5);
+        largest = sums[i] > largest ? sums[i] : largest;
+    }
+    assert_true(largest > 0);
+    expert_workspace_destroy(workspace);
+    threads_destroy(threads);
+    free(sums);
+    free(reply);
+    free(frame);
+}
+
+/* The test's own copy of the model's experts. */
+struct model {
+    struct weights *weights;
+    uint64_t fingerprint;
+};
+
+static inline void model_open(struct model *model) {
+    assert_int_equal(weights_open(FIXTURE_MODEL, &model->weights), STATUS_OK);
+    assert_int_equal(weights_fingerprint(model->weights, &model->fingerprint), STATUS_OK);
+}
+
+static inline void model_close(struct model *model) {
+    weights_close(model->weights);
+}
+
+/* Reads one shard; the caller frees the storage. */
+static inline uint8_t *model_read(const struct model *model, const struct shard *shard) {
+    uint8_t *storage = aligned_alloc(64, shard_bytes(&FIXTURE_LAYOUT, shard));
+    assert_int_equal(shard_read(model->weights, &FIXTURE_LAYOUT, shard, storage), STATUS_OK);
+    return storage;
+}
+
+/* A whole session, from greeting to goodbye, on a worker that has the model itself. */
+static inline void expect_good_session(const char *address, const struct model *model) {
+    struct client client;
+    uint64_t id = client_greet(&client, address, model->fingerprint);
+    struct plan plan = plan_default(model->fingerprint);
+    client_assign(&client, &plan);
+    control_message_free(client_expect(&client, CONTROL__MESSAGE__KIND_READY));
+    int fd = data_open(address, id);
+    struct expert experts[2];
+    uint8_t *storage[2];
+    for (uint32_t slot = 0; slot < 2; slot++) {
+        struct shard shard = plan_shard(&plan, slot);
+        storage[slot] = model_read(model, &shard);
+        experts[slot] = shard_view(&FIXTURE_LAYOUT, &shard, storage[slot]);
+    }
+    data_expect_sums(fd, experts);
+    client_say_goodbye(&client);
+    client_expect_end(&client);
+    data_expect_end(fd);
+    client_close(&client);
+    free(storage[0]);
+    free(storage[1]);
+}

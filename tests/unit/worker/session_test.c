@@ -1,0 +1,466 @@
+/* The worker over real sockets: one coordinator after another, and in between everything that a peer
+ * must not do. After each offence a well-behaved coordinator is served. */
+#include "tests/unit/worker/fixture.h"
+
+#include "tests/unit/random.h"
+
+static struct worker own_copy, no_copy; /* with the model and without */
+static struct model model;
+
+static const char *address(void) {
+    return daemon_address(own_copy.daemon);
+}
+
+static void expect_still_serving(void) {
+    expect_good_session(address(), &model);
+}
+
+static void test_serves_one_after_another(void **state) {
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        expect_still_serving();
+}
+
+static void test_says_what_it_has(void **state) {
+    (void)state;
+    struct client client;
+    client_connect(&client, address());
+    client_say_hello(&client, CONTROL_VERSION, model.fingerprint);
+    Control__Message *message = client_expect(&client, CONTROL__MESSAGE__KIND_WELCOME);
+    assert_int_equal(message->welcome->protocol_version, CONTROL_VERSION);
+    assert_string_equal(message->welcome->software_version, SKEIN_VERSION);
+    assert_int_equal(message->welcome->cores, 2);
+    assert_int_equal(message->welcome->memory_bytes, 64 << 20);
+    assert_true(message->welcome->has_model);
+    assert_true(message->welcome->session_id != 0);
+    assert_true(message->welcome->isa[0]);
+    control_message_free(message);
+    client_close(&client);
+
+    client_connect(&client, address());
+    client_say_hello(&client, CONTROL_VERSION, model.fingerprint + 1);
+    message = client_expect(&client, CONTROL__MESSAGE__KIND_WELCOME);
+    assert_false(message->welcome->has_model);
+    control_message_free(message);
+    client_close(&client);
+}
+
+/* Ships all slots of `plan` to a worker without a copy. */
+static void ship_all(struct client *client, const struct plan *plan) {
+    for (uint32_t slot = 0; slot < PLAN_SLOTS; slot++) {
+        struct shard shard = plan_shard(plan, slot);
+        uint8_t *storage = model_read(&model, &shard);
+        size_t bytes = shard_bytes(&FIXTURE_LAYOUT, &shard), first = 1000;
+        client_ship(client, slot, 0, storage, first);
+        client_ship(client, slot, first, storage + first, bytes - first);
+        free(storage);
+    }
+}
+
+static void test_takes_shipped_shards_and_keeps_them(void **state) {
+    (void)state;
+    const char *there = daemon_address(no_copy.daemon);
+    struct client client;
+    client_greet(&client, there, model.fingerprint);
+    struct plan plan = plan_default(model.fingerprint);
+    client_assign(&client, &plan);
+    Control__Message *message = client_expect(&client, CONTROL__MESSAGE__KIND_NEED);
+    assert_int_equal(message->need->n_begin, 1);
+    assert_int_equal(message->need->begin[0], 0);
+    assert_int_equal(message->need->end[0], PLAN_SLOTS);
+    control_message_free(message);
+    ship_all(&client, &plan);
+    control_message_free(client_expect(&client, CONTROL__MESSAGE__KIND_READY));
+    client_close(&client); /* vanishes without a goodbye */
+
+    expect_good_session(there, &model); /* nothing is asked for again */
+
+    /* Two slots in the middle are new. */
+    client_greet(&client, there, model.fingerprint);
+    plan.expert[1] = 6;
+    plan.layer[2] = 2;
+    client_assign(&client, &plan);
+    message = client_expect(&client, CONTROL__MESSAGE__KIND_NEED);
+    assert_int_equal(message->need->n_begin, 1);
+    assert_int_equal(message->need->begin[0], 1);
+    assert_int_equal(message->need->end[0], 3);
+    control_message_free(message);
+    client_close(&client);
+}
+
+static void test_other_version(void **state) {
+    (void)state;
+    struct client client;
+    client_connect(&client, address());
+    client_say_hello(&client, CONTROL_VERSION + 1, 0);
+    client_expect_error(&client, "upgrade the worker");
+    client_close(&client);
+    client_connect(&client, address());
+    client_say_hello(&client, 0, 0);
+    client_expect_error(&client, "upgrade the coordinator");
+    client_close(&client);
+    expect_still_serving();
+}
+
+static void test_busy(void **state) {
+    (void)state;
+    struct client first, second;
+    client_greet(&first, address(), model.fingerprint);
+    client_connect(&second, address());
+    client_say_hello(&second, CONTROL_VERSION, model.fingerprint);
+    client_expect_error(&second, "busy with coordinator test-host");
+    client_close(&second);
+    client_close(&first);
+    expect_still_serving();
+}
+
+/* Sends raw bytes on a new connection and requires that the worker closes it. */
+static void expect_refused(const void *bytes, size_t count, const char *logged) {
+    struct client client;
+    log_file_mark();
+    client_connect(&client, address());
+    send(client.fd, bytes, count, MSG_NOSIGNAL);
+    uint8_t byte;
+    ssize_t got = recv(client.fd, &byte, 1, 0);
+    assert_true(got == 0 || (got < 0 && errno == ECONNRESET));
+    client_close(&client);
+    log_file_expect(logged);
+    expect_still_serving();
+}
+
+static void test_garbage(void **state) {
+    (void)state;
+    expect_refused("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 27, "does not speak skein's control protocol");
+    const uint8_t oversized[] = {0xff, 0xff, 0xff, 0x7f, 1, 2, 3};
+    expect_refused(oversized, sizeof oversized, "2147483647 bytes");
+    /* Allowed later, but not before the greeting. */
+    const uint8_t early[] = {1, 0, 1, 0, 1, 2, 3};
+    expect_refused(early, sizeof early, "65537 bytes");
+    const uint8_t truncated[] = {4, 0, 0, 0, 0x0a, 0x20, 1, 2};
+    expect_refused(truncated, sizeof truncated, "cannot be read");
+    const uint8_t nothing[] = {0, 0, 0, 0};
+    expect_refused(nothing, sizeof nothing, "cannot be read");
+    const uint8_t unknown_kind[] = {3, 0, 0, 0, 0xfa, 0x01, 0};
+    expect_refused(unknown_kind, sizeof unknown_kind, "cannot be read");
+    const uint8_t early_ready[] = {2, 0, 0, 0, 0x42, 0};
+    expect_refused(early_ready, sizeof early_ready, "sent Ready");
+}
+
+static void test_data_garbage(void **state) {
+    (void)state;
+    uint8_t frame[sizeof(struct wire_header)];
+    struct wire_header header = {.type = WIRE_OPEN, .sequence = 1};
+    wire_encode_header(&header, frame);
+    expect_refused(frame, sizeof frame, "session that does not exist");
+    frame[8] ^= 1;
+    expect_refused(frame, sizeof frame, "damaged frame header");
+    header.type = WIRE_COMBINE;
+    wire_encode_header(&header, frame);
+    expect_refused(frame, sizeof frame, "starts with a frame of type 3");
+
+    log_file_mark();
+    int fd = connect_to(address());
+    send(fd, frame, 20, MSG_NOSIGNAL);
+    close(fd);
+    log_file_expect("closed in the middle of its first frame");
+    expect_still_serving();
+}
+
+static void test_wrong_session_while_serving(void **state) {
+    (void)state;
+    struct client client;
+    uint64_t id = client_greet(&client, address(), model.fingerprint);
+    struct plan plan = plan_default(model.fingerprint);
+    client_assign(&client, &plan);
+    control_message_free(client_expect(&client, CONTROL__MESSAGE__KIND_READY));
+    data_expect_end(data_open(address(), id + 1));
+    int good = data_open(address(), id);
+    nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+    data_expect_end(data_open(address(), id)); /* a second one */
+    client_close(&client);
+    data_expect_end(good);
+    expect_still_serving();
+}
+
+/* Greets, assigns `plan` and requires an Error that contains `part`. */
+static void expect_assignment_refused(struct plan plan, const char *part) {
+    struct client client;
+    client_greet(&client, address(), model.fingerprint);
+    client_assign(&client, &plan);
+    client_expect_error(&client, part);
+    client_close(&client);
+}
+
+static void test_bad_assignments(void **state) {
+    (void)state;
+    const struct plan good = plan_default(model.fingerprint);
+    struct plan plan = good;
+    plan.layer[2] = FIXTURE_LAYERS;
+    expect_assignment_refused(plan, "out of bounds");
+    plan = good;
+    plan.expert[0] = EXPERTS_MAX;
+    expect_assignment_refused(plan, "out of bounds");
+    plan = good;
+    plan.begin[0] = plan.end[0];
+    expect_assignment_refused(plan, "out of bounds");
+    plan = good;
+    plan.end[3] = UINT32_MAX;
+    expect_assignment_refused(plan, "out of bounds");
+    plan = good;
+    plan.begin[3] = 3;
+    expect_assignment_refused(plan, "out of bounds");
+    plan = good;
+    plan.format[1] = 99;
+    expect_assignment_refused(plan, "out of bounds");
+    plan = good;
+    plan.hidden = 0;
+    expect_assignment_refused(plan, "out of bounds");
+    plan = good;
+    plan.inner[1] = plan.inner[3] = plan.end[0] = INNER_MAX;
+    expect_assignment_refused(plan, "raise its --memory");
+    plan = good;
+    plan.batch_rows = BATCH_ROWS_MAX + 1;
+    expect_assignment_refused(plan, "cannot serve");
+    plan = good;
+    plan.experts_per_token = 0;
+    expect_assignment_refused(plan, "cannot serve");
+    expect_still_serving();
+}
+
+static void test_model_of_another_shape(void **state) {
+    (void)state;
+    /* The worker's copy contradicts the assignment: it asks for the bytes instead. */
+    struct client client;
+    struct plan plan = plan_default(model.fingerprint);
+    plan.inner[1] = plan.end[0] = 2 * FIXTURE_INNER;
+    client_greet(&client, address(), model.fingerprint);
+    client_assign(&client, &plan);
+    control_message_free(client_expect(&client, CONTROL__MESSAGE__KIND_NEED));
+    client_close(&client);
+    expect_still_serving();
+}
+
+static void test_shipped_out_of_order(void **state) {
+    (void)state;
+    const struct {
+        uint32_t slot;
+        uint64_t offset;
+        size_t bytes;
+    } cases[] = {{PLAN_SLOTS, 0, 8}, {0, 8, 8}, {0, 0, 1 << 20}, {0, UINT64_MAX, 8}, {1, 0, 0}};
+    uint8_t *data = calloc(1, 1 << 20);
+    const char *there = daemon_address(no_copy.daemon);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct client client;
+        struct plan plan = plan_default(model.fingerprint + 9);
+        client_greet(&client, there, model.fingerprint + 9);
+        client_assign(&client, &plan);
+        control_message_free(client_expect(&client, CONTROL__MESSAGE__KIND_NEED));
+        client_ship(&client, cases[i].slot, cases[i].offset, data, cases[i].bytes);
+        client_expect_error(&client, "out of order");
+        client_close(&client);
+    }
+    free(data);
+    expect_still_serving();
+}
+
+/* Messages that do not fit the session's state. */
+static void test_wrong_moment(void **state) {
+    (void)state;
+    struct client client;
+    struct plan plan = plan_default(model.fingerprint);
+    client_greet(&client, address(), model.fingerprint);
+    client_say_hello(&client, CONTROL_VERSION, model.fingerprint);
+    client_expect_end(&client);
+    client_close(&client);
+
+    client_greet(&client, address(), model.fingerprint);
+    client_ship(&client, 0, 0, "abc", 3);
+    client_expect_end(&client);
+    client_close(&client);
+
+    client_greet(&client, address(), model.fingerprint);
+    client_assign(&client, &plan);
+    control_message_free(client_expect(&client, CONTROL__MESSAGE__KIND_READY));
+    client_assign(&client, &plan);
+    client_expect_end(&client);
+    client_close(&client);
+
+    client_greet(&client, address(), model.fingerprint);
+    client_assign(&client, &plan);
+    client_assign(&client, &plan); /* while it loads */
+    Control__Message *message;
+    while ((message = client_receive(&client)))
+        control_message_free(message);
+    client_close(&client);
+    expect_still_serving();
+}
+
+/* A coordinator that is stopped answers nothing and closes nothing. */
+static void test_silent_coordinator(void **state) {
+    (void)state;
+    struct client client;
+    log_file_mark();
+    client_greet(&client, address(), model.fingerprint);
+    uint64_t started_ns = clock_now_ns();
+    client_expect_end(&client);
+    double silent_s = clock_elapsed_s(started_ns);
+    assert_true(silent_s > 2.0 && silent_s < 8.0);
+    client_close(&client);
+    log_file_expect("is gone (timed out)");
+    expect_still_serving();
+}
+
+static void test_silent_connections(void **state) {
+    (void)state;
+    enum { COUNT = ARRIVALS_MAX + 8 };
+    int fds[COUNT];
+    log_file_mark();
+    for (int i = 0; i < COUNT; i++)
+        fds[i] = connect_to(address());
+    log_file_expect("making room for others");
+    expect_still_serving();
+    for (int i = 0; i < COUNT; i++) {
+        data_expect_end(fds[i]); /* the last ones after their deadline */
+    }
+    log_file_expect("said nothing for 5 s");
+}
+
+static void test_too_many_clients(void **state) {
+    (void)state;
+    enum { COUNT = CONTROL_CONNECTIONS_MAX + 4 };
+    int fds[COUNT];
+    const uint8_t half_a_message[] = {9, 0, 0, 0, 1};
+    log_file_mark();
+    for (int i = 0; i < COUNT; i++) {
+        fds[i] = connect_to(address());
+        send(fds[i], half_a_message, sizeof half_a_message, MSG_NOSIGNAL);
+    }
+    log_file_expect("control connections are open");
+    for (int i = 0; i < COUNT; i++)
+        data_expect_end(fds[i]); /* after the health timeout */
+    expect_still_serving();
+}
+
+/* Well-formed messages with random bytes changed: any answer is right that leaves the worker serving. */
+static void test_mutated_messages(void **state) {
+    (void)state;
+    struct random random = {4711};
+    struct plan plan = plan_default(model.fingerprint);
+    for (int round = 0; round < 300; round++) {
+        struct client client;
+        client_greet(&client, address(), model.fingerprint);
+        Control__Assign assign = CONTROL__ASSIGN__INIT;
+        Control__Message message = CONTROL__MESSAGE__INIT;
+        assign.fingerprint = plan.fingerprint;
+        assign.hidden = plan.hidden;
+        assign.batch_rows = 1;
+        assign.experts_per_token = 1;
+        assign.n_layer_inner = assign.n_layer_gate_format = FIXTURE_LAYERS;
+        assign.n_layer_up_format = assign.n_layer_down_format = FIXTURE_LAYERS;
+        assign.layer_inner = plan.inner;
+        assign.layer_gate_format = assign.layer_up_format = assign.layer_down_format = plan.format;
+        assign.n_shard_layer = assign.n_shard_expert = PLAN_SLOTS;
+        assign.n_shard_begin = assign.n_shard_end = PLAN_SLOTS;
+        assign.shard_layer = plan.layer;
+        assign.shard_expert = plan.expert;
+        assign.shard_begin = plan.begin;
+        assign.shard_end = plan.end;
+        message.kind_case = CONTROL__MESSAGE__KIND_ASSIGN;
+        message.assign = &assign;
+        uint8_t bytes[256];
+        size_t count = control_encoded_bytes(&message);
+        assert_true(count <= sizeof bytes);
+        control_encode(&message, bytes);
+        for (uint32_t i = random_below(&random, 4) + 1; i > 0; i--)
+            bytes[CONTROL_PREFIX_BYTES + random_below(&random, (uint32_t)count - 4)] =
+                (uint8_t)random_bits(&random);
+        send(client.fd, bytes, count, MSG_NOSIGNAL);
+        shutdown(client.fd, SHUT_WR);
+        Control__Message *answer;
+        while ((answer = client_receive(&client)))
+            control_message_free(answer);
+        client_close(&client);
+    }
+    expect_still_serving();
+}
+
+static void test_stops_while_serving(void **state) {
+    (void)state;
+    struct worker worker;
+    struct client client;
+    worker_start(&worker, FIXTURE_MODEL, 64 << 20);
+    client_greet(&client, daemon_address(worker.daemon), model.fingerprint);
+    struct plan plan = plan_default(model.fingerprint);
+    client_assign(&client, &plan);
+    control_message_free(client_expect(&client, CONTROL__MESSAGE__KIND_READY));
+    worker_stop(&worker);
+    client_expect_end(&client);
+    client_close(&client);
+}
+
+static void test_refuses_addresses(void **state) {
+    (void)state;
+    struct daemon_options options = {.threads = 1, .memory_bytes = 1};
+    struct daemon *daemon;
+    const struct {
+        const char *listen, *logged;
+        enum status status;
+    } cases[] = {{"0.0.0.0:0", "--insecure", STATUS_USAGE},
+                 {"[::]:0", "--insecure", STATUS_USAGE},
+                 {"127.0.0.1", "HOST:PORT", STATUS_USAGE},
+                 {"127.0.0.1:70000", "HOST:PORT", STATUS_USAGE},
+                 {"::1:80", "HOST:PORT", STATUS_USAGE},
+                 {address(), "is another skein-worker running there?", STATUS_CONNECTION}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        log_file_mark();
+        options.listen = cases[i].listen;
+        assert_int_equal(daemon_create(&options, &daemon), cases[i].status);
+        log_file_expect(cases[i].logged);
+        assert_int_equal(log_file_count("error: "), 1);
+    }
+    options.listen = "0.0.0.0:0";
+    options.insecure = true;
+    assert_int_equal(daemon_create(&options, &daemon), STATUS_OK);
+    daemon_destroy(daemon); /* without having run */
+}
+
+static int start(void **state) {
+    (void)state;
+    model_open(&model);
+    worker_start(&own_copy, FIXTURE_MODEL, 64 << 20);
+    worker_start(&no_copy, NULL, 64 << 20);
+    return 0;
+}
+
+static int stop(void **state) {
+    (void)state;
+    worker_stop(&own_copy);
+    worker_stop(&no_copy);
+    model_close(&model);
+    return 0;
+}
+
+int main(void) {
+    log_file_begin();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_serves_one_after_another),
+        cmocka_unit_test(test_says_what_it_has),
+        cmocka_unit_test(test_takes_shipped_shards_and_keeps_them),
+        cmocka_unit_test(test_other_version),
+        cmocka_unit_test(test_busy),
+        cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_data_garbage),
+        cmocka_unit_test(test_wrong_session_while_serving),
+        cmocka_unit_test(test_bad_assignments),
+        cmocka_unit_test(test_model_of_another_shape),
+        cmocka_unit_test(test_shipped_out_of_order),
+        cmocka_unit_test(test_wrong_moment),
+        cmocka_unit_test(test_silent_coordinator),
+        cmocka_unit_test(test_silent_connections),
+        cmocka_unit_test(test_too_many_clients),
+        cmocka_unit_test(test_mutated_messages),
+        cmocka_unit_test(test_stops_while_serving),
+        cmocka_unit_test(test_refuses_addresses),
+    };
+    return cmocka_run_group_tests(tests, start, stop);
+}

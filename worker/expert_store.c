@@ -1,0 +1,321 @@
+/* Each shard has an allocation of its own, so that dropping one gives its memory back. Large ones are
+ * anonymous mappings, because the heap keeps what is freed; small ones come from the heap, because a
+ * mapping is rounded up to pages.
+ *
+ * A new assignment is first checked as a whole, then takes over from the old one what it can: a worker
+ * that goes from one coordinator to the next with the same model starts at once. */
+#include "worker/expert_store.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "common/limits.h"
+#include "common/log.h"
+
+/* From here on rounding up to pages costs under 2 %. */
+#define MAPPING_BYTES_MIN ((size_t)256 << 10)
+
+struct slot {
+    struct shard shard;
+    struct expert expert;
+    size_t bytes, filled;
+    uint8_t *storage; /* (bytes); NULL once another assignment took it over */
+};
+
+struct expert_store {
+    uint64_t memory_bytes;
+    uint64_t fingerprint;
+    struct shard_layout *layouts; /* (layer_count) */
+    uint32_t layer_count;
+    struct slot *slots; /* (count) */
+    uint32_t count;
+    uint64_t bytes;
+    atomic_bool cancelled;
+};
+
+static uint8_t *storage_take(size_t bytes) {
+    if (bytes < MAPPING_BYTES_MIN)
+        return aligned_alloc(64, bytes); /* shard_bytes is a multiple of 64 */
+    void *storage = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return storage == MAP_FAILED ? NULL : storage;
+}
+
+static void storage_free(uint8_t *storage, size_t bytes) {
+    if (bytes < MAPPING_BYTES_MIN)
+        free(storage);
+    else if (storage)
+        munmap(storage, bytes);
+}
+
+/* Frees the assignment; the limit stays. */
+static void clear(struct expert_store *store) {
+    for (uint32_t i = 0; i < store->count; i++)
+        storage_free(store->slots[i].storage, store->slots[i].bytes);
+    free(store->slots);
+    free(store->layouts);
+    store->slots = NULL;
+    store->layouts = NULL;
+    store->count = store->layer_count = 0;
+    store->bytes = 0;
+}
+
+enum status expert_store_create(uint64_t memory_bytes, struct expert_store **out) {
+    struct expert_store *store = calloc(1, sizeof *store);
+    if (!store) {
+        log_error("no memory for an expert store; end other programs");
+        return STATUS_NO_MEMORY;
+    }
+    store->memory_bytes = memory_bytes;
+    atomic_init(&store->cancelled, false);
+    *out = store;
+    return STATUS_OK;
+}
+
+void expert_store_destroy(struct expert_store *store) {
+    if (!store)
+        return;
+    clear(store);
+    free(store);
+}
+
+static bool layout_is_valid(const struct shard_layout *layout) {
+    return layout->hidden >= 1 && layout->hidden <= HIDDEN_MAX && layout->inner >= 1 &&
+           layout->inner <= INNER_MAX && (unsigned)layout->gate < WEIGHT_FORMAT_COUNT &&
+           (unsigned)layout->up < WEIGHT_FORMAT_COUNT &&
+           (unsigned)layout->down < WEIGHT_FORMAT_COUNT;
+}
+
+static bool shard_is_valid(const struct assignment *assignment, const struct shard *shard) {
+    if (shard->layer >= assignment->layer_count || shard->expert >= EXPERTS_MAX)
+        return false;
+    const struct shard_layout *layout = &assignment->layouts[shard->layer];
+    if (!layout_is_valid(layout) || shard->begin >= shard->end || shard->end > layout->inner)
+        return false;
+    uint32_t quantum = shard_quantum(layout);
+    return shard->begin % quantum == 0 &&
+           (shard->end % quantum == 0 || shard->end == layout->inner);
+}
+
+static enum status check_assignment(const struct expert_store *store,
+                                    const struct assignment *assignment) {
+    if (assignment->layer_count > LAYERS_MAX || assignment->shard_count > SHARDS_MAX) {
+        log_error("assignment of %" PRIu32 " shards in %" PRIu32
+                  " layers, at most %u in %u are allowed; is the coordinator of the same release?",
+                  assignment->shard_count, assignment->layer_count, SHARDS_MAX, LAYERS_MAX);
+        return STATUS_PROTOCOL;
+    }
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < assignment->shard_count; i++) {
+        const struct shard *shard = &assignment->shards[i];
+        if (!shard_is_valid(assignment, shard)) {
+            log_error("slot %" PRIu32 " of the assignment is out of bounds (layer %" PRIu32
+                      ", expert %" PRIu32 ", range [%" PRIu32 ", %" PRIu32
+                      ")); is the coordinator of the same release?",
+                      i, shard->layer, shard->expert, shard->begin, shard->end);
+            return STATUS_PROTOCOL;
+        }
+        bytes += shard_bytes(&assignment->layouts[shard->layer], shard);
+    }
+    if (bytes > store->memory_bytes) {
+        log_error("the assignment takes %" PRIu64 " bytes, %" PRIu64
+                  " more than this worker's limit of %" PRIu64 "; raise --memory or add workers",
+                  bytes, bytes - store->memory_bytes, store->memory_bytes);
+        return STATUS_NO_MEMORY;
+    }
+    return STATUS_OK;
+}
+
+static int compare_shards(const struct shard *a, const struct shard *b) {
+    if (a->layer != b->layer)
+        return a->layer < b->layer ? -1 : 1;
+    if (a->expert != b->expert)
+        return a->expert < b->expert ? -1 : 1;
+    if (a->begin != b->begin)
+        return a->begin < b->begin ? -1 : 1;
+    return a->end < b->end ? -1 : a->end > b->end;
+}
+
+static int compare_slots(const void *a, const void *b) {
+    return compare_shards(&((const struct slot *)a)->shard, &((const struct slot *)b)->shard);
+}
+
+static bool same_layout(const struct shard_layout *a, const struct shard_layout *b) {
+    return a->hidden == b->hidden && a->inner == b->inner && a->gate == b->gate && a->up == b->up &&
+           a->down == b->down;
+}
+
+/* Moves the storage of complete shards that `next` wants as well out of `store`, whose slots are sorted
+ * by this; the rest of `store` is freed, so that old and new weights never exceed the limit together. */
+static void take_over(struct expert_store *store, struct expert_store *next) {
+    if (store->count > 0)
+        qsort(store->slots, store->count, sizeof *store->slots, compare_slots);
+    for (uint32_t i = 0; i < next->count && store->fingerprint == next->fingerprint; i++) {
+        struct slot *slot = &next->slots[i];
+        struct slot *old =
+            store->count == 0 ? NULL
+                              : bsearch(slot, store->slots, store->count, sizeof *slot, compare_slots);
+        uint32_t layer = slot->shard.layer;
+        if (!old || !old->storage || old->filled != old->bytes ||
+            !same_layout(&store->layouts[layer], &next->layouts[layer]))
+            continue;
+        slot->storage = old->storage;
+        slot->filled = old->filled;
+        old->storage = NULL;
+    }
+    clear(store);
+}
+
+/* Copies the assignment's lists to the empty store `out`. */
+static enum status copy_assignment(const struct assignment *assignment, struct expert_store *out) {
+    /* One more than needed, so that an empty list is no special case. */
+    out->layouts = calloc((size_t)assignment->layer_count + 1, sizeof *out->layouts);
+    out->slots = calloc((size_t)assignment->shard_count + 1, sizeof *out->slots);
+    if (!out->layouts || !out->slots) {
+        log_error("no memory for a table of %" PRIu32 " shards; lower --memory",
+                  assignment->shard_count);
+        return STATUS_NO_MEMORY;
+    }
+    out->fingerprint = assignment->fingerprint;
+    out->layer_count = assignment->layer_count;
+    out->count = assignment->shard_count;
+    for (uint32_t i = 0; i < out->layer_count; i++)
+        out->layouts[i] = assignment->layouts[i];
+    for (uint32_t i = 0; i < out->count; i++) {
+        struct slot *slot = &out->slots[i];
+        slot->shard = assignment->shards[i];
+        slot->bytes = shard_bytes(&out->layouts[slot->shard.layer], &slot->shard);
+        out->bytes += slot->bytes;
+    }
+    return STATUS_OK;
+}
+
+static enum status take_storage(struct expert_store *store) {
+    for (uint32_t i = 0; i < store->count; i++) {
+        struct slot *slot = &store->slots[i];
+        if (!slot->storage)
+            slot->storage = storage_take(slot->bytes);
+        if (!slot->storage) {
+            log_error("the system refuses %zu bytes for slot %" PRIu32 " of %" PRIu32
+                      "; lower --memory",
+                      slot->bytes, i, store->count);
+            return STATUS_NO_MEMORY;
+        }
+        const struct shard_layout *layout = &store->layouts[slot->shard.layer];
+        slot->expert = shard_view(layout, &slot->shard, slot->storage);
+    }
+    return STATUS_OK;
+}
+
+enum status expert_store_assign(struct expert_store *store, const struct assignment *assignment) {
+    struct expert_store next = {0};
+    enum status status = check_assignment(store, assignment);
+    if (!status)
+        status = copy_assignment(assignment, &next);
+    if (!status) {
+        take_over(store, &next);
+        status = take_storage(&next);
+    }
+    if (status) {
+        clear(&next);
+        clear(store);
+        return status;
+    }
+    store->fingerprint = next.fingerprint;
+    store->layouts = next.layouts;
+    store->layer_count = next.layer_count;
+    store->slots = next.slots;
+    store->count = next.count;
+    store->bytes = next.bytes;
+    atomic_store(&store->cancelled, false);
+    return STATUS_OK;
+}
+
+uint32_t expert_store_count(const struct expert_store *store) {
+    return store->count;
+}
+
+size_t expert_store_slot_bytes(const struct expert_store *store, uint32_t slot) {
+    return store->slots[slot].bytes;
+}
+
+bool expert_store_is_filled(const struct expert_store *store, uint32_t slot) {
+    return store->slots[slot].filled == store->slots[slot].bytes;
+}
+
+uint64_t expert_store_bytes(const struct expert_store *store) {
+    return store->bytes;
+}
+
+uint64_t expert_store_bytes_filled(const struct expert_store *store) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < store->count; i++)
+        if (expert_store_is_filled(store, i))
+            bytes += store->slots[i].bytes;
+    return bytes;
+}
+
+/* One expert_store_load, shared by the threads of the pool. */
+struct load {
+    struct expert_store *store;
+    const struct weights *weights;
+    atomic_uint_least64_t *bytes_done; /* may be NULL */
+    atomic_int status;                 /* the first error */
+};
+
+static void load_slot(void *context, size_t index, unsigned thread) {
+    (void)thread;
+    struct load *load = context;
+    struct slot *slot = &load->store->slots[index];
+    if (slot->filled == slot->bytes || atomic_load(&load->status))
+        return;
+    enum status status = STATUS_CANCELLED;
+    if (!atomic_load(&load->store->cancelled)) {
+        const struct shard_layout *layout = &load->store->layouts[slot->shard.layer];
+        status = shard_read(load->weights, layout, &slot->shard, slot->storage);
+    }
+    if (status) {
+        slot->filled = 0;
+        atomic_compare_exchange_strong(&load->status, &(int){STATUS_OK}, (int)status);
+        return;
+    }
+    slot->filled = slot->bytes;
+    if (load->bytes_done)
+        atomic_fetch_add(load->bytes_done, slot->bytes);
+}
+
+enum status expert_store_load(struct expert_store *store, const struct weights *weights,
+                              struct threads *threads, atomic_uint_least64_t *bytes_done) {
+    struct load load = {.store = store, .weights = weights, .bytes_done = bytes_done};
+    atomic_init(&load.status, STATUS_OK);
+    threads_run(threads, store->count, load_slot, &load);
+    return (enum status)atomic_load(&load.status);
+}
+
+void expert_store_cancel_load(struct expert_store *store) {
+    atomic_store(&store->cancelled, true);
+}
+
+enum status expert_store_fill(struct expert_store *store, uint32_t slot, uint64_t offset,
+                              const void *bytes, size_t count) {
+    if (slot >= store->count || offset != store->slots[slot].filled || count == 0 ||
+        count > store->slots[slot].bytes - store->slots[slot].filled) {
+        log_error("%zu shipped bytes at offset %" PRIu64 " of slot %" PRIu32
+                  " (of %" PRIu32 ") do not follow what came before; is the coordinator of the same "
+                  "release?",
+                  count, offset, slot, store->count);
+        return STATUS_PROTOCOL;
+    }
+    memcpy(store->slots[slot].storage + offset, bytes, count);
+    store->slots[slot].filled += count;
+    return STATUS_OK;
+}
+
+const struct expert *expert_store_get(const struct expert_store *store, uint32_t slot) {
+    return &store->slots[slot].expert;
+}
+
+const struct shard *expert_store_shard(const struct expert_store *store, uint32_t slot) {
+    return &store->slots[slot].shard;
+}

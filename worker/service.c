@@ -1,0 +1,324 @@
+/* A frame owns a receive buffer and a reply buffer and goes round: posted for receiving, computed, its
+ * reply posted for sending, posted again. So the number of frames bounds the queue, memory is fixed, and
+ * the coordinator may have one frame on the wire while another is computed.
+ *
+ * The thread computes between two polls; the pool's other threads help. New connections and the wish to
+ * stop come through a mailbox under a mutex, with transport_wake as the bell. */
+#include "worker/service.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/address.h"
+#include "common/arena.h"
+#include "common/clock.h"
+#include "common/limits.h"
+#include "common/log.h"
+#include "common/transport/transport.h"
+#include "proto/wire.h"
+#include "worker/expert.h"
+
+struct frame {
+    uint8_t *request; /* (request_bytes), one DISPATCH frame */
+    uint8_t *reply;   /* (reply_bytes), one COMBINE or ERROR frame */
+};
+
+struct service {
+    struct service_options options;
+    struct arena *arena;
+    struct transport *transport;
+    struct expert_workspace *workspace;
+    struct frame frames[SERVICE_FRAMES];
+    size_t request_bytes, reply_bytes;
+    uint32_t entries_max;
+    struct expert_task *tasks; /* (entries_max) */
+    struct connection *connection;
+    bool failing; /* the connection closes when the ERROR frame has left */
+
+    pthread_t thread;
+    pthread_mutex_t mutex; /* guards the mailbox below */
+    bool stopping;
+    bool attached; /* a connection is being served, or waits to be */
+    int offered_fd;
+    char offered_peer[ADDRESS_TEXT_BYTES_MAX];
+};
+
+static void close_connection(struct service *service) {
+    transport_remove(service->transport, service->connection);
+    service->connection = NULL;
+    service->failing = false;
+    pthread_mutex_lock(&service->mutex);
+    service->attached = false;
+    pthread_mutex_unlock(&service->mutex);
+}
+
+static void post_receive(struct service *service, struct frame *frame) {
+    if (transport_post_receive(service->transport, service->connection, frame->request,
+                               service->request_bytes))
+        close_connection(service);
+}
+
+/* Answers with a sentence; the connection closes when it has left. */
+static void reply_error(struct service *service, struct frame *frame, uint64_t sequence,
+                        const char *text) {
+    struct wire_header header = {
+        .type = WIRE_ERROR, .sequence = sequence, .payload_bytes = strlen(text)};
+    wire_encode_header(&header, frame->reply);
+    memcpy(frame->reply + sizeof header, text, header.payload_bytes);
+    service->failing = true;
+    if (transport_post_send(service->transport, service->connection, frame->reply,
+                            sizeof header + header.payload_bytes))
+        close_connection(service);
+}
+
+/* Fills service->tasks. On error `text` says what is wrong with the frame. */
+static enum status read_tasks(struct service *service, struct frame *frame,
+                              const struct wire_header *header, char *text, size_t text_bytes) {
+    const struct service_options *options = &service->options;
+    if (header->type != WIRE_DISPATCH || header->hidden != options->hidden || header->rows == 0 ||
+        header->rows > options->batch_rows || header->entries > service->entries_max) {
+        snprintf(text, text_bytes,
+                 "frame of type %u with %" PRIu32 " rows of %" PRIu32 " values and %" PRIu32
+                 " entries; agreed were up to %" PRIu32 " rows of %" PRIu32 " and %" PRIu32 " entries",
+                 header->type, header->rows, header->hidden, header->entries, options->batch_rows,
+                 options->hidden, service->entries_max);
+        return STATUS_PROTOCOL;
+    }
+    if (wire_check_entries(frame->request, header, expert_store_count(options->store),
+                           connection_peer(service->connection))) {
+        snprintf(text, text_bytes, "an entry names a row or slot that does not exist");
+        return STATUS_PROTOCOL;
+    }
+    const struct wire_entry *entries = wire_dispatch_entries(frame->request);
+    for (uint32_t i = 0; i < header->entries; i++) {
+        uint32_t layer = expert_store_shard(options->store, entries[i].slot)->layer;
+        if (layer != header->layer) {
+            snprintf(text, text_bytes,
+                     "slot %" PRIu32 " holds an expert of layer %" PRIu32 ", the frame is of %" PRIu32,
+                     entries[i].slot, layer, header->layer);
+            return STATUS_PROTOCOL;
+        }
+        service->tasks[i] =
+            (struct expert_task){.expert = expert_store_get(options->store, entries[i].slot),
+                                 .row = entries[i].row,
+                                 .weight = entries[i].weight};
+    }
+    return STATUS_OK;
+}
+
+/* Computes one frame and posts the reply. */
+static void serve_frame(struct service *service, struct frame *frame) {
+    const char *peer = connection_peer(service->connection);
+    uint64_t started_ns = clock_now_ns();
+    struct wire_header header;
+    char text[256] = "the frame's header is damaged";
+    enum status status = wire_decode_header(frame->request, peer, &header);
+    if (status)
+        header.sequence = 0;
+    else
+        status = read_tasks(service, frame, &header, text, sizeof text);
+    if (status) {
+        log_error("%s broke the data protocol: %s; closing its data connection", peer, text);
+        reply_error(service, frame, header.sequence, text);
+        return;
+    }
+    float *sums = wire_combine_rows(frame->reply);
+    memset(sums, 0, (size_t)header.rows * header.hidden * sizeof *sums);
+    expert_forward(service->workspace, wire_dispatch_rows(frame->request), service->tasks,
+                   header.entries, sums);
+    struct wire_header reply = {.type = WIRE_COMBINE,
+                                .sequence = header.sequence,
+                                .layer = header.layer,
+                                .rows = header.rows,
+                                .hidden = header.hidden,
+                                .busy_us = (uint32_t)((clock_now_ns() - started_ns) / 1000)};
+    wire_encode_header(&reply, frame->reply);
+    if (transport_post_send(service->transport, service->connection, frame->reply,
+                            wire_combine_bytes(header.rows, header.hidden)))
+        close_connection(service);
+}
+
+static void handle_completion(struct service *service, const struct completion *completion) {
+    /* Completions of a connection that was removed in this round are stale. */
+    if (completion->connection != service->connection)
+        return;
+    if (completion->status) {
+        log_info("%s: data connection ended (%s)", connection_peer(service->connection),
+                 status_name(completion->status));
+        close_connection(service);
+        return;
+    }
+    for (size_t i = 0; i < SERVICE_FRAMES; i++) {
+        struct frame *frame = &service->frames[i];
+        if (completion->buffer == frame->request && !service->failing)
+            serve_frame(service, frame);
+        else if (completion->buffer == frame->reply && !service->failing)
+            post_receive(service, frame);
+        else if (completion->buffer == frame->reply)
+            close_connection(service); /* nothing was posted behind the ERROR frame */
+        else
+            continue;
+        return;
+    }
+}
+
+static void adopt_connection(struct service *service, int fd, const char *peer) {
+    if (transport_add(service->transport, fd, peer, &service->connection)) {
+        pthread_mutex_lock(&service->mutex);
+        service->attached = false;
+        pthread_mutex_unlock(&service->mutex);
+        return;
+    }
+    log_debug("%s: data connection opened", peer);
+    for (size_t i = 0; i < SERVICE_FRAMES && service->connection; i++)
+        post_receive(service, &service->frames[i]);
+}
+
+/* Empties the mailbox; false when the thread is to end. */
+static bool read_mailbox(struct service *service) {
+    char peer[sizeof service->offered_peer];
+    pthread_mutex_lock(&service->mutex);
+    bool stopping = service->stopping;
+    int fd = service->offered_fd;
+    service->offered_fd = -1;
+    memcpy(peer, service->offered_peer, sizeof peer);
+    pthread_mutex_unlock(&service->mutex);
+    if (fd >= 0)
+        adopt_connection(service, fd, peer);
+    return !stopping;
+}
+
+static void *service_main(void *argument) {
+    struct service *service = argument;
+    struct completion completions[2 * SERVICE_FRAMES];
+    const size_t max = sizeof completions / sizeof *completions;
+    while (read_mailbox(service)) {
+        size_t count = transport_poll(service->transport, completions, max, -1);
+        for (size_t i = 0; i < count; i++)
+            handle_completion(service, &completions[i]);
+    }
+    return NULL;
+}
+
+static enum status check_options(const struct service_options *options, uint32_t *inner_max) {
+    uint32_t slots = expert_store_count(options->store);
+    bool valid = options->hidden >= 1 && options->hidden <= HIDDEN_MAX &&
+                 options->batch_rows >= 1 && options->batch_rows <= BATCH_ROWS_MAX &&
+                 options->experts_per_token >= 1 &&
+                 options->experts_per_token <= EXPERTS_PER_TOKEN_MAX;
+    *inner_max = 1;
+    for (uint32_t i = 0; i < slots && valid; i++) {
+        const struct matrix *gate = &expert_store_get(options->store, i)->gate;
+        valid = gate->columns == options->hidden;
+        if (gate->rows > *inner_max)
+            *inner_max = gate->rows;
+    }
+    if (!valid)
+        log_error("assignment for frames of %" PRIu32 " rows of %" PRIu32 " values and %" PRIu32
+                  " experts per token does not fit its shards; is the coordinator of the same release?",
+                  options->batch_rows, options->hidden, options->experts_per_token);
+    return valid ? STATUS_OK : STATUS_PROTOCOL;
+}
+
+static enum status take_buffers(struct service *service) {
+    const struct service_options *options = &service->options;
+    service->entries_max = options->batch_rows * options->experts_per_token;
+    service->request_bytes =
+        wire_dispatch_bytes(options->batch_rows, service->entries_max, options->hidden);
+    service->reply_bytes = wire_combine_bytes(options->batch_rows, options->hidden);
+    if (service->reply_bytes < sizeof(struct wire_header) + WIRE_ERROR_BYTES_MAX)
+        service->reply_bytes = sizeof(struct wire_header) + WIRE_ERROR_BYTES_MAX;
+    service->arena = arena_create(0);
+    if (!service->arena)
+        return STATUS_NO_MEMORY;
+    service->tasks = arena_take(service->arena, service->entries_max, sizeof *service->tasks);
+    bool taken = service->tasks;
+    for (size_t i = 0; i < SERVICE_FRAMES && taken; i++) {
+        service->frames[i].request = arena_take(service->arena, service->request_bytes, 1);
+        service->frames[i].reply = arena_take(service->arena, service->reply_bytes, 1);
+        taken = service->frames[i].request && service->frames[i].reply;
+    }
+    return taken ? STATUS_OK : STATUS_NO_MEMORY;
+}
+
+static const struct transport_options TRANSPORT_OPTIONS = {sizeof(struct wire_header),
+                                                           wire_message_bytes};
+
+enum status service_create(const struct service_options *options, struct service **out) {
+    uint32_t inner_max;
+    enum status status = check_options(options, &inner_max);
+    if (status)
+        return status;
+    struct service *service = calloc(1, sizeof *service);
+    if (!service)
+        goto err_no_memory;
+    service->options = *options;
+    service->offered_fd = -1;
+    pthread_mutex_init(&service->mutex, NULL);
+    if ((status = take_buffers(service)) ||
+        (status = expert_workspace_create(options->threads, options->hidden, inner_max,
+                                          options->batch_rows, &service->workspace)))
+        goto err_free_buffers;
+    if ((status = transport_create(&TRANSPORT_OPTIONS, &service->transport)))
+        goto err_free_buffers;
+    if (pthread_create(&service->thread, NULL, service_main, service)) {
+        status = STATUS_NO_MEMORY;
+        goto err_destroy_transport;
+    }
+    *out = service;
+    return STATUS_OK;
+
+err_destroy_transport:
+    transport_destroy(service->transport);
+err_free_buffers:
+    expert_workspace_destroy(service->workspace);
+    arena_destroy(service->arena);
+    pthread_mutex_destroy(&service->mutex);
+    free(service);
+    if (status != STATUS_NO_MEMORY)
+        return status;
+err_no_memory:
+    log_error("no memory to serve frames of %" PRIu32 " rows of %" PRIu32 " values; lower --memory",
+              options->batch_rows, options->hidden);
+    return STATUS_NO_MEMORY;
+}
+
+enum status service_attach(struct service *service, int fd, const char *peer) {
+    pthread_mutex_lock(&service->mutex);
+    bool taken = service->attached;
+    if (!taken) {
+        service->attached = true;
+        service->offered_fd = fd;
+        snprintf(service->offered_peer, sizeof service->offered_peer, "%s", peer);
+    }
+    pthread_mutex_unlock(&service->mutex);
+    if (taken) {
+        log_error("%s: this session has a data connection already; closing the new one", peer);
+        close(fd);
+        return STATUS_PROTOCOL;
+    }
+    transport_wake(service->transport);
+    return STATUS_OK;
+}
+
+void service_destroy(struct service *service) {
+    if (!service)
+        return;
+    pthread_mutex_lock(&service->mutex);
+    service->stopping = true;
+    pthread_mutex_unlock(&service->mutex);
+    transport_wake(service->transport);
+    pthread_join(service->thread, NULL);
+    if (service->offered_fd >= 0)
+        close(service->offered_fd);
+    transport_destroy(service->transport);
+    expert_workspace_destroy(service->workspace);
+    arena_destroy(service->arena);
+    pthread_mutex_destroy(&service->mutex);
+    free(service);
+}

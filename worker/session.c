@@ -1,0 +1,550 @@
+/* Every control connection is a client. One of them at most is the coordinator; the states below are its
+ * progress. A client that greets while another coordinator is served is told so; one that greets in the
+ * moment in which the previous session still winds down waits for that.
+ *
+ * Loading (with the assignment, which may have to give back much memory) and the end of the service may
+ * take long, so they run as jobs on libuv's threads. While a job runs the loop's thread leaves store,
+ * pool and service alone; session_end() therefore only asks a job to hurry, and the rest of the end
+ * happens when it is done. */
+#include "worker/session.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "common/address.h"
+#include "common/limits.h"
+#include "common/log.h"
+#include "proto/channel.h"
+#include "worker/service.h"
+
+#define PROGRESS_INTERVAL_MS 250
+
+enum session_state {
+    SESSION_IDLE,      /* no coordinator */
+    SESSION_GREETED,   /* Welcome was sent; the assignment comes next */
+    SESSION_LOADING,   /* a job takes memory and reads the worker's own copy */
+    SESSION_RECEIVING, /* the coordinator ships what is missing */
+    SESSION_READY,     /* the service answers frames */
+    SESSION_ENDING,    /* the coordinator is gone; a job has to finish first */
+    SESSION_CLOSED,    /* session_close was called; nothing begins any more */
+    SESSION_STATE_COUNT
+};
+
+static const char *const STATE_NAMES[SESSION_STATE_COUNT] = {
+    "idle", "greeted", "loading", "receiving", "ready", "ending", "closed"};
+
+#define TO(state) (1u << (state))
+
+/* The states that may follow each state. */
+static const unsigned NEXT_STATES[SESSION_STATE_COUNT] = {
+    [SESSION_IDLE] = TO(SESSION_GREETED) | TO(SESSION_CLOSED),
+    [SESSION_GREETED] = TO(SESSION_LOADING) | TO(SESSION_IDLE),
+    [SESSION_LOADING] = TO(SESSION_RECEIVING) | TO(SESSION_READY) | TO(SESSION_ENDING) | TO(SESSION_IDLE),
+    [SESSION_RECEIVING] = TO(SESSION_READY) | TO(SESSION_IDLE),
+    [SESSION_READY] = TO(SESSION_ENDING),
+    [SESSION_ENDING] = TO(SESSION_IDLE),
+};
+
+struct client {
+    struct session *session;
+    struct client *next;
+    struct channel *channel;
+    bool said_hello;
+    bool waiting; /* greeted while the previous session was winding down */
+    uint64_t fingerprint;
+    char name[64]; /* node name and address, for messages */
+};
+
+/* What the coordinator assigned, as long as it is being loaded. */
+struct load_job {
+    uv_work_t work;
+    struct session *session;
+    struct shard_layout *layouts;
+    struct shard *shards;
+    struct assignment assignment;
+    const struct weights *weights; /* NULL: nothing can be read here */
+    atomic_bool cancelled;
+    atomic_uint_least64_t bytes_done, bytes_total;
+    enum status status;
+};
+
+struct session {
+    struct session_options options;
+    enum session_state state;
+    bool closing;
+    struct client *clients;
+    unsigned client_count;
+    struct client *coordinator; /* NULL when idle or ending */
+    uint64_t id;                /* of this session; 0 when idle */
+    uv_timer_t progress;
+    struct load_job *job; /* while loading */
+    uint64_t bytes_filled; /* while receiving */
+    uint32_t slots_missing;
+    struct service *service; /* when ready, and while it ends */
+    struct service_options service_options;
+    uv_work_t stop_work;
+};
+
+static void set_state(struct session *session, enum session_state state) {
+    assert(NEXT_STATES[session->state] & TO(state));
+    log_debug("session: %s -> %s", STATE_NAMES[session->state], STATE_NAMES[state]);
+    session->state = state;
+}
+
+/* ---- What the worker says. */
+
+static void say_error(struct client *client, const char *text) {
+    Control__Error error = CONTROL__ERROR__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    error.text = (char *)text;
+    message.kind_case = CONTROL__MESSAGE__KIND_ERROR;
+    message.error = &error;
+    channel_send(client->channel, &message);
+    channel_finish(client->channel);
+}
+
+static void say_welcome(struct session *session) {
+    const struct session_options *options = &session->options;
+    char name[64] = "";
+    gethostname(name, sizeof name - 1);
+    Control__Welcome welcome = CONTROL__WELCOME__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    welcome.protocol_version = CONTROL_VERSION;
+    welcome.software_version = SKEIN_VERSION;
+    welcome.node_name = name;
+    welcome.isa = (char *)options->isa;
+    welcome.cores = threads_count(options->threads);
+    welcome.memory_bytes = options->memory_bytes;
+    welcome.has_model =
+        options->weights && options->fingerprint == session->coordinator->fingerprint;
+    welcome.session_id = session->id;
+    message.kind_case = CONTROL__MESSAGE__KIND_WELCOME;
+    message.welcome = &welcome;
+    channel_send(session->coordinator->channel, &message);
+}
+
+static void say_progress(struct session *session, uint64_t bytes_done, uint64_t bytes_total) {
+    Control__Progress progress = CONTROL__PROGRESS__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    progress.bytes_done = bytes_done;
+    progress.bytes_total = bytes_total;
+    message.kind_case = CONTROL__MESSAGE__KIND_PROGRESS;
+    message.progress = &progress;
+    channel_send(session->coordinator->channel, &message);
+}
+
+static void say_ready(struct session *session) {
+    Control__Ready ready = CONTROL__READY__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    message.kind_case = CONTROL__MESSAGE__KIND_READY;
+    message.ready = &ready;
+    channel_send(session->coordinator->channel, &message);
+}
+
+/* Asks for the slots that are not filled, in ranges. */
+static enum status say_need(struct session *session) {
+    const struct expert_store *store = session->options.store;
+    uint32_t count = expert_store_count(store);
+    uint32_t *begin = calloc((size_t)count + 1, sizeof *begin);
+    uint32_t *end = calloc((size_t)count + 1, sizeof *end);
+    enum status status = begin && end ? STATUS_OK : STATUS_NO_MEMORY;
+    if (!status) {
+        Control__Need need = CONTROL__NEED__INIT;
+        Control__Message message = CONTROL__MESSAGE__INIT;
+        for (uint32_t slot = 0; slot < count; slot++) {
+            if (expert_store_is_filled(store, slot))
+                continue;
+            if (need.n_end == 0 || end[need.n_end - 1] != slot)
+                begin[need.n_end++] = slot;
+            end[need.n_end - 1] = slot + 1;
+        }
+        need.begin = begin;
+        need.end = end;
+        need.n_begin = need.n_end;
+        message.kind_case = CONTROL__MESSAGE__KIND_NEED;
+        message.need = &need;
+        channel_send(session->coordinator->channel, &message);
+    }
+    free(begin);
+    free(end);
+    return status;
+}
+
+/* ---- The end of a session, and the next one's beginning. */
+
+static void greet(struct session *session, struct client *client) {
+    session->coordinator = client;
+    while (session->id == 0)
+        if (getrandom(&session->id, sizeof session->id, 0) < 0)
+            session->id = uv_hrtime(); /* early in boot: still differs from the last session's */
+    set_state(session, SESSION_GREETED);
+    channel_trust(client->channel);
+    log_info("serving coordinator %s", client->name);
+    say_welcome(session);
+}
+
+static void become_idle(struct session *session) {
+    set_state(session, SESSION_IDLE);
+    session->id = 0;
+    if (session->closing) {
+        set_state(session, SESSION_CLOSED);
+        return;
+    }
+    for (struct client *client = session->clients; client; client = client->next) {
+        if (!client->waiting)
+            continue;
+        client->waiting = false;
+        if (session->state == SESSION_IDLE)
+            greet(session, client);
+        else
+            say_error(client, "busy with another coordinator that came at the same time");
+    }
+}
+
+static void stop_service(uv_work_t *work) {
+    struct session *session = work->data;
+    service_destroy(session->service);
+}
+
+static void on_service_stopped(uv_work_t *work, int error) {
+    (void)error;
+    struct session *session = work->data;
+    session->service = NULL;
+    become_idle(session);
+}
+
+/* The coordinator is gone or is being sent away; its channel ends by itself. */
+static void session_end(struct session *session) {
+    session->coordinator = NULL;
+    uv_timer_stop(&session->progress);
+    if (session->job) {
+        set_state(session, SESSION_ENDING);
+        atomic_store(&session->job->cancelled, true);
+        expert_store_cancel_load(session->options.store);
+    } else if (session->service) {
+        set_state(session, SESSION_ENDING);
+        session->stop_work.data = session;
+        uv_queue_work(session->options.loop, &session->stop_work, stop_service,
+                      on_service_stopped);
+    } else {
+        become_idle(session);
+    }
+}
+
+/* Sends the coordinator away with a sentence. */
+static void dismiss(struct session *session, const char *text) {
+    struct client *coordinator = session->coordinator;
+    log_error("sending coordinator %s away: %s", coordinator->name, text);
+    say_error(coordinator, text);
+    session_end(session);
+}
+
+/* ---- Loading. */
+
+static void on_progress(uv_timer_t *timer) {
+    struct session *session = timer->data;
+    if (session->state == SESSION_LOADING)
+        say_progress(session, atomic_load(&session->job->bytes_done),
+                     atomic_load(&session->job->bytes_total));
+    else
+        say_progress(session, session->bytes_filled, expert_store_bytes(session->options.store));
+}
+
+/* All shards are there. */
+static void become_ready(struct session *session) {
+    uv_timer_stop(&session->progress);
+    enum status status = service_create(&session->service_options, &session->service);
+    if (status) {
+        dismiss(session, status == STATUS_NO_MEMORY
+                             ? "no memory left for the buffers of its frames; lower its --memory"
+                             : "cannot serve this assignment; its log says why");
+        return;
+    }
+    set_state(session, SESSION_READY);
+    uint64_t bytes = expert_store_bytes(session->options.store);
+    log_info("ready with %" PRIu32 " shards, %" PRIu64 " bytes, for coordinator %s",
+             expert_store_count(session->options.store), bytes, session->coordinator->name);
+    say_progress(session, bytes, bytes);
+    say_ready(session);
+}
+
+static void run_load_job(uv_work_t *work) {
+    struct load_job *job = work->data;
+    const struct session_options *options = &job->session->options;
+    job->status = expert_store_assign(options->store, &job->assignment);
+    if (job->status)
+        return;
+    atomic_store(&job->bytes_done, expert_store_bytes_filled(options->store));
+    atomic_store(&job->bytes_total, expert_store_bytes(options->store));
+    /* Assigning forgets an earlier cancellation, so the job's own flag is asked behind it. */
+    if (job->weights && !atomic_load(&job->cancelled) &&
+        expert_store_load(options->store, job->weights, options->threads, &job->bytes_done) &&
+        !atomic_load(&job->cancelled))
+        log_warning("%s cannot be read to the end; asking the coordinator for the rest",
+                    weights_path(job->weights));
+}
+
+static void free_load_job(struct load_job *job) {
+    free(job->layouts);
+    free(job->shards);
+    free(job);
+}
+
+static const char *assign_error_text(enum status status) {
+    if (status == STATUS_NO_MEMORY)
+        return "the assignment does not fit its memory; raise its --memory or add workers";
+    return "it refuses the assignment as out of bounds; install the same release on both machines";
+}
+
+static void on_loaded(uv_work_t *work, int error) {
+    (void)error;
+    struct load_job *job = work->data;
+    struct session *session = job->session;
+    struct expert_store *store = session->options.store;
+    enum status status = job->status;
+    session->job = NULL;
+    free_load_job(job);
+    if (session->state == SESSION_ENDING) {
+        become_idle(session);
+        return;
+    }
+    if (status) {
+        dismiss(session, assign_error_text(status));
+        return;
+    }
+    session->bytes_filled = expert_store_bytes_filled(store);
+    session->slots_missing = 0;
+    for (uint32_t slot = 0; slot < expert_store_count(store); slot++)
+        session->slots_missing += !expert_store_is_filled(store, slot);
+    if (session->slots_missing == 0) {
+        become_ready(session);
+        return;
+    }
+    set_state(session, SESSION_RECEIVING);
+    if (say_need(session))
+        dismiss(session, "no memory left; lower its --memory");
+}
+
+static bool lists_agree(const Control__Assign *assign) {
+    size_t layers = assign->n_layer_inner, shards = assign->n_shard_layer;
+    return layers <= LAYERS_MAX && assign->n_layer_gate_format == layers &&
+           assign->n_layer_up_format == layers && assign->n_layer_down_format == layers &&
+           shards <= SHARDS_MAX && assign->n_shard_expert == shards &&
+           assign->n_shard_begin == shards && assign->n_shard_end == shards;
+}
+
+/* Copies the message into a job; NULL when memory is out. */
+static struct load_job *create_load_job(const Control__Assign *assign) {
+    struct load_job *job = calloc(1, sizeof *job);
+    if (!job)
+        return NULL;
+    job->layouts = calloc(assign->n_layer_inner + 1, sizeof *job->layouts);
+    job->shards = calloc(assign->n_shard_layer + 1, sizeof *job->shards);
+    if (!job->layouts || !job->shards) {
+        free_load_job(job);
+        return NULL;
+    }
+    for (size_t i = 0; i < assign->n_layer_inner; i++)
+        job->layouts[i] =
+            (struct shard_layout){assign->hidden, assign->layer_inner[i],
+                                  (enum weight_format)assign->layer_gate_format[i],
+                                  (enum weight_format)assign->layer_up_format[i],
+                                  (enum weight_format)assign->layer_down_format[i]};
+    for (size_t i = 0; i < assign->n_shard_layer; i++)
+        job->shards[i] = (struct shard){assign->shard_layer[i], assign->shard_expert[i],
+                                        assign->shard_begin[i], assign->shard_end[i]};
+    job->assignment = (struct assignment){assign->fingerprint, job->layouts,
+                                          (uint32_t)assign->n_layer_inner, job->shards,
+                                          (uint32_t)assign->n_shard_layer};
+    atomic_init(&job->cancelled, false);
+    atomic_init(&job->bytes_done, 0);
+    atomic_init(&job->bytes_total, 0);
+    return job;
+}
+
+static void handle_assign(struct session *session, const Control__Assign *assign) {
+    const struct session_options *options = &session->options;
+    struct load_job *job = lists_agree(assign) ? create_load_job(assign) : NULL;
+    if (!job) {
+        dismiss(session, "it cannot take the assignment's lists: too long, or of different lengths");
+        return;
+    }
+    session->service_options = (struct service_options){.threads = options->threads,
+                                                        .store = options->store,
+                                                        .hidden = assign->hidden,
+                                                        .batch_rows = assign->batch_rows,
+                                                        .experts_per_token =
+                                                            assign->experts_per_token};
+    if (options->weights && options->fingerprint == assign->fingerprint)
+        job->weights = options->weights;
+    job->session = session;
+    job->work.data = job;
+    session->job = job;
+    set_state(session, SESSION_LOADING);
+    uv_queue_work(options->loop, &job->work, run_load_job, on_loaded);
+    uv_timer_start(&session->progress, on_progress, PROGRESS_INTERVAL_MS, PROGRESS_INTERVAL_MS);
+}
+
+static void handle_shard_data(struct session *session, const Control__ShardData *data) {
+    struct expert_store *store = session->options.store;
+    if (expert_store_fill(store, data->slot, data->offset, data->data.data, data->data.len)) {
+        dismiss(session, "shipped bytes came out of order");
+        return;
+    }
+    session->bytes_filled += data->data.len;
+    if (expert_store_is_filled(store, data->slot) && --session->slots_missing == 0)
+        become_ready(session);
+}
+
+/* ---- Clients. */
+
+static void handle_hello(struct client *client, const Control__Hello *hello) {
+    struct session *session = client->session;
+    char text[256];
+    client->said_hello = true;
+    client->fingerprint = hello->fingerprint;
+    snprintf(client->name, sizeof client->name, "%.30s (%s)", hello->node_name,
+             channel_peer(client->channel));
+    if (hello->protocol_version != CONTROL_VERSION) {
+        snprintf(text, sizeof text,
+                 "it speaks control protocol %u (skein-worker %s), the coordinator %u (skein %.20s); "
+                 "upgrade the %s",
+                 CONTROL_VERSION, SKEIN_VERSION, hello->protocol_version, hello->software_version,
+                 hello->protocol_version > CONTROL_VERSION ? "worker" : "coordinator");
+        log_error("coordinator %s: %s", client->name, text);
+        say_error(client, text);
+    } else if (session->coordinator) {
+        snprintf(text, sizeof text,
+                 "it is busy with coordinator %s; end that one, or use another worker",
+                 session->coordinator->name);
+        log_warning("coordinator %s was sent away: busy with %s", client->name,
+                    session->coordinator->name);
+        say_error(client, text);
+    } else if (session->state == SESSION_IDLE) {
+        greet(session, client);
+    } else {
+        client->waiting = true;
+    }
+}
+
+static enum status refuse_message(const struct client *client, const Control__Message *message) {
+    log_error("%s sent %s when the session was %s; closing its control connection",
+              channel_peer(client->channel), control_kind_name(message),
+              STATE_NAMES[client->session->state]);
+    return STATUS_PROTOCOL;
+}
+
+static enum status on_message(void *context, const Control__Message *message) {
+    struct client *client = context;
+    struct session *session = client->session;
+    if (message->kind_case == CONTROL__MESSAGE__KIND_HELLO && !client->said_hello) {
+        handle_hello(client, message->hello);
+        return STATUS_OK;
+    }
+    if (client != session->coordinator)
+        return refuse_message(client, message);
+    if (message->kind_case == CONTROL__MESSAGE__KIND_ASSIGN && session->state == SESSION_GREETED) {
+        handle_assign(session, message->assign);
+    } else if (message->kind_case == CONTROL__MESSAGE__KIND_SHARD_DATA &&
+               session->state == SESSION_RECEIVING) {
+        handle_shard_data(session, message->shard_data);
+    } else if (message->kind_case == CONTROL__MESSAGE__KIND_GOODBYE) {
+        log_info("coordinator %s says goodbye", client->name);
+        channel_finish(client->channel);
+        session_end(session);
+    } else {
+        return refuse_message(client, message);
+    }
+    return STATUS_OK;
+}
+
+static void on_end(void *context, enum status status) {
+    struct client *client = context;
+    struct session *session = client->session;
+    struct client **link = &session->clients;
+    while (*link != client)
+        link = &(*link)->next;
+    *link = client->next;
+    session->client_count--;
+    if (session->coordinator == client) {
+        log_warning("coordinator %s is gone (%s); free for the next one", client->name,
+                    status_name(status));
+        session_end(session);
+    } else if (status != STATUS_OK) {
+        log_info("control connection of %s ended (%s)", client->name, status_name(status));
+    }
+    free(client);
+}
+
+static const struct channel_handlers HANDLERS = {on_message, NULL, on_end};
+
+/* ---- The public functions. */
+
+enum status session_create(const struct session_options *options, struct session **out) {
+    struct session *session = calloc(1, sizeof *session);
+    if (!session) {
+        log_error("no memory for a session; end other programs");
+        return STATUS_NO_MEMORY;
+    }
+    session->options = *options;
+    session->state = SESSION_IDLE;
+    uv_timer_init(options->loop, &session->progress);
+    session->progress.data = session;
+    *out = session;
+    return STATUS_OK;
+}
+
+void session_accept_control(struct session *session, int fd, const char *peer) {
+    struct client *client = NULL;
+    if (session->client_count < CONTROL_CONNECTIONS_MAX)
+        client = calloc(1, sizeof *client);
+    if (!client) {
+        log_warning("%s was sent away: %u control connections are open", peer,
+                    session->client_count);
+        close(fd);
+        return;
+    }
+    client->session = session;
+    snprintf(client->name, sizeof client->name, "%s", peer);
+    if (channel_open(session->options.loop, fd, peer, &HANDLERS, client, &client->channel)) {
+        free(client);
+        return;
+    }
+    client->next = session->clients;
+    session->clients = client;
+    session->client_count++;
+}
+
+void session_accept_data(struct session *session, int fd, uint64_t session_id, const char *peer) {
+    if (session->state != SESSION_READY || session_id != session->id) {
+        log_error("%s opened a data connection for a session that does not exist; closing it", peer);
+        close(fd);
+        return;
+    }
+    service_attach(session->service, fd, peer);
+}
+
+void session_close(struct session *session) {
+    session->closing = true;
+    for (struct client *client = session->clients; client; client = client->next) {
+        client->waiting = false;
+        channel_close(client->channel);
+    }
+    if (session->coordinator)
+        session_end(session);
+    else if (session->state == SESSION_IDLE)
+        set_state(session, SESSION_CLOSED);
+    uv_close((uv_handle_t *)&session->progress, NULL);
+}
+
+void session_destroy(struct session *session) {
+    if (!session)
+        return;
+    assert(session->state == SESSION_CLOSED && !session->clients);
+    free(session);
+}
