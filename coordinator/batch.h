@@ -1,0 +1,20 @@
+/* One engine step's work: rows of tokens, grouped in segments of consecutive positions of one sequence. A
+ * prompt chunk is a segment of many rows, a decode step one row for each sequence; there is no other kind
+ * of batch. Built by scheduler or evaluate, read by engine and attention; arrays belong to the builder. */
+#pragma once
+
+#include <stdint.h>
+
+struct batch_segment {
+    uint32_t sequence; /* of the KV cache */
+    uint32_t position; /* of its first row in the sequence */
+    uint32_t row;      /* first row in the batch */
+    uint32_t rows;
+};
+
+struct batch {
+    const uint32_t *tokens; /* (rows) */
+    uint32_t rows;
+    const struct batch_segment *segments; /* (segment_count), covering all rows in order */
+    uint32_t segment_count;
+};

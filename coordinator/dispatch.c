@@ -1,0 +1,246 @@
+/* Rows are sorted by expert with one counting sort, and each expert's shards append their rows to their
+ * holders in slot order; so the entries of every frame come out sorted and a worker can run them as they
+ * stand. A row travels to a holder once, however many of its experts are there. */
+#include "coordinator/dispatch.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "proto/wire.h"
+
+/* A COMBINE frame of the largest batch, or an ERROR frame. */
+static size_t reply_bytes_max(const struct dispatch *dispatch) {
+    size_t combine = wire_combine_bytes(dispatch->rows_max, dispatch->hidden);
+    size_t error = sizeof(struct wire_header) + WIRE_ERROR_BYTES_MAX;
+    return combine > error ? combine : error;
+}
+
+static enum status take_part(struct dispatch *dispatch, struct ticket_part *part) {
+    struct arena *arena = dispatch->arena;
+    size_t entries = (size_t)dispatch->rows_max * dispatch->k;
+    part->row_of = arena_take(arena, dispatch->rows_max, sizeof *part->row_of);
+    if (!part->row_of)
+        return STATUS_NO_MEMORY;
+    if (dispatch->store) {
+        part->tasks = arena_take(arena, entries, sizeof *part->tasks);
+        return part->tasks ? STATUS_OK : STATUS_NO_MEMORY;
+    }
+    part->frame = arena_take(
+        arena, wire_dispatch_bytes(dispatch->rows_max, (uint32_t)entries, dispatch->hidden), 1);
+    part->reply = arena_take(arena, reply_bytes_max(dispatch), 1);
+    return part->frame && part->reply ? STATUS_OK : STATUS_NO_MEMORY;
+}
+
+static enum status take_memory(struct dispatch *dispatch) {
+    struct arena *arena = dispatch->arena;
+    uint32_t holders = dispatch->placement->holders;
+    size_t entries = (size_t)dispatch->rows_max * dispatch->k;
+    dispatch->connections = arena_take(arena, holders, sizeof *dispatch->connections);
+    dispatch->stats = arena_take(arena, holders, sizeof *dispatch->stats);
+    dispatch->by_expert = arena_take(arena, entries, sizeof *dispatch->by_expert);
+    dispatch->expert_first =
+        arena_take(arena, dispatch->placement->experts + 1u, sizeof *dispatch->expert_first);
+    if (!dispatch->connections || !dispatch->stats || !dispatch->by_expert || !dispatch->expert_first)
+        return STATUS_NO_MEMORY;
+    for (uint32_t t = 0; t < TICKETS_MAX; t++) {
+        struct ticket *ticket = &dispatch->tickets[t];
+        if (!(ticket->parts = arena_take(arena, holders, sizeof *ticket->parts)))
+            return STATUS_NO_MEMORY;
+        for (uint32_t h = 0; h < holders; h++)
+            if (take_part(dispatch, &ticket->parts[h]))
+                return STATUS_NO_MEMORY;
+    }
+    return STATUS_OK;
+}
+
+static enum status connect_holders(struct dispatch *dispatch) {
+    const struct transport_options options = {sizeof(struct wire_header), wire_message_bytes};
+    enum status status = transport_create(&options, &dispatch->transport);
+    for (uint32_t h = 0; status == STATUS_OK && h < dispatch->placement->holders; h++)
+        status = transport_add(dispatch->transport, cluster_take_data_socket(dispatch->cluster, h),
+                               dispatch->stats[h].address, &dispatch->connections[h]);
+    return status;
+}
+
+enum status dispatch_create(const struct dispatch_options *options, struct dispatch **out) {
+    struct dispatch *dispatch = calloc(1, sizeof *dispatch);
+    if (!dispatch || !(dispatch->arena = arena_create(0))) {
+        dispatch_destroy(dispatch);
+        return STATUS_NO_MEMORY;
+    }
+    dispatch->placement = options->placement;
+    dispatch->hidden = options->hidden;
+    dispatch->rows_max = options->rows_max;
+    dispatch->k = options->experts_per_token;
+    dispatch->cluster = options->cluster;
+    dispatch->store = options->store;
+    dispatch->workspace = options->workspace;
+    dispatch->threads = options->threads;
+    enum status status = take_memory(dispatch);
+    if (status)
+        log_error("not enough memory to dispatch %u rows; lower --batch-tokens", options->rows_max);
+    for (uint32_t h = 0; status == STATUS_OK && h < options->placement->holders; h++) {
+        dispatch->stats[h].address =
+            dispatch->cluster ? cluster_worker(dispatch->cluster, h)->address : "in process";
+        dispatch->stats[h].shards = options->placement->slots[h];
+    }
+    if (status == STATUS_OK && dispatch->cluster)
+        status = connect_holders(dispatch);
+    if (status) {
+        dispatch_destroy(dispatch);
+        return status;
+    }
+    *out = dispatch;
+    return STATUS_OK;
+}
+
+void dispatch_destroy(struct dispatch *dispatch) {
+    if (!dispatch)
+        return;
+    transport_destroy(dispatch->transport);
+    arena_destroy(dispatch->arena);
+    free(dispatch);
+}
+
+static struct ticket *open_ticket(struct dispatch *dispatch) {
+    for (uint32_t t = 0; t < TICKETS_MAX; t++)
+        if (!dispatch->tickets[t].in_use)
+            return &dispatch->tickets[t];
+    assert(!"more tickets than TICKETS_MAX");
+    return NULL;
+}
+
+/* Counting sort of all (row, choice) pairs by expert; rows stay in ascending order. */
+static void sort_by_expert(struct dispatch *dispatch, const uint32_t *experts, uint32_t rows) {
+    uint32_t pairs = rows * dispatch->k, *first = dispatch->expert_first;
+    memset(first, 0, (dispatch->placement->experts + 1u) * sizeof *first);
+    for (uint32_t p = 0; p < pairs; p++)
+        first[experts[p] + 1]++;
+    for (uint32_t e = 0; e < dispatch->placement->experts; e++)
+        first[e + 1] += first[e];
+    for (uint32_t p = 0; p < pairs; p++)
+        dispatch->by_expert[first[experts[p]]++] = p;
+    /* Each start has moved to its end; shift them back. */
+    for (uint32_t e = dispatch->placement->experts; e > 0; e--)
+        first[e] = first[e - 1];
+    first[0] = 0;
+}
+
+static void expert_range(const struct placement *placement, uint32_t layer, uint32_t expert,
+                         uint32_t *begin, uint32_t *end) {
+    size_t at = (size_t)layer * placement->experts + expert;
+    *begin = placement->first[at];
+    *end = placement->first[at + 1];
+}
+
+/* Numbers the rows that each holder gets, in ascending order. */
+static void assign_rows(struct dispatch *dispatch, struct ticket *ticket, const uint32_t *experts) {
+    const struct placement *placement = dispatch->placement;
+    for (uint32_t h = 0; h < placement->holders; h++) {
+        struct ticket_part *part = &ticket->parts[h];
+        part->rows = part->entries = 0;
+        memset(part->row_of, 0xff, ticket->rows * sizeof *part->row_of);
+    }
+    for (uint32_t row = 0; row < ticket->rows; row++)
+        for (uint32_t choice = 0; choice < dispatch->k; choice++) {
+            uint32_t begin, end;
+            expert_range(placement, ticket->layer, experts[row * dispatch->k + choice], &begin, &end);
+            for (uint32_t s = begin; s < end; s++) {
+                struct ticket_part *part = &ticket->parts[placement->placed[s].holder];
+                if (part->row_of[row] == UINT32_MAX)
+                    part->row_of[row] = part->rows++;
+            }
+        }
+}
+
+static void add_entry(struct dispatch *dispatch, struct ticket_part *part, uint32_t row,
+                      const struct placed_shard *shard, float weight) {
+    if (dispatch->store)
+        part->tasks[part->entries++] =
+            (struct expert_task){expert_store_get(dispatch->store, shard->slot), row, weight};
+    else
+        wire_dispatch_entries(part->frame)[part->entries++] =
+            (struct wire_entry){part->row_of[row], shard->slot, weight};
+}
+
+static void fill_entries(struct dispatch *dispatch, struct ticket *ticket, const float *weights) {
+    const struct placement *placement = dispatch->placement;
+    for (uint32_t expert = 0; expert < placement->experts; expert++) {
+        uint32_t begin, end;
+        expert_range(placement, ticket->layer, expert, &begin, &end);
+        for (uint32_t s = begin; s < end; s++)
+            for (uint32_t i = dispatch->expert_first[expert]; i < dispatch->expert_first[expert + 1];
+                 i++) {
+                uint32_t pair = dispatch->by_expert[i];
+                add_entry(dispatch, &ticket->parts[placement->placed[s].holder], pair / dispatch->k,
+                          &placement->placed[s], weights[pair]);
+            }
+    }
+}
+
+/* Completes the frame of one holder and posts it together with the buffer for the answer. */
+static enum status send_part(struct dispatch *dispatch, struct ticket *ticket, uint32_t holder) {
+    struct ticket_part *part = &ticket->parts[holder];
+    struct wire_header header = {
+        .type = WIRE_DISPATCH,
+        .sequence = ticket->sequence,
+        .layer = ticket->layer,
+        .rows = part->rows,
+        .entries = part->entries,
+        .hidden = dispatch->hidden,
+    };
+    wire_encode_header(&header, part->frame);
+    float *rows = wire_dispatch_rows(part->frame);
+    for (uint32_t row = 0; row < ticket->rows; row++)
+        if (part->row_of[row] != UINT32_MAX)
+            memcpy(rows + (size_t)part->row_of[row] * dispatch->hidden,
+                   ticket->x + (size_t)row * dispatch->hidden, dispatch->hidden * sizeof(float));
+    size_t bytes = wire_dispatch_bytes(part->rows, part->entries, dispatch->hidden);
+    struct connection *connection = dispatch->connections[holder];
+    enum status status = transport_post_receive(dispatch->transport, connection, part->reply,
+                                                reply_bytes_max(dispatch));
+    if (status == STATUS_OK)
+        status = transport_post_send(dispatch->transport, connection, part->frame, bytes);
+    if (status)
+        return status;
+    ticket->pending += 2;
+    dispatch->stats[holder].bytes_out += bytes;
+    return STATUS_OK;
+}
+
+enum status dispatch_send(struct dispatch *dispatch, uint32_t layer, const float *x, uint32_t rows,
+                          const uint32_t *experts, const float *weights, struct ticket **out) {
+    if (dispatch->failed)
+        return STATUS_CONNECTION;
+    struct ticket *ticket = open_ticket(dispatch);
+    ticket->in_use = true;
+    ticket->sequence = ++dispatch->sequence;
+    ticket->layer = layer;
+    ticket->rows = rows;
+    ticket->x = x;
+    ticket->pending = 0;
+    sort_by_expert(dispatch, experts, rows);
+    assign_rows(dispatch, ticket, experts);
+    fill_entries(dispatch, ticket, weights);
+    dispatch->routed_rows += rows;
+    for (uint32_t h = 0; h < dispatch->placement->holders; h++) {
+        struct ticket_part *part = &ticket->parts[h];
+        dispatch->visits += part->rows;
+        dispatch->stats[h].rows += part->rows;
+        if (part->rows == 0 || dispatch->store)
+            continue;
+        enum status status = send_part(dispatch, ticket, h);
+        if (status) {
+            dispatch->failed = true;
+            return status;
+        }
+    }
+    *out = ticket;
+    return STATUS_OK;
+}
+
+double dispatch_fanout_mean(const struct dispatch *dispatch) {
+    return dispatch->routed_rows ? (double)dispatch->visits / (double)dispatch->routed_rows : 0;
+}

@@ -1,0 +1,60 @@
+/* Rates are of what was computed: a prompt taken from the cache would make any rate look good. */
+#include "coordinator/figures.h"
+
+#include "common/config.h"
+
+double figures_prompt_rate(const struct request_result *result) {
+    size_t computed = result->prompt_tokens - result->reused_tokens;
+    return result->prompt_s > 0 ? (double)computed / result->prompt_s : 0;
+}
+
+double figures_decode_rate(const struct request_result *result) {
+    if (result->answer_tokens < 2 || !(result->decode_s > 0))
+        return 0;
+    return (double)(result->answer_tokens - 1) / result->decode_s;
+}
+
+static void print_holder(const struct figures *figures, const struct holder_stats *holder,
+                         FILE *stream) {
+    char out[CONFIG_SIZE_TEXT], in[CONFIG_SIZE_TEXT];
+    double total_s = figures->result.prompt_s + figures->result.decode_s;
+    fprintf(stream, "  %-21s %6u shards  %8llu rows  %10s out  %10s in  busy %3.0f %%\n",
+            holder->address, holder->shards, (unsigned long long)holder->rows,
+            config_format_size(holder->bytes_out, out), config_format_size(holder->bytes_in, in),
+            total_s > 0 ? 100 * holder->busy_s / total_s : 0);
+}
+
+void figures_print(const struct figures *figures, FILE *stream) {
+    const struct request_result *result = &figures->result;
+    fprintf(stream, "prompt %zu tokens, %.1f tokens/s", result->prompt_tokens,
+            figures_prompt_rate(result));
+    if (result->reused_tokens)
+        fprintf(stream, " (%zu from the cache)", result->reused_tokens);
+    fprintf(stream, "; answer %zu tokens, %.1f tokens/s; mean fan-out %.2f\n",
+            result->answer_tokens, figures_decode_rate(result), figures->fanout_mean);
+    for (size_t i = 0; i < figures->holder_count; i++)
+        print_holder(figures, &figures->holders[i], stream);
+    fflush(stream);
+}
+
+static json_t *holder_to_json(const struct holder_stats *holder) {
+    return json_pack("{s:s, s:I, s:I, s:f, s:I, s:I}", "address", holder->address, "experts",
+                     (json_int_t)holder->shards, "rows", (json_int_t)holder->rows, "busy_s",
+                     holder->busy_s, "bytes_out", (json_int_t)holder->bytes_out, "bytes_in",
+                     (json_int_t)holder->bytes_in);
+}
+
+json_t *figures_to_json(const struct figures *figures) {
+    const struct request_result *result = &figures->result;
+    json_t *workers = json_array();
+    for (size_t i = 0; i < figures->holder_count; i++)
+        if (json_array_append_new(workers, holder_to_json(&figures->holders[i]))) {
+            json_decref(workers);
+            return NULL;
+        }
+    return json_pack(
+        "{s:I, s:f, s:I, s:f, s:o, s:f}", "prompt_tokens", (json_int_t)result->prompt_tokens,
+        "prompt_tokens_per_s", figures_prompt_rate(result), "decode_tokens",
+        (json_int_t)result->answer_tokens, "decode_tokens_per_s", figures_decode_rate(result),
+        "workers", workers, "fanout_mean", figures->fanout_mean);
+}

@@ -1,0 +1,29 @@
+/* The figures of an answer: rates, and what each holder of experts did; as lines for people or as
+ * the "stats" of `run --json`. */
+#pragma once
+
+#include <jansson.h>
+#include <stdio.h>
+
+#include "coordinator/dispatch.h"
+#include "coordinator/scheduler.h"
+
+struct figures {
+    struct request_result result;
+    const struct holder_stats *holders; /* (holder_count), not owned */
+    size_t holder_count;
+    double fanout_mean; /* holders asked for each token and layer */
+};
+
+/* Prompt tokens that were computed, not taken from the cache, for each second; 0 if none were. */
+double figures_prompt_rate(const struct request_result *result);
+
+/* Answer tokens for each second after the first one, which the prompt's time covers; 0 below two.
+ */
+double figures_decode_rate(const struct request_result *result);
+
+/* One line of rates, then one for each holder. */
+void figures_print(const struct figures *figures, FILE *stream);
+
+/* A new object; NULL when memory is out. */
+json_t *figures_to_json(const struct figures *figures);

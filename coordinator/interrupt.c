@@ -1,0 +1,31 @@
+/* A signal handler can reach nothing but file-scope state, and sig_atomic_t is what the standard
+ * lets it write; hence the one flag below. SA_RESETHAND makes the second Ctrl-C deadly without any
+ * code, so it works even if we hang. */
+#include "coordinator/interrupt.h"
+
+#include <signal.h>
+#include <stddef.h>
+
+static volatile sig_atomic_t requested;
+
+static void note_request(int number) {
+    (void)number;
+    requested = 1;
+}
+
+void interrupt_arm(void) {
+    requested = 0;
+    struct sigaction action = {.sa_handler = note_request, .sa_flags = (int)SA_RESETHAND};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+}
+
+bool interrupt_is_requested(void) {
+    return requested != 0;
+}
+
+void interrupt_disarm(void) {
+    struct sigaction action = {.sa_handler = SIG_DFL};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+}

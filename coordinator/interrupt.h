@@ -1,0 +1,14 @@
+/* Ctrl-C: the first asks to stop, the second ends the process. Owned by the main thread. */
+#pragma once
+
+#include <stdbool.h>
+
+/* Forgets an earlier Ctrl-C; the next one is noted instead of ending the process, the one after it
+ * ends it. Blocking system calls return EINTR when it comes. */
+void interrupt_arm(void);
+
+/* Whether Ctrl-C was pressed since interrupt_arm. */
+bool interrupt_is_requested(void);
+
+/* Ctrl-C ends the process again. */
+void interrupt_disarm(void);

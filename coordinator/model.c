@@ -1,0 +1,192 @@
+/* One function for each part of the model, in the order in which a token meets them. A loader carries the
+ * place (checkpoint, layer) so that each tensor is one line. */
+#include "coordinator/model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common/arena.h"
+#include "common/log.h"
+
+#define TENSOR_NAME_BYTES 128
+
+struct loader {
+    const struct weights *weights;
+    const struct model_shape *shape;
+    struct arena *arena;
+    uint32_t layer;
+};
+
+static void layer_name(const struct loader *loader, const char *part, char *out) {
+    snprintf(out, TENSOR_NAME_BYTES, "model.layers.%u.%s.weight", loader->layer, part);
+}
+
+static enum status load_matrix(const struct loader *loader, const char *part, uint32_t rows,
+                               uint32_t columns, struct matrix *out) {
+    char name[TENSOR_NAME_BYTES];
+    layer_name(loader, part, name);
+    return weights_load_matrix(loader->weights, name, rows, columns, loader->arena, out);
+}
+
+static enum status load_norm(const struct loader *loader, const char *part, size_t count, float **out) {
+    char name[TENSOR_NAME_BYTES];
+    layer_name(loader, part, name);
+    return weights_load_vector(loader->weights, name, count, loader->arena, out);
+}
+
+static enum status load_multi_head(const struct loader *loader, struct attention_weights *out) {
+    const struct model_shape *s = loader->shape;
+    uint32_t q_rows = s->heads * s->head_dim, kv_rows = s->kv_heads * s->head_dim;
+    enum status status;
+    if ((status = load_matrix(loader, "self_attn.q_proj", q_rows, s->hidden, &out->q)) ||
+        (status = load_matrix(loader, "self_attn.k_proj", kv_rows, s->hidden, &out->k)) ||
+        (status = load_matrix(loader, "self_attn.v_proj", kv_rows, s->hidden, &out->v)) ||
+        (status = load_matrix(loader, "self_attn.o_proj", s->hidden, q_rows, &out->o)))
+        return status;
+    return STATUS_OK;
+}
+
+static enum status load_latent_query(const struct loader *loader, struct attention_weights *out) {
+    const struct model_shape *s = loader->shape;
+    uint32_t rows = s->heads * (s->nope_dim + s->rope_dim);
+    enum status status;
+    if (s->q_rank == 0)
+        return load_matrix(loader, "self_attn.q_proj", rows, s->hidden, &out->q);
+    if ((status = load_matrix(loader, "self_attn.q_a_proj", s->q_rank, s->hidden, &out->q_a)) ||
+        (status = load_norm(loader, "self_attn.q_a_layernorm", s->q_rank, &out->q_a_norm)) ||
+        (status = load_matrix(loader, "self_attn.q_b_proj", rows, s->q_rank, &out->q_b)))
+        return status;
+    return STATUS_OK;
+}
+
+static enum status load_latent(const struct loader *loader, struct attention_weights *out) {
+    const struct model_shape *s = loader->shape;
+    enum status status;
+    if ((status = load_latent_query(loader, out)) ||
+        (status = load_matrix(loader, "self_attn.kv_a_proj_with_mqa", s->kv_rank + s->rope_dim, s->hidden,
+                              &out->kv_a)) ||
+        (status = load_norm(loader, "self_attn.kv_a_layernorm", s->kv_rank, &out->kv_a_norm)) ||
+        (status = load_matrix(loader, "self_attn.kv_b_proj", s->heads * (s->nope_dim + s->v_dim),
+                              s->kv_rank, &out->kv_b)) ||
+        (status = load_matrix(loader, "self_attn.o_proj", s->hidden, s->heads * s->v_dim, &out->o)))
+        return status;
+    return STATUS_OK;
+}
+
+/* The three matrices of a feed-forward that runs on the coordinator; `prefix` as in "mlp.". */
+static enum status load_ffn(const struct loader *loader, const char *prefix, uint32_t inner,
+                            struct expert *out) {
+    uint32_t hidden = loader->shape->hidden;
+    char part[TENSOR_NAME_BYTES / 2];
+    enum status status;
+    snprintf(part, sizeof part, "%sgate_proj", prefix);
+    if ((status = load_matrix(loader, part, inner, hidden, &out->gate)))
+        return status;
+    snprintf(part, sizeof part, "%sup_proj", prefix);
+    if ((status = load_matrix(loader, part, inner, hidden, &out->up)))
+        return status;
+    snprintf(part, sizeof part, "%sdown_proj", prefix);
+    return load_matrix(loader, part, hidden, inner, &out->down);
+}
+
+/* The router decides, so it is held in f32 whatever the file stores. */
+static enum status load_router(const struct loader *loader, struct layer *out) {
+    const struct model_shape *s = loader->shape;
+    float *gate;
+    enum status status = load_norm(loader, "mlp.gate", (size_t)s->experts * s->hidden, &gate);
+    if (status)
+        return status;
+    out->gate = matrix_view(WEIGHT_F32, s->experts, s->hidden, gate);
+    if (!s->score_bias)
+        return STATUS_OK;
+    char name[TENSOR_NAME_BYTES];
+    snprintf(name, sizeof name, "model.layers.%u.mlp.gate.e_score_correction_bias", loader->layer);
+    return weights_load_vector(loader->weights, name, s->experts, loader->arena, &out->gate_bias);
+}
+
+static enum status load_layer(const struct loader *loader, struct layer *out) {
+    const struct model_shape *s = loader->shape;
+    enum status status;
+    if ((status = load_norm(loader, "input_layernorm", s->hidden, &out->attention_norm)) ||
+        (status = s->attention == ATTENTION_LATENT ? load_latent(loader, &out->attention)
+                                                   : load_multi_head(loader, &out->attention)) ||
+        (status = load_norm(loader, "post_attention_layernorm", s->hidden, &out->ffn_norm)))
+        return status;
+    if (!s->is_expert_layer[loader->layer]) {
+        out->has_local_ffn = true;
+        return load_ffn(loader, "mlp.", s->dense_inner, &out->local_ffn);
+    }
+    if ((status = load_router(loader, out)) || s->shared_experts == 0)
+        return status;
+    out->has_local_ffn = true;
+    return load_ffn(loader, "mlp.shared_experts.", s->shared_experts * s->expert_inner, &out->local_ffn);
+}
+
+static enum status load_draft(struct loader *loader, struct model *model) {
+    uint32_t hidden = loader->shape->hidden;
+    struct draft_module *draft = &model->draft;
+    enum status status;
+    loader->layer = loader->shape->layers;
+    if ((status = load_norm(loader, "enorm", hidden, &draft->embedding_norm)) ||
+        (status = load_norm(loader, "hnorm", hidden, &draft->hidden_norm)) ||
+        (status = load_matrix(loader, "eh_proj", hidden, 2 * hidden, &draft->projection)) ||
+        (status = load_norm(loader, "shared_head.norm", hidden, &draft->head_norm)))
+        return status;
+    model->has_draft = true;
+    return load_layer(loader, &model->layers[loader->layer]);
+}
+
+static enum status load_ends(const struct loader *loader, struct model *model) {
+    const struct model_shape *s = loader->shape;
+    const struct weights *weights = loader->weights;
+    enum status status;
+    if ((status = weights_load_matrix(weights, "model.embed_tokens.weight", s->vocabulary, s->hidden,
+                                      model->arena, &model->embedding)) ||
+        (status = weights_load_vector(weights, "model.norm.weight", s->hidden, model->arena, &model->norm)))
+        return status;
+    if (s->tied_head) {
+        model->head = model->embedding;
+        return STATUS_OK;
+    }
+    return weights_load_matrix(weights, "lm_head.weight", s->vocabulary, s->hidden, model->arena,
+                               &model->head);
+}
+
+enum status model_load(const struct weights *weights, const struct model_shape *shape, bool with_draft,
+                       struct model **out) {
+    if (with_draft && shape->draft_layers == 0) {
+        log_error("%s: the model has no multi-token-prediction module (num_nextn_predict_layers is 0)",
+                  weights_path(weights));
+        return STATUS_UNSUPPORTED;
+    }
+    struct model *model = calloc(1, sizeof *model);
+    if (!model || !(model->arena = arena_create(0)) ||
+        !(model->layers = arena_take(model->arena, shape->layers + 1u, sizeof *model->layers))) {
+        model_destroy(model);
+        return STATUS_NO_MEMORY;
+    }
+    model->shape = *shape;
+    struct loader loader = {weights, &model->shape, model->arena, 0};
+    enum status status = load_ends(&loader, model);
+    for (; status == STATUS_OK && loader.layer < shape->layers; loader.layer++)
+        status = load_layer(&loader, &model->layers[loader.layer]);
+    if (status == STATUS_OK && with_draft)
+        status = load_draft(&loader, model);
+    if (status) {
+        model_destroy(model);
+        return status;
+    }
+    *out = model;
+    return STATUS_OK;
+}
+
+void model_destroy(struct model *model) {
+    if (!model)
+        return;
+    arena_destroy(model->arena);
+    free(model);
+}
+
+size_t model_bytes(const struct model *model) {
+    return arena_bytes(model->arena);
+}

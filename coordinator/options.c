@@ -1,0 +1,410 @@
+/* Tables are written as lists of rows that are copied into the caller's table: the rows shared by
+ * all model commands first, then the command's own. Descriptions live beside the options they
+ * explain. */
+#include "coordinator/options.h"
+
+#include <assert.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/log.h"
+
+#define BATCH_TOKENS_DEFAULT 512
+
+static void begin_table(struct option_table *table, const char *name, const char *summary,
+                        const char *usage, const char *details) {
+    table->command = (struct command){.program = "skein",
+                                      .name = name,
+                                      .summary = summary,
+                                      .usage = usage,
+                                      .details = details,
+                                      .options = table->options};
+}
+
+static void add_rows(struct option_table *table, const struct option *rows, size_t count) {
+    assert(table->command.option_count + count <= OPTIONS_MAX);
+    memcpy(table->options + table->command.option_count, rows, count * sizeof *rows);
+    table->command.option_count += count;
+}
+
+#define ADD_ROWS(table, rows) add_rows(table, rows, sizeof(rows) / sizeof *(rows))
+
+static void add_placement_rows(struct model_options *options, struct option_table *table) {
+    const struct option rows[] = {
+        {.name = "workers",
+         .type = OPTION_STRING,
+         .target = &options->workers,
+         .argument = "HOST:PORT,...",
+         .help = "Worker daemons that hold the routed experts; without any they run in process."},
+        {.name = "local-workers",
+         .type = OPTION_COUNT,
+         .target = &options->local_workers,
+         .argument = "N",
+         .maximum = WORKERS_MAX,
+         .help = "Start N worker daemons on this machine and end them afterwards."},
+        {.name = "placement",
+         .type = OPTION_CHOICE,
+         .target = &options->placement,
+         .argument = "KIND",
+         .choices = "experts|slices",
+         .help = "Whole experts on each worker, or every expert sliced over all workers."},
+    };
+    ADD_ROWS(table, rows);
+}
+
+static void add_model_rows(struct model_options *options, struct option_table *table) {
+    *options = (struct model_options){
+        .isa = "auto",
+        .placement = "experts",
+        .batch_tokens = BATCH_TOKENS_DEFAULT,
+        .activations = "auto",
+    };
+    const struct option rows[] = {
+        {.name = "model",
+         .letter = 'm',
+         .type = OPTION_PATH,
+         .target = &options->path,
+         .argument = "PATH",
+         .help = "The model: a Hugging Face directory."},
+        {.name = "threads",
+         .letter = 't',
+         .type = OPTION_COUNT,
+         .target = &options->threads,
+         .argument = "N",
+         .maximum = THREADS_MAX,
+         .help = "Threads that compute; 0 takes one for each core."},
+        {.name = "isa",
+         .type = OPTION_CHOICE,
+         .target = &options->isa,
+         .argument = "NAME",
+         .choices = "auto|reference|avx2|avx512",
+         .help = "Instruction set of the kernels; auto takes the widest there is."},
+        {.name = "context",
+         .letter = 'c',
+         .type = OPTION_COUNT,
+         .target = &options->context,
+         .argument = "N",
+         .maximum = CONTEXT_MAX,
+         .help = "Positions to keep memory for; 0: 8192, or what the model was trained for if that "
+                 "is less."},
+        {.name = "batch-tokens",
+         .letter = 'b',
+         .type = OPTION_COUNT,
+         .target = &options->batch_tokens,
+         .argument = "N",
+         .minimum = 1,
+         .maximum = BATCH_ROWS_MAX,
+         .help = "Tokens of the prompt that are computed in one step."},
+        {.name = "activations",
+         .type = OPTION_CHOICE,
+         .target = &options->activations,
+         .argument = "FORMAT",
+         .choices = "auto|f32|q8",
+         .help = "What weights are multiplied with: auto takes what is fastest for their format, "
+                 "f32 unrounded values."},
+        {.name = "verbose",
+         .letter = 'v',
+         .type = OPTION_FLAG,
+         .target = &options->verbose,
+         .help = "Log more, and print the figures after every answer of a chat."},
+        {.name = "quiet",
+         .letter = 'q',
+         .type = OPTION_FLAG,
+         .target = &options->quiet,
+         .help = "Log errors only; no progress and no figures."},
+    };
+    ADD_ROWS(table, rows);
+    add_placement_rows(options, table);
+}
+
+static void add_sampling_rows(struct run_options *options, struct option_table *table) {
+    struct sampler_options *sampling = &options->sampling;
+    *sampling = (struct sampler_options){.top_p = 1, .repetition_penalty = 1};
+    const struct option rows[] = {
+        {.name = "temperature",
+         .type = OPTION_REAL,
+         .target = &sampling->temperature,
+         .argument = "T",
+         .maximum = 100,
+         .help = "0 always takes the best token."},
+        {.name = "top-k",
+         .type = OPTION_COUNT,
+         .target = &sampling->top_k,
+         .argument = "K",
+         .maximum = VOCABULARY_MAX,
+         .help = "Draw from the K best tokens; 0 is off."},
+        {.name = "top-p",
+         .type = OPTION_REAL,
+         .target = &sampling->top_p,
+         .argument = "P",
+         .minimum = 0,
+         .maximum = 1,
+         .help = "Draw from the best tokens that together have probability P; 1 is off."},
+        {.name = "min-p",
+         .type = OPTION_REAL,
+         .target = &sampling->min_p,
+         .argument = "P",
+         .maximum = 1,
+         .help = "Leave out tokens below P times the best one's probability; 0 is off."},
+        {.name = "repetition-penalty",
+         .type = OPTION_REAL,
+         .target = &sampling->repetition_penalty,
+         .argument = "R",
+         .minimum = 0.01,
+         .maximum = 100,
+         .help = "Makes tokens that were there already less likely when over 1."},
+        {.name = "seed",
+         .type = OPTION_SEED,
+         .target = &sampling->seed,
+         .argument = "N",
+         .help = "The same seed draws the same tokens, on every machine."},
+    };
+    ADD_ROWS(table, rows);
+}
+
+static void add_prompt_rows(struct run_options *options, struct option_table *table) {
+    const struct option rows[] = {
+        {.name = "prompt",
+         .letter = 'p',
+         .type = OPTION_STRING,
+         .target = &options->prompt,
+         .argument = "TEXT",
+         .help = "The question."},
+        {.name = "file",
+         .letter = 'f',
+         .type = OPTION_PATH,
+         .target = &options->file,
+         .argument = "FILE",
+         .help = "Read the question from a file."},
+        {.name = "prompt-ids",
+         .type = OPTION_PATH,
+         .target = &options->prompt_ids,
+         .argument = "FILE.json",
+         .help = "A JSON list of token ids, which are used as they are."},
+        {.name = "raw",
+         .type = OPTION_FLAG,
+         .target = &options->raw,
+         .help = "Continue the text itself instead of answering it in the chat format."},
+        {.name = "chat-format",
+         .type = OPTION_CHOICE,
+         .target = &options->chat_format,
+         .argument = "NAME",
+         .choices = "v2|v3|r1|v3.1",
+         .help = "Chat format; without it the one that the model was trained on."},
+        {.name = "system",
+         .type = OPTION_STRING,
+         .target = &options->system,
+         .argument = "TEXT",
+         .help = "System message that opens the conversation."},
+        {.name = "think",
+         .type = OPTION_FLAG,
+         .target = &options->think,
+         .help = "Ask a V3.1 model to think before it answers."},
+    };
+    ADD_ROWS(table, rows);
+}
+
+static const char RUN_DETAILS[] =
+    "The prompt comes from --prompt, --file or --prompt-ids; else from standard input; and when "
+    "that\n"
+    "is a terminal, skein opens a chat with line editing and history.\n"
+    "\n"
+    "The answer goes to standard output as it comes, everything else to standard error. Ctrl-C "
+    "ends\n"
+    "the answer (in a chat: not the chat), a second Ctrl-C ends skein at once.\n"
+    "\n"
+    "Exit status: 0 done, 1 failed, 2 wrong usage, 130 the answer was ended with Ctrl-C.\n"
+    "\n"
+    "Examples:\n"
+    "  skein run --model deploy/demo-model --prompt \"What is 37 plus 58?\"\n"
+    "  skein run --model MODEL --workers 10.0.0.2:7070,10.0.0.3:7070 < question.txt\n"
+    "  skein run --model MODEL --prompt-ids ids.json --max-tokens 12 --json\n";
+
+void options_describe_run(struct run_options *options, struct option_table *table) {
+    *options = (struct run_options){.raw = false};
+    begin_table(table, "run", "Answer a prompt, or chat on a terminal.",
+                "--model PATH [--prompt TEXT | --file FILE | --prompt-ids FILE] [options]",
+                RUN_DETAILS);
+    add_model_rows(&options->model, table);
+    add_prompt_rows(options, table);
+    const struct option rows[] = {
+        {.name = "max-tokens",
+         .letter = 'n',
+         .type = OPTION_COUNT,
+         .target = &options->tokens_max,
+         .argument = "N",
+         .maximum = CONTEXT_MAX,
+         .help = "Longest answer; 0: until the model ends it or the context is full."},
+        {.name = "ignore-eos",
+         .type = OPTION_FLAG,
+         .target = &options->ignore_eos,
+         .help = "Go on when the model ends its answer."},
+        {.name = "stop",
+         .type = OPTION_LIST,
+         .target = &options->stops,
+         .argument = "TEXT",
+         .help = "End the answer before this text; may be given several times."},
+        {.name = "json",
+         .type = OPTION_FLAG,
+         .target = &options->json,
+         .help = "Print one JSON object with ids, text and figures."},
+    };
+    ADD_ROWS(table, rows);
+    add_sampling_rows(options, table);
+}
+
+static const char LOGITS_DETAILS[] =
+    "Computes the logits at every position of a list of token ids, for comparisons with other\n"
+    "implementations. Files: --out (ids, vocabulary) and --mtp (ids - 1, vocabulary) are float32 "
+    "NumPy\n"
+    "arrays; --routes is a JSON list with one object for each mixture-of-experts layer:\n"
+    "{\"layer\": L, \"ids\": [[...]], \"weights\": [[...]]}.\n"
+    "\n"
+    "Example:\n"
+    "  skein logits --model MODEL --ids ids.json --out logits.npy --routes routes.json\n";
+
+void options_describe_logits(struct logits_options *options, struct option_table *table) {
+    *options = (struct logits_options){.ids = NULL};
+    begin_table(table, "logits", "Write the logits of given token ids to a file.",
+                "--model PATH --ids FILE.json --out FILE.npy [options]", LOGITS_DETAILS);
+    add_model_rows(&options->model, table);
+    const struct option rows[] = {
+        {.name = "ids",
+         .type = OPTION_PATH,
+         .target = &options->ids,
+         .argument = "FILE.json",
+         .help = "A JSON list of token ids."},
+        {.name = "out",
+         .letter = 'o',
+         .type = OPTION_PATH,
+         .target = &options->out,
+         .argument = "FILE.npy",
+         .help = "Where the logits go."},
+        {.name = "routes",
+         .type = OPTION_PATH,
+         .target = &options->routes,
+         .argument = "FILE.json",
+         .help = "Also write the experts that each token chose."},
+        {.name = "mtp",
+         .type = OPTION_PATH,
+         .target = &options->mtp,
+         .argument = "FILE.npy",
+         .help = "Also write the logits of the draft module."},
+    };
+    ADD_ROWS(table, rows);
+}
+
+void options_describe_inspect(struct inspect_options *options, struct option_table *table) {
+    *options = (struct inspect_options){.path = NULL};
+    begin_table(table, "inspect", "Print a model's architecture, memory and formats.",
+                "--model PATH [--json]",
+                "Reads the headers of the files only, so it is quick for models of any size.\n");
+    const struct option rows[] = {
+        {.name = "model",
+         .letter = 'm',
+         .type = OPTION_PATH,
+         .target = &options->path,
+         .argument = "PATH",
+         .help = "The model: a Hugging Face directory."},
+        {.name = "json",
+         .type = OPTION_FLAG,
+         .target = &options->json,
+         .help = "Print one JSON object."},
+    };
+    ADD_ROWS(table, rows);
+}
+
+void options_describe_completion(struct option_table *table) {
+    begin_table(table, "completion", "Print the completion script for bash.", "",
+                "Load it into the running shell with\n  source <(skein completion)\n"
+                "or keep it for later ones with\n"
+                "  skein completion > ~/.local/share/bash-completion/completions/skein\n");
+}
+
+void options_describe_all(struct option_catalogue *catalogue) {
+    options_describe_run(&catalogue->run, &catalogue->tables[0]);
+    options_describe_logits(&catalogue->logits, &catalogue->tables[1]);
+    options_describe_inspect(&catalogue->inspect, &catalogue->tables[2]);
+    options_describe_completion(&catalogue->tables[3]);
+    for (size_t i = 0; i < OPTION_TABLES; i++)
+        catalogue->commands[i] = &catalogue->tables[i].command;
+}
+
+static enum status require(const char *value, const char *name, const char *argument) {
+    if (value && *value)
+        return STATUS_OK;
+    log_error("--%s %s is missing", name, argument);
+    return STATUS_USAGE;
+}
+
+enum status options_check_model(const struct model_options *options) {
+    log_init("skein",
+             options->verbose ? LOG_DEBUG
+             : options->quiet ? LOG_ERROR
+                              : LOG_WARNING,
+             NULL);
+    enum status status = require(options->path, "model", "PATH");
+    if (status != STATUS_OK)
+        return status;
+    if (options->verbose && options->quiet) {
+        log_error("--verbose and --quiet exclude each other; give one of them");
+        return STATUS_USAGE;
+    }
+    if (strcmp(options->activations, "q8") == 0) {
+        log_error("--activations q8 applies to integer-quantised weights only, and %s has none; "
+                  "use auto or f32",
+                  options->path);
+        return STATUS_UNSUPPORTED;
+    }
+    return STATUS_OK;
+}
+
+enum status options_check_run(const struct run_options *options) {
+    enum status status = options_check_model(&options->model);
+    if (status != STATUS_OK)
+        return status;
+    if (!!options->prompt + !!options->prompt_ids + !!options->file > 1) {
+        log_error("--prompt, --prompt-ids and --file exclude each other; give one of them");
+        return STATUS_USAGE;
+    }
+    bool shapes_text = options->chat_format || options->system || options->think;
+    if ((options->raw || options->prompt_ids) && shapes_text) {
+        log_error("--chat-format, --system and --think shape a conversation; they do nothing with "
+                  "%s, leave them out",
+                  options->raw ? "--raw" : "--prompt-ids");
+        return STATUS_USAGE;
+    }
+    for (size_t i = 0; i < options->stops.count; i++)
+        if (!*options->stops.items[i]) {
+            log_error("--stop needs a text; an empty one would end every answer at once");
+            return STATUS_USAGE;
+        }
+    return STATUS_OK;
+}
+
+enum status options_check_logits(const struct logits_options *options) {
+    enum status status = options_check_model(&options->model);
+    if (status == STATUS_OK)
+        status = require(options->ids, "ids", "FILE.json");
+    if (status == STATUS_OK)
+        status = require(options->out, "out", "FILE.npy");
+    return status;
+}
+
+enum status options_check_inspect(const struct inspect_options *options) {
+    return require(options->path, "model", "PATH");
+}
+
+struct runtime_options options_for_runtime(const struct model_options *options) {
+    return (struct runtime_options){
+        .model_path = options->path,
+        .workers = options->workers,
+        .local_workers = options->local_workers,
+        .threads = options->threads,
+        .isa = options->isa,
+        .placement = options->placement,
+        .batch_rows = options->batch_tokens,
+        .context = options->context,
+        .show_progress = !options->quiet && isatty(STDERR_FILENO),
+    };
+}

@@ -1,0 +1,82 @@
+/* What each sub-command takes: one struct of values and one table that fills it.
+ *
+ * The tables are built per call over the caller's struct, so nothing here is file-scope state. Used
+ * by the sub-commands, and by main and the completion script, which only read the descriptions. */
+#pragma once
+
+#include "common/config.h"
+#include "common/limits.h"
+#include "coordinator/runtime.h"
+#include "coordinator/sampler.h"
+
+/* Shared by all commands that run a model. */
+struct model_options {
+    const char *path;
+    const char *workers; /* HOST:PORT,HOST:PORT; NULL: none */
+    uint32_t local_workers;
+    uint32_t threads;
+    const char *isa;
+    const char *placement;
+    uint32_t batch_tokens;
+    uint32_t context;
+    const char *activations;
+    bool verbose, quiet;
+};
+
+struct run_options {
+    struct model_options model;
+    const char *prompt, *prompt_ids, *file;
+    bool raw;
+    const char *chat_format; /* NULL: the model's */
+    const char *system;
+    bool think;
+    uint32_t tokens_max; /* 0: until the context is full */
+    bool ignore_eos;
+    struct sampler_options sampling;
+    struct option_list stops;
+    bool json;
+};
+
+struct logits_options {
+    struct model_options model;
+    const char *ids, *out, *routes, *mtp;
+};
+
+struct inspect_options {
+    const char *path;
+    bool json;
+};
+
+/* One command with its options; `command.options` points into this struct, so it must not be moved.
+ */
+struct option_table {
+    struct command command;
+    struct option options[OPTIONS_MAX];
+};
+
+/* Set the defaults in `options` and fill `table` with options that point there. */
+void options_describe_run(struct run_options *options, struct option_table *table);
+void options_describe_logits(struct logits_options *options, struct option_table *table);
+void options_describe_inspect(struct inspect_options *options, struct option_table *table);
+void options_describe_completion(struct option_table *table);
+
+/* All commands, for lists of them. */
+#define OPTION_TABLES 4
+struct option_catalogue {
+    struct run_options run;
+    struct logits_options logits;
+    struct inspect_options inspect;
+    struct option_table tables[OPTION_TABLES];
+    const struct command *commands[OPTION_TABLES];
+};
+void options_describe_all(struct option_catalogue *catalogue);
+
+/* Checks what no single option can, and sets the log's level. Errors: STATUS_USAGE with one line
+ * (no --model, options that exclude each other), STATUS_UNSUPPORTED (--activations q8). */
+enum status options_check_model(const struct model_options *options);
+enum status options_check_run(const struct run_options *options);
+enum status options_check_logits(const struct logits_options *options);
+enum status options_check_inspect(const struct inspect_options *options);
+
+/* The same values as the runtime takes them. */
+struct runtime_options options_for_runtime(const struct model_options *options);

@@ -1,0 +1,302 @@
+/* Opening is a list of steps that each add one part to the runtime; closing frees the parts that are there,
+ * in reverse. Whatever can be refused without loading gigabytes is checked first: configuration, tensor
+ * directory, workers' reach and memory. */
+#include "coordinator/runtime.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/kernel/kernel.h"
+#include "common/log.h"
+#include "coordinator/cluster.h"
+#include "coordinator/local_workers.h"
+#include "coordinator/placement.h"
+#include "coordinator/progress.h"
+
+/* Context when none is asked for: a long conversation, yet a small cache on every model. */
+#define CONTEXT_DEFAULT 8192u
+
+struct runtime {
+    struct runtime_options options;
+    struct model_shape shape;
+    uint32_t layers; /* with the draft layer where it is loaded */
+    struct weights *weights;
+    struct tokenizer *tokenizer;
+    struct threads *threads;
+    struct shard_layout *layouts; /* (layers) */
+    uint64_t fingerprint;
+    char *worker_list;          /* what `addresses` point into */
+    const char **addresses;     /* (address_count) */
+    uint32_t address_count;
+    struct local_workers *local_workers;
+    struct cluster *cluster;    /* NULL: in process */
+    struct placement *placement;
+    struct expert_store *store; /* in process */
+    struct model *model;
+    struct kv_cache *cache;
+    struct expert_workspace *workspace;
+    struct dispatch *dispatch;
+    struct engine *engine;
+};
+
+static enum status open_checkpoint(struct runtime *runtime) {
+    const char *path = runtime->options.model_path;
+    enum status status;
+    if ((status = kernel_select(runtime->options.isa)) ||
+        (status = model_shape_read(path, &runtime->shape)) ||
+        (status = weights_open(path, &runtime->weights)))
+        return status;
+    status = tokenizer_load(path, runtime->shape.vocabulary, &runtime->tokenizer);
+    if (status && status != STATUS_NOT_FOUND)
+        return status;
+    return threads_create(runtime->options.threads, &runtime->threads);
+}
+
+static enum status find_layouts(struct runtime *runtime) {
+    const struct model_shape *shape = &runtime->shape;
+    runtime->layers = shape->layers + (runtime->options.with_draft && shape->draft_layers ? 1 : 0);
+    runtime->layouts = calloc(runtime->layers, sizeof *runtime->layouts);
+    if (!runtime->layouts)
+        return STATUS_NO_MEMORY;
+    for (uint32_t layer = 0; layer < runtime->layers; layer++) {
+        if (!shape->is_expert_layer[layer])
+            continue;
+        enum status status = shard_find_layout(runtime->weights, layer, shape->experts, shape->hidden,
+                                               shape->expert_inner, &runtime->layouts[layer]);
+        if (status)
+            return status;
+    }
+    return STATUS_OK;
+}
+
+/* Cuts "a:1,b:2" into a list of pointers into a copy. */
+static enum status split_workers(struct runtime *runtime) {
+    runtime->worker_list = strdup(runtime->options.workers);
+    runtime->addresses = calloc(WORKERS_MAX, sizeof *runtime->addresses);
+    if (!runtime->worker_list || !runtime->addresses)
+        return STATUS_NO_MEMORY;
+    char *rest = runtime->worker_list;
+    for (char *item; (item = strsep(&rest, ","));) {
+        if (runtime->address_count == WORKERS_MAX) {
+            log_error("--workers: more than %d workers", WORKERS_MAX);
+            return STATUS_USAGE;
+        }
+        runtime->addresses[runtime->address_count++] = item;
+    }
+    return STATUS_OK;
+}
+
+static enum status find_workers(struct runtime *runtime, const char *const **addresses, uint32_t *count) {
+    const struct runtime_options *options = &runtime->options;
+    if (options->workers && options->local_workers) {
+        log_error("--workers and --local-workers exclude each other; give one of them");
+        return STATUS_USAGE;
+    }
+    enum status status;
+    if (options->local_workers) {
+        unsigned each = threads_count(runtime->threads) / options->local_workers;
+        status = local_workers_start(options->local_workers, each ? each : 1, options->model_path,
+                                     options->isa, &runtime->local_workers);
+        if (status == STATUS_OK) {
+            *addresses = local_workers_addresses(runtime->local_workers);
+            *count = options->local_workers;
+        }
+        return status;
+    }
+    status = split_workers(runtime);
+    *addresses = runtime->addresses;
+    *count = runtime->address_count;
+    return status;
+}
+
+static enum status connect_workers(struct runtime *runtime) {
+    if (!runtime->options.workers && !runtime->options.local_workers)
+        return STATUS_OK;
+    const char *const *addresses;
+    uint32_t count;
+    enum status status;
+    if ((status = weights_fingerprint(runtime->weights, &runtime->fingerprint)) ||
+        (status = find_workers(runtime, &addresses, &count)))
+        return status;
+    return cluster_connect(addresses, count, runtime->fingerprint, &runtime->cluster);
+}
+
+static enum status plan(struct runtime *runtime) {
+    uint64_t memory_bytes[WORKERS_MAX] = {UINT64_MAX};
+    uint32_t holders = runtime->cluster ? cluster_size(runtime->cluster) : 1;
+    for (uint32_t h = 0; runtime->cluster && h < holders; h++)
+        memory_bytes[h] = cluster_worker(runtime->cluster, h)->memory_bytes;
+    const struct placement_input input = {
+        .layouts = runtime->layouts,
+        .is_expert_layer = runtime->shape.is_expert_layer,
+        .layers = runtime->layers,
+        .experts = runtime->shape.experts,
+        .groups = runtime->shape.groups,
+        .memory_bytes = memory_bytes,
+        .holders = holders,
+        .kind = strcmp(runtime->options.placement, "slices") == 0 ? PLACEMENT_SLICES
+                                                                   : PLACEMENT_EXPERTS,
+    };
+    return placement_create(&input, &runtime->placement);
+}
+
+static uint64_t expert_bytes(const struct runtime *runtime) {
+    uint64_t bytes = 0;
+    for (uint32_t h = 0; h < runtime->placement->holders; h++)
+        bytes += runtime->placement->bytes[h];
+    return bytes;
+}
+
+static void show_bytes_done(void *context, uint64_t bytes_done, uint64_t bytes_total) {
+    (void)bytes_total;
+    atomic_uint_least64_t *counter = progress_counter(context);
+    if (counter)
+        atomic_store(counter, bytes_done);
+}
+
+static enum status load_workers(struct runtime *runtime, struct progress *progress) {
+    const struct cluster_load_options options = {
+        .placement = runtime->placement,
+        .layouts = runtime->layouts,
+        .weights = runtime->weights,
+        .fingerprint = runtime->fingerprint,
+        .batch_rows = runtime->options.batch_rows,
+        .hidden = runtime->shape.hidden,
+        .experts_per_token = runtime->shape.experts_per_token,
+        .progress = show_bytes_done,
+        .context = progress,
+    };
+    return cluster_load(runtime->cluster, &options);
+}
+
+static enum status load_in_process(struct runtime *runtime, struct progress *progress) {
+    const struct assignment assignment = {
+        .layouts = runtime->layouts,
+        .layer_count = runtime->layers,
+        .shards = runtime->placement->shards[0],
+        .shard_count = runtime->placement->slots[0],
+    };
+    enum status status;
+    if ((status = expert_store_create(UINT64_MAX, &runtime->store)) ||
+        (status = expert_store_assign(runtime->store, &assignment)))
+        return status;
+    return expert_store_load(runtime->store, runtime->weights, runtime->threads,
+                             progress_counter(progress));
+}
+
+static enum status load(struct runtime *runtime) {
+    struct progress *progress =
+        progress_start("loading experts", expert_bytes(runtime), runtime->options.show_progress);
+    enum status status = runtime->cluster ? load_workers(runtime, progress)
+                                          : load_in_process(runtime, progress);
+    progress_stop(progress);
+    if (status)
+        return status;
+    return model_load(runtime->weights, &runtime->shape, runtime->options.with_draft, &runtime->model);
+}
+
+/* The widest feed-forward that runs on the coordinator. */
+static uint32_t inner_max(const struct model_shape *shape) {
+    uint32_t widest = shape->expert_inner > shape->dense_inner ? shape->expert_inner : shape->dense_inner;
+    uint32_t shared = shape->shared_experts * shape->expert_inner;
+    return shared > widest ? shared : widest;
+}
+
+static uint32_t context_positions(const struct runtime *runtime) {
+    if (runtime->options.context)
+        return runtime->options.context;
+    uint32_t trained = runtime->shape.context;
+    return trained < CONTEXT_DEFAULT ? trained : CONTEXT_DEFAULT;
+}
+
+static enum status build_engine(struct runtime *runtime) {
+    const struct model_shape *shape = &runtime->shape;
+    uint32_t rows = runtime->options.batch_rows;
+    enum status status;
+    if ((status = kv_cache_create(shape, runtime->layers, context_positions(runtime), 1,
+                                  &runtime->cache)) ||
+        (status = expert_workspace_create(runtime->threads, shape->hidden, inner_max(shape), rows,
+                                          &runtime->workspace)))
+        return status;
+    const struct dispatch_options dispatch = {
+        .threads = runtime->threads,
+        .placement = runtime->placement,
+        .cluster = runtime->cluster,
+        .store = runtime->store,
+        .workspace = runtime->workspace,
+        .hidden = shape->hidden,
+        .rows_max = rows,
+        .experts_per_token = shape->experts_per_token,
+    };
+    if ((status = dispatch_create(&dispatch, &runtime->dispatch)))
+        return status;
+    const struct engine_options engine = {
+        .model = runtime->model,
+        .threads = runtime->threads,
+        .cache = runtime->cache,
+        .dispatch = runtime->dispatch,
+        .workspace = runtime->workspace,
+        .rows_max = rows,
+    };
+    return engine_create(&engine, &runtime->engine);
+}
+
+enum status runtime_open(const struct runtime_options *options, struct runtime **out) {
+    struct runtime *runtime = calloc(1, sizeof *runtime);
+    if (!runtime)
+        return STATUS_NO_MEMORY;
+    runtime->options = *options;
+    enum status status;
+    if ((status = open_checkpoint(runtime)) || (status = find_layouts(runtime)) ||
+        (status = connect_workers(runtime)) || (status = plan(runtime)) || (status = load(runtime)) ||
+        (status = build_engine(runtime))) {
+        runtime_close(runtime);
+        return status;
+    }
+    *out = runtime;
+    return STATUS_OK;
+}
+
+void runtime_close(struct runtime *runtime) {
+    if (!runtime)
+        return;
+    engine_destroy(runtime->engine);
+    dispatch_destroy(runtime->dispatch);
+    expert_workspace_destroy(runtime->workspace);
+    kv_cache_destroy(runtime->cache);
+    model_destroy(runtime->model);
+    expert_store_destroy(runtime->store);
+    placement_destroy(runtime->placement);
+    cluster_destroy(runtime->cluster);
+    local_workers_stop(runtime->local_workers);
+    free(runtime->addresses);
+    free(runtime->worker_list);
+    free(runtime->layouts);
+    threads_destroy(runtime->threads);
+    tokenizer_destroy(runtime->tokenizer);
+    weights_close(runtime->weights);
+    free(runtime);
+}
+
+const struct model_shape *runtime_shape(const struct runtime *runtime) {
+    return &runtime->shape;
+}
+
+const struct tokenizer *runtime_tokenizer(const struct runtime *runtime) {
+    return runtime->tokenizer;
+}
+
+struct engine *runtime_engine(struct runtime *runtime) {
+    return runtime->engine;
+}
+
+size_t runtime_holder_stats(const struct runtime *runtime, struct holder_stats *out, size_t max) {
+    size_t holders = runtime->placement->holders;
+    for (size_t h = 0; h < holders && h < max; h++)
+        out[h] = runtime->dispatch->stats[h];
+    return holders;
+}
+
+double runtime_fanout_mean(const struct runtime *runtime) {
+    return dispatch_fanout_mean(runtime->dispatch);
+}

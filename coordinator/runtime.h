@@ -1,0 +1,45 @@
+/* Everything a command needs, opened in the right order and closed in reverse: checkpoint, shape, own
+ * weights, workers or in-process experts, KV cache, engine. Used by the commands, from the main thread. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/status.h"
+#include "coordinator/engine.h"
+#include "coordinator/tokenizer.h"
+
+struct runtime;
+
+struct runtime_options {
+    const char *model_path;
+    const char *workers;    /* comma-separated HOST:PORT list, or NULL */
+    uint32_t local_workers; /* worker daemons to start on this machine; 0 for none */
+    uint32_t threads;       /* 0: one per core */
+    const char *isa;        /* "auto" or a kernel's name */
+    const char *placement;  /* "experts" or "slices" */
+    uint32_t batch_rows;    /* rows of one engine step at most */
+    uint32_t context;       /* positions of the KV cache; 0: a default within the model's context */
+    bool with_draft;        /* load the draft module too */
+    bool show_progress;
+};
+
+/* Errors: those of every part, one line each; STATUS_USAGE for workers given in two ways. */
+enum status runtime_open(const struct runtime_options *options, struct runtime **out);
+
+/* Takes leave of workers, ends those started here, frees everything. NULL is allowed. */
+void runtime_close(struct runtime *runtime);
+
+const struct model_shape *runtime_shape(const struct runtime *runtime);
+
+/* NULL when the model has no tokenizer: it works with ids. */
+const struct tokenizer *runtime_tokenizer(const struct runtime *runtime);
+
+struct engine *runtime_engine(struct runtime *runtime);
+
+/* Figures of each holder of experts since the start; returns how many holders there are (at most `max` are
+ * written). */
+size_t runtime_holder_stats(const struct runtime *runtime, struct holder_stats *out, size_t max);
+
+/* Mean number of holders a token visits in an expert layer. */
+double runtime_fanout_mean(const struct runtime *runtime);
