@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Installs what the tests need, builds with every compiler and sanitizer, and runs everything: formatting, unit
+# tests under ASan and UBSan, the thread tests under TSan, end-to-end tests with real daemons. Works from any
+# folder, any number of times.
+set -euo pipefail
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$top"
+deploy/install-packages.sh libcmocka-dev clang clang-format libclang-rt-14-dev python3-numpy shellcheck >/dev/null
+
+passed=0
+failed=0
+skipped=0
+
+# Runs one named check; its output is shown when it fails.
+check() {
+  local name=$1 log
+  shift
+  log=$(mktemp)
+  if "$@" >"$log" 2>&1; then
+    passed=$((passed + 1))
+    echo "ok      $name"
+  else
+    failed=$((failed + 1))
+    echo "FAILED  $name"
+    tail -n 60 "$log"
+  fi
+  rm -f "$log"
+}
+
+build() {
+  cmake --preset "$1" -DSKEIN_TESTS=ON -DSKEIN_WERROR=ON && cmake --build --preset "$1"
+}
+
+check "shell scripts" shellcheck deploy/*.sh tests/*.sh .ci/run
+check "formatting" bash -c 'git ls-files -co --exclude-standard "*.c" "*.h" | xargs clang-format --dry-run -Werror'
+check "build, gcc, release" build release
+check "build, clang, release" build clang
+check "build, gcc, ASan and UBSan" build asan
+check "build, gcc, TSan" build tsan
+
+export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
+for test in build-asan/tests/*_test; do
+  check "unit, ASan: $(basename "$test")" timeout 300 "$test"
+done
+for name in common_threads common_transport_tcp worker_expert worker_service worker_session coordinator_cluster; do
+  check "unit, TSan: ${name}_test" timeout 300 "build-tsan/tests/${name}_test"
+done
+
+check "reference reproduces the golden models" /usr/bin/python3 tests/reference/self_check.py
+check "golden models, in process and on 1, 2, 3, 5 workers" /usr/bin/python3 tests/e2e/check_model.py build/bin/skein \
+  tests/data/golden/* --workers 0,1,2,3,5 --placement experts,slices --batch-tokens 1,7,512
+check "golden models, every instruction set" tests/e2e/every_isa.sh build/bin/skein
+check "golden models, ASan" /usr/bin/python3 tests/e2e/check_model.py build-asan/bin/skein \
+  tests/data/golden/* --workers 0,2 --placement experts,slices --batch-tokens 512
+check "unseen models" /usr/bin/python3 tests/e2e/unseen_models.py build/bin/skein
+check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin/skein
+check "command line and chat" /usr/bin/python3 tests/e2e/command_line.py build/bin/skein
+check "demo model answers" /usr/bin/python3 tests/e2e/demo_model.py build/bin/skein
+check "quickstart" tests/e2e/quickstart.sh
+
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]
