@@ -1,5 +1,5 @@
-/* HOST:PORT as users write it, and socket addresses as logs show them. Pure text; resolving is up to the
- * caller. From any thread. */
+/* HOST:PORT as users write it, and socket addresses as logs show them. Pure text; resolving is up
+ * to the caller. From any thread. */
 #pragma once
 
 #include <stdbool.h>

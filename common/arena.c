@@ -46,8 +46,8 @@ void arena_destroy(struct arena *arena) {
 static int add_chunk(struct arena *arena, size_t piece_bytes) {
     size_t bytes = piece_bytes + ARENA_ALIGNMENT;
     bytes = round_up(bytes > arena->chunk_bytes ? bytes : arena->chunk_bytes, 4096);
-    struct chunk *chunk =
-        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    struct chunk *chunk = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (chunk == MAP_FAILED)
         return -1;
     chunk->next = arena->chunks;

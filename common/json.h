@@ -8,8 +8,9 @@
 
 #include "common/status.h"
 
-/* Reads the JSON object in `path` (at most JSON_FILE_BYTES_MAX bytes). The caller json_decref()s it.
- * Errors: STATUS_NOT_FOUND (logged unless `optional`), STATUS_IO, STATUS_FORMAT (names line and column). */
+/* Reads the JSON object in `path` (at most JSON_FILE_BYTES_MAX bytes). The caller json_decref()s
+ * it. Errors: STATUS_NOT_FOUND (logged unless `optional`), STATUS_IO, STATUS_FORMAT (names line and
+ * column). */
 enum status json_read_file(const char *path, bool optional, json_t **out);
 
 /* Reads a JSON list of token ids from `path`, each below `vocabulary`. The caller frees *out. */

@@ -2,7 +2,8 @@
  * before memory is taken, so that no file and no peer can ask for more. */
 #pragma once
 
-/* A log line: a path (4096 would be the system's bound; real ones stay under 512) and a sentence. */
+/* A log line: a path (4096 would be the system's bound; real ones stay under 512) and a sentence.
+ */
 #define LOG_LINE_BYTES_MAX 1024
 
 /* Threads of one pool: two sockets of 128 cores with two threads each. */
@@ -48,8 +49,8 @@
 #define TENSORS_MAX 1048576
 
 /* ---- Tokens. */
-/* A text that is encoded at once: four bytes, about one English token, for each token of the longest
- * context. Also keeps positions in a text within 32 bits. */
+/* A text that is encoded at once: four bytes, about one English token, for each token of the
+ * longest context. Also keeps positions in a text within 32 bits. */
 #define TEXT_BYTES_MAX (4u * CONTEXT_MAX)
 /* One token, as tokenizer.json writes it: V3's longest are 256 bytes (128 blanks). */
 #define TOKEN_BYTES_MAX 4096
@@ -61,14 +62,15 @@
 /* Sequences in one step. */
 #define SEQUENCES_MAX 256
 
-/* A prompt from a file or standard input: CONTEXT_MAX tokens of four bytes, as text has on average. */
+/* A prompt from a file or standard input: CONTEXT_MAX tokens of four bytes, as text has on average.
+ */
 #define PROMPT_BYTES_MAX (64u << 20)
 /* Lines that the chat's history keeps: months of questions, read in a millisecond. */
 #define HISTORY_LINES_MAX 1000
 
 /* ---- Cluster. */
-/* Payload of one data frame: BATCH_ROWS_MAX rows of HIDDEN_MAX f32 (2 GiB) and 64 entries of 12 bytes for
- * each row (6 MiB), so a bound of 3 GiB leaves headers room. */
+/* Payload of one data frame: BATCH_ROWS_MAX rows of HIDDEN_MAX f32 (2 GiB) and 64 entries of 12
+ * bytes for each row (6 MiB), so a bound of 3 GiB leaves headers room. */
 #define WIRE_PAYLOAD_BYTES_MAX (3ull << 30)
 /* The sentence in a WIRE_ERROR frame. */
 #define WIRE_ERROR_BYTES_MAX 1024
@@ -88,16 +90,18 @@
 #define CONTROL_CONNECTIONS_MAX 16
 /* A control message of a peer that has not introduced itself: a Hello is under 1 KiB. */
 #define CONTROL_GREETING_BYTES_MAX (64u << 10)
-/* Memory that one control message may unpack to: lists of numbers that take one byte each as a varint
- * take four in memory, and protobuf-c's scan of an unfriendly message takes as much again. */
+/* Memory that one control message may unpack to: lists of numbers that take one byte each as a
+ * varint take four in memory, and protobuf-c's scan of an unfriendly message takes as much again.
+ */
 #define CONTROL_UNPACKED_BYTES_MAX (8u * CONTROL_MESSAGE_BYTES_MAX)
 /* Accepted sockets that have not yet said whether they are control or data connections. */
 #define ARRIVALS_MAX 16
-/* Both sides report every second; three reports in a row that fail to come mean that the peer is gone. */
+/* Both sides report every second; three reports in a row that fail to come mean that the peer is
+ * gone. */
 #define HEALTH_INTERVAL_MS 1000
 #define HEALTH_MISSED_MAX  3
-/* For all workers together, until each has answered the greeting. Also what an accepted socket may take
- * to say what it is. */
+/* For all workers together, until each has answered the greeting. Also what an accepted socket may
+ * take to say what it is. */
 #define CONNECT_TIMEOUT_MS 5000
 /* A worker that reports no further byte for so long has a stuck disk or file server. */
 #define LOAD_STALL_MS 30000

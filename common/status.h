@@ -23,5 +23,6 @@ enum status {
 /* A short English name, "ok" for STATUS_OK. Never NULL. */
 const char *status_name(enum status status);
 
-/* The exit status of a process that ends with `status`: 0 done, 1 failed at run time, 2 wrong usage. */
+/* The exit status of a process that ends with `status`: 0 done, 1 failed at run time, 2 wrong
+ * usage. */
 int status_exit_code(enum status status);

@@ -25,11 +25,11 @@ struct threads {
     threads_task function;
     void *context;
     size_t tasks;
-    atomic_uint ids;                       /* hands out thread numbers */
-    _Alignas(64) atomic_uint generation;   /* futex: a new value is a new loop */
-    atomic_bool stopping;                  /* read after `generation` */
-    _Alignas(64) atomic_size_t next;       /* next task of the current loop */
-    _Alignas(64) atomic_uint busy;         /* futex: helpers that have not finished the loop */
+    atomic_uint ids;                     /* hands out thread numbers */
+    _Alignas(64) atomic_uint generation; /* futex: a new value is a new loop */
+    atomic_bool stopping;                /* read after `generation` */
+    _Alignas(64) atomic_size_t next;     /* next task of the current loop */
+    _Alignas(64) atomic_uint busy;       /* futex: helpers that have not finished the loop */
 };
 
 static void pause_cpu(void) {

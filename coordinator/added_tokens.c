@@ -75,7 +75,8 @@ static enum status read_entry(const json_t *value, const char *path, size_t inde
         status = read_flag(value, "normalized", path, index, !special, &normalized);
     const char *text = json_string_value(content);
     if (status == STATUS_OK)
-        status = vocabulary_add_added(vocabulary, path, text, bytes, json_integer_value(id), special);
+        status =
+            vocabulary_add_added(vocabulary, path, text, bytes, json_integer_value(id), special);
     if (status != STATUS_OK)
         return status;
     bool bracketed = text[0] == '<' && text[bytes - 1] == '>';
@@ -186,9 +187,8 @@ bool added_tokens_find(const struct added_tokens *added, enum added_pass pass, b
 
 uint32_t added_tokens_id(const struct added_tokens *added, const char *text, size_t bytes) {
     struct entry wanted = {.text = text, .bytes = (uint32_t)bytes};
-    const struct entry *found =
-        bytes <= UINT32_MAX
-            ? bsearch(&wanted, added->entries, added->count, sizeof wanted, compare_entries)
-            : NULL;
+    const struct entry *found = bytes <= UINT32_MAX ? bsearch(&wanted, added->entries, added->count,
+                                                              sizeof wanted, compare_entries)
+                                                    : NULL;
     return found ? found->id : TOKEN_NONE;
 }

@@ -1,6 +1,6 @@
-/* Positions are visited in runs of consecutive rows (a page of the cache, or everything), each through one
- * matrix product; a single query goes through plain dot products, which a matrix product would only
- * repack. */
+/* Positions are visited in runs of consecutive rows (a page of the cache, or everything), each
+ * through one matrix product; a single query goes through plain dot products, which a matrix
+ * product would only repack. */
 #include "coordinator/attend.h"
 
 #include <cblas.h>
@@ -20,7 +20,8 @@ const float *attend_run(const struct attend_source *source, uint32_t position, u
 }
 
 static void score_run(const struct attend_source *source, const float *rows, uint32_t positions,
-                      const float *queries, uint32_t count, float scale, float *scores, size_t stride) {
+                      const float *queries, uint32_t count, float scale, float *scores,
+                      size_t stride) {
     const float *keys = rows + source->key_offset;
     if (count > 1) {
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)count, (int)positions,
@@ -29,8 +30,8 @@ static void score_run(const struct attend_source *source, const float *rows, uin
         return;
     }
     for (uint32_t p = 0; p < positions; p++)
-        scores[p] =
-            scale * kernel_get()->dot[WEIGHT_F32](keys + p * source->stride, queries, source->key_width);
+        scores[p] = scale * kernel_get()->dot[WEIGHT_F32](keys + p * source->stride, queries,
+                                                          source->key_width);
 }
 
 static void sum_run(const struct attend_source *source, const float *rows, uint32_t positions,
@@ -38,8 +39,8 @@ static void sum_run(const struct attend_source *source, const float *rows, uint3
     const float *values = rows + source->value_offset;
     if (count > 1) {
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)count, (int)source->value_width,
-                    (int)positions, 1.0f, scores, (int)stride, values, (int)source->stride, 1.0f, out,
-                    (int)source->value_width);
+                    (int)positions, 1.0f, scores, (int)stride, values, (int)source->stride, 1.0f,
+                    out, (int)source->value_width);
         return;
     }
     for (uint32_t p = 0; p < positions; p++)

@@ -62,7 +62,8 @@ enum status attention_create(const struct model_shape *shape, struct threads *th
     *out = attention;
     return STATUS_OK;
 err_memory:
-    log_error("not enough memory for attention over %u rows; lower --batch-tokens or --context", rows_max);
+    log_error("not enough memory for attention over %u rows; lower --batch-tokens or --context",
+              rows_max);
     attention_destroy(attention);
     return STATUS_NO_MEMORY;
 }

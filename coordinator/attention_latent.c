@@ -1,9 +1,10 @@
-/* The cache row of a position is [c | k_rope]: kv_rank values after the norm, and the rotated shared key.
+/* The cache row of a position is [c | k_rope]: kv_rank values after the norm, and the rotated
+ * shared key.
  *
- * Absorbed: q' = Wk^T q_nope makes scores dot products with the cache row itself, and the weighted sum of
- * the c goes through Wv once per query. Expanded: k_nope = Wk c and v = Wv c for every past position. The
- * choice is by counting multiplications for the segment at hand; Wk and Wv of one head are expanded from
- * their stored format in the thread's scratch. */
+ * Absorbed: q' = Wk^T q_nope makes scores dot products with the cache row itself, and the weighted
+ * sum of the c goes through Wv once per query. Expanded: k_nope = Wk c and v = Wv c for every past
+ * position. The choice is by counting multiplications for the segment at hand; Wk and Wv of one
+ * head are expanded from their stored format in the thread's scratch. */
 #include "coordinator/attention_latent.h"
 
 #include <cblas.h>
@@ -86,24 +87,26 @@ static void absorb_queries(const struct attention_call *call, uint32_t head, uin
     matmul_expand(&call->weights->kv_b, head * (s->nope_dim + s->v_dim), s->nope_dim, 0, s->kv_rank,
                   weights, s->kv_rank);
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)count, (int)s->kv_rank,
-                (int)s->nope_dim, 1.0f, query_at(attention, row, head), (int)(s->heads * key_width(s)),
-                weights, (int)s->kv_rank, 0.0f, queries, (int)width);
+                (int)s->nope_dim, 1.0f, query_at(attention, row, head),
+                (int)(s->heads * key_width(s)), weights, (int)s->kv_rank, 0.0f, queries,
+                (int)width);
     for (uint32_t i = 0; i < count; i++)
         memcpy(queries + i * width + s->kv_rank, query_at(attention, row + i, head) + s->nope_dim,
                s->rope_dim * sizeof(float));
 }
 
 /* mixed (count rows, this head) = sums (count, kv_rank) Wv^T. */
-static void apply_values(const struct attention_call *call, uint32_t head, uint32_t row, uint32_t count,
-                         const float *sums, float *scratch) {
+static void apply_values(const struct attention_call *call, uint32_t head, uint32_t row,
+                         uint32_t count, const float *sums, float *scratch) {
     const struct attention *attention = call->attention;
     const struct model_shape *s = attention->shape;
     uint32_t first = head * (s->nope_dim + s->v_dim) + s->nope_dim;
     float *mixed = attention->mixed + ((size_t)row * s->heads + head) * s->v_dim;
     for (uint32_t at = 0; at < s->v_dim; at += MATMUL_TILE_ROWS) {
         uint32_t left = s->v_dim - at;
-        matmul_tile(&call->weights->kv_b, first + at, left < MATMUL_TILE_ROWS ? left : MATMUL_TILE_ROWS,
-                    sums, s->kv_rank, count, mixed + at, (size_t)s->heads * s->v_dim, scratch);
+        matmul_tile(&call->weights->kv_b, first + at,
+                    left < MATMUL_TILE_ROWS ? left : MATMUL_TILE_ROWS, sums, s->kv_rank, count,
+                    mixed + at, (size_t)s->heads * s->v_dim, scratch);
     }
 }
 
@@ -134,10 +137,12 @@ static void absorbed_block(const struct attention_call *call, const struct atten
     };
     attend(&source, queries, heads * count, limits, attention->scale, scores, sums);
     for (uint32_t h = 0; h < heads; h++)
-        apply_values(call, head + h, row, count, sums + (size_t)h * count * s->kv_rank, share->scratch);
+        apply_values(call, head + h, row, count, sums + (size_t)h * count * s->kv_rank,
+                     share->scratch);
 }
 
-void attention_latent_absorbed(const struct attention_call *call, const struct attention_share *share) {
+void attention_latent_absorbed(const struct attention_call *call,
+                               const struct attention_share *share) {
     uint32_t rows = share->segment->rows;
     if (rows <= JOINT_ROWS_MAX) {
         absorbed_block(call, share, share->head, share->heads, 0, rows);
@@ -173,8 +178,8 @@ static void expand_past(const struct attention_call *call, const struct attentio
         for (uint32_t position = 0; position < end; position += run) {
             const float *rows = attend_run(&cached, position, end, &run);
             cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)run, (int)parts[part].rows,
-                        (int)s->kv_rank, 1.0f, rows, (int)width, share->scratch, (int)s->kv_rank, 0.0f,
-                        kv + position * stride + parts[part].column, (int)stride);
+                        (int)s->kv_rank, 1.0f, rows, (int)width, share->scratch, (int)s->kv_rank,
+                        0.0f, kv + position * stride + parts[part].column, (int)stride);
         }
     }
     for (uint32_t position = 0; position < end; position++)
@@ -212,7 +217,8 @@ static void expanded_block(const struct attention_call *call, const struct atten
                sums + (size_t)i * s->v_dim, s->v_dim * sizeof(float));
 }
 
-void attention_latent_expanded(const struct attention_call *call, const struct attention_share *share) {
+void attention_latent_expanded(const struct attention_call *call,
+                               const struct attention_share *share) {
     const struct model_shape *s = call->attention->shape;
     float *kv = share->scratch + weight_floats(s) + ATTEND_QUERIES_MAX * (key_width(s) + s->v_dim);
     for (uint32_t h = 0; h < share->heads; h++) {
@@ -237,7 +243,8 @@ static void attend_share(void *context, size_t task, unsigned thread) {
     const struct attention_call *call = context;
     struct attention_share share = attention_find_share(call, task, thread);
     const struct batch_segment *segment = share.segment;
-    if (is_absorbed_cheaper(call->attention->shape, segment->rows, segment->position + segment->rows))
+    if (is_absorbed_cheaper(call->attention->shape, segment->rows,
+                            segment->position + segment->rows))
         attention_latent_absorbed(call, &share);
     else
         attention_latent_expanded(call, &share);
@@ -249,6 +256,7 @@ void attention_latent_forward(const struct attention_call *call, const float *x)
     project_query(call, x);
     attention_project(attention, &call->weights->kv_a, x, rows, attention->kv);
     threads_run(attention->threads, rows, finish_row, (void *)call);
-    threads_run(attention->threads, (size_t)call->batch->segment_count * attention->tasks_per_segment,
-                attend_share, (void *)call);
+    threads_run(attention->threads,
+                (size_t)call->batch->segment_count * attention->tasks_per_segment, attend_share,
+                (void *)call);
 }

@@ -1,4 +1,5 @@
-/* A cache row is all keys, then all values; heads that share a key (grouped) just read the same columns. */
+/* A cache row is all keys, then all values; heads that share a key (grouped) just read the same
+ * columns. */
 #include "coordinator/attention_multi_head.h"
 
 #include <string.h>
@@ -85,6 +86,7 @@ void attention_multi_head_forward(const struct attention_call *call, const float
     attention_project(attention, &call->weights->v, x, rows,
                       attention->kv + (size_t)rows * s->kv_heads * s->head_dim);
     threads_run(attention->threads, rows, rotate_row, (void *)call);
-    threads_run(attention->threads, (size_t)call->batch->segment_count * attention->tasks_per_segment,
-                attend_share, (void *)call);
+    threads_run(attention->threads,
+                (size_t)call->batch->segment_count * attention->tasks_per_segment, attend_share,
+                (void *)call);
 }

@@ -1,5 +1,5 @@
-/* What the kinds of attention share: sizes, scratch and the per-thread memory of one attention object.
- * Internal to attention.c, attention_latent.c and attention_multi_head.c. */
+/* What the kinds of attention share: sizes, scratch and the per-thread memory of one attention
+ * object. Internal to attention.c, attention_latent.c and attention_multi_head.c. */
 #pragma once
 
 #include "common/arena.h"

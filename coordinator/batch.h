@@ -1,6 +1,7 @@
-/* One engine step's work: rows of tokens, grouped in segments of consecutive positions of one sequence. A
- * prompt chunk is a segment of many rows, a decode step one row for each sequence; there is no other kind
- * of batch. Built by scheduler or evaluate, read by engine and attention; arrays belong to the builder. */
+/* One engine step's work: rows of tokens, grouped in segments of consecutive positions of one
+ * sequence. A prompt chunk is a segment of many rows, a decode step one row for each sequence;
+ * there is no other kind of batch. Built by scheduler or evaluate, read by engine and attention;
+ * arrays belong to the builder. */
 #pragma once
 
 #include <stdint.h>

@@ -135,9 +135,10 @@ static enum status resolve_merge(const struct vocabulary *vocabulary, const char
     size_t bytes[2], used = 0;
     char buffer[TOKEN_BYTES_MAX];
     if (!split_merge(value, parts, bytes) || bytes[0] + bytes[1] > sizeof buffer) {
-        log_error("%s: model.merges[%zu] must be \"left right\" or [\"left\", \"right\"], at most %d "
-                  "bytes together",
-                  path, index, TOKEN_BYTES_MAX);
+        log_error(
+            "%s: model.merges[%zu] must be \"left right\" or [\"left\", \"right\"], at most %d "
+            "bytes together",
+            path, index, TOKEN_BYTES_MAX);
         return STATUS_FORMAT;
     }
     for (size_t i = 0; i < 2; i++) {
@@ -319,7 +320,8 @@ enum status bpe_encode_word(const struct bpe *bpe, struct bpe_scratch *scratch, 
                             size_t bytes, struct token_list *out) {
     if (bytes == 0)
         return STATUS_OK;
-    uint32_t whole = bpe->ignore_merges ? vocabulary_find(bpe->vocabulary, word, bytes) : TOKEN_NONE;
+    uint32_t whole =
+        bpe->ignore_merges ? vocabulary_find(bpe->vocabulary, word, bytes) : TOKEN_NONE;
     if (whole != TOKEN_NONE)
         return token_list_push(out, whole);
     enum status status = reserve_scratch(scratch, bytes);

@@ -1,7 +1,7 @@
 /* Chat formats: messages -> the token ids that each DeepSeek generation was trained on.
  *
- * The exact texts are in docs/architecture.md's appendix; they are formats, not Jinja: the template in
- * tokenizer_config.json only serves to recognise which of them a model wants. */
+ * The exact texts are in docs/architecture.md's appendix; they are formats, not Jinja: the template
+ * in tokenizer_config.json only serves to recognise which of them a model wants. */
 #pragma once
 
 #include "common/status.h"
@@ -28,11 +28,13 @@ const char *chat_format_name(enum chat_format format);
 bool chat_format_parse(const char *name, enum chat_format *out);
 
 /* Which format the model wants, from its chat template and family. */
-enum chat_format chat_format_detect(const struct tokenizer *tokenizer, const struct model_shape *shape);
+enum chat_format chat_format_detect(const struct tokenizer *tokenizer,
+                                    const struct model_shape *shape);
 
-/* Appends the ids of the whole conversation, ready for the assistant's next words. Message texts are
- * encoded without special tokens, so a user cannot forge a turn. `thinking` matters for CHAT_V3_1 only.
- * In R1 and V3.1, earlier answers lose what stands before </think>, as in training.
- * Errors: STATUS_UNSUPPORTED when the tokenizer lacks a token the format needs (named in the line). */
+/* Appends the ids of the whole conversation, ready for the assistant's next words. Message texts
+ * are encoded without special tokens, so a user cannot forge a turn. `thinking` matters for
+ * CHAT_V3_1 only. In R1 and V3.1, earlier answers lose what stands before </think>, as in training.
+ * Errors: STATUS_UNSUPPORTED when the tokenizer lacks a token the format needs (named in the line).
+ */
 enum status chat_encode(const struct tokenizer *tokenizer, enum chat_format format, bool thinking,
                         const struct chat_message *messages, size_t count, struct token_list *out);

@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/log.h"
 #include "coordinator/chat_terminal.h"
@@ -113,7 +114,8 @@ enum status chat_session_run(const struct chat_session_options *options) {
         return status;
     const struct chat_terminal_options terminal_options = {
         .input = stdin,
-        .output = stderr,
+        /* libedit only edits on a terminal; standard output stays for answers if it can. */
+        .output = isatty(STDERR_FILENO) ? stderr : stdout,
         .directory = options->history_directory,
     };
     status = chat_terminal_open(&terminal_options, &terminal);

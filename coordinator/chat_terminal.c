@@ -33,8 +33,7 @@ struct chat_terminal {
 
 static char *prompt(EditLine *editor) {
     (void)editor;
-    static char text[] = "> ";
-    return text;
+    return (char *)"> "; /* libedit's type lacks a const; it only reads */
 }
 
 /* One character for libedit: 1, 0 at the end of the input, -1 when Ctrl-C or an error ended the

@@ -1,10 +1,11 @@
-/* One loop for all workers: each member is a small state machine that goes from connecting to serving
- * on the messages that come in, and the caller's thread runs the loop until all have arrived or one is
- * lost. Between connecting and loading, and after loading, a thread runs it, because workers let go of
- * a coordinator that falls silent; the caller stops that thread before it touches the loop again.
+/* One loop for all workers: each member is a small state machine that goes from connecting to
+ * serving on the messages that come in, and the caller's thread runs the loop until all have
+ * arrived or one is lost. Between connecting and loading, and after loading, a thread runs it,
+ * because workers let go of a coordinator that falls silent; the caller stops that thread before it
+ * touches the loop again.
  *
- * Shipping reads one shard after another on libuv's threads and keeps SHIP_WRITES_MAX chunks under way
- * for each worker: memory is one shard and 4 MiB for each, whatever the size of the model. */
+ * Shipping reads one shard after another on libuv's threads and keeps SHIP_WRITES_MAX chunks under
+ * way for each worker: memory is one shard and 4 MiB for each, whatever the size of the model. */
 #include "coordinator/cluster.h"
 
 #include <assert.h>
@@ -70,8 +71,8 @@ struct member {
 
 struct cluster {
     uv_loop_t loop;
-    uv_async_t pause;  /* makes the thread leave the loop */
-    uv_timer_t timer;  /* deadline of connecting; then looks for stalled loading */
+    uv_async_t pause; /* makes the thread leave the loop */
+    uv_timer_t timer; /* deadline of connecting; then looks for stalled loading */
     pthread_t thread;
     bool has_thread;
     bool closing;
@@ -119,8 +120,6 @@ __attribute__((format(printf, 3, 4))) static void fail(struct member *member, en
     lose(member, status);
 }
 
-/* ---- The loop and its thread. */
-
 static void on_pause(uv_async_t *pause) {
     uv_stop(pause->loop);
 }
@@ -159,8 +158,6 @@ static enum status run_until(struct cluster *cluster, enum member_state state) {
         uv_run(&cluster->loop, UV_RUN_ONCE);
     }
 }
-
-/* ---- What the coordinator says. */
 
 static void say_hello(struct member *member) {
     char name[64] = "";
@@ -238,8 +235,6 @@ static enum status say_assign(struct member *member) {
     free(lists);
     return STATUS_OK;
 }
-
-/* ---- Shipping. */
 
 static const struct shard *member_shard(const struct member *member, uint32_t slot) {
     return &member->cluster->load.placement->shards[member->index][slot];
@@ -330,8 +325,9 @@ static bool need_is_valid(const struct member *member, const Control__Need *need
 static enum status handle_need(struct member *member, const Control__Need *need) {
     struct shipment *shipment = &member->shipment;
     if (shipment->ranges > 0 || !need_is_valid(member, need)) {
-        fail(member, STATUS_PROTOCOL, "asks for slots that it does not have; install the same "
-                                      "release on both machines");
+        fail(member, STATUS_PROTOCOL,
+             "asks for slots that it does not have; install the same "
+             "release on both machines");
         return STATUS_PROTOCOL;
     }
     size_t largest = 0;
@@ -344,8 +340,9 @@ static enum status handle_need(struct member *member, const Control__Need *need)
     shipment->buffer = aligned_alloc(64, largest); /* shard_bytes is a multiple of 64 */
     if (!shipment->begin || !shipment->end || !shipment->buffer) {
         free_shipment(shipment);
-        fail(member, STATUS_NO_MEMORY, "no memory for a shard of %zu bytes to send; end other "
-                                       "programs, or give the worker its own --model",
+        fail(member, STATUS_NO_MEMORY,
+             "no memory for a shard of %zu bytes to send; end other "
+             "programs, or give the worker its own --model",
              largest);
         return STATUS_NO_MEMORY;
     }
@@ -356,8 +353,6 @@ static enum status handle_need(struct member *member, const Control__Need *need)
     continue_shipping(member);
     return STATUS_OK;
 }
-
-/* ---- From ready to serving. */
 
 static void on_data_connected(void *context, int fd, const char *reason) {
     struct member *member = context;
@@ -489,8 +484,6 @@ static void on_end(void *context, enum status status) {
 
 static const struct channel_handlers HANDLERS = {on_message, on_written, on_end};
 
-/* ---- Connecting. */
-
 static void on_connected(void *context, int fd, const char *reason) {
     struct member *member = context;
     member->dial = NULL;
@@ -527,13 +520,14 @@ static enum status add_member(struct cluster *cluster, uint32_t index, const cha
     *member = (struct member){.cluster = cluster, .index = index, .data_fd = -1};
     atomic_init(&member->alive, true);
     if (!address_parse(address, &member->address)) {
-        log_error("worker %s: not an address; write HOST:PORT, for example 192.168.0.2:7717", address);
+        log_error("worker %s: not an address; write HOST:PORT, for example 192.168.0.2:7717",
+                  address);
         return STATUS_USAGE;
     }
     member->info.address = strdup(address);
     cluster->count = index + 1;
-    if (!member->info.address || dial_start(&cluster->loop, &member->address, on_connected, member,
-                                            &member->dial)) {
+    if (!member->info.address ||
+        dial_start(&cluster->loop, &member->address, on_connected, member, &member->dial)) {
         log_error("worker %s: no resources to connect; end other programs", address);
         return STATUS_NO_MEMORY;
     }
@@ -609,8 +603,6 @@ void cluster_destroy(struct cluster *cluster) {
     }
     free(cluster);
 }
-
-/* ---- Loading. */
 
 static void on_stall_tick(uv_timer_t *timer) {
     struct cluster *cluster = timer->data;

@@ -1,9 +1,9 @@
-/* The control plane as the coordinator sees it: connect to workers, learn what they can take, assign
- * shards, ship weights to those without a copy, watch their health.
+/* The control plane as the coordinator sees it: connect to workers, learn what they can take,
+ * assign shards, ship weights to those without a copy, watch their health.
  *
- * Owned by main. cluster_connect and cluster_load run the event loop (libuv) on the calling thread and
- * return when all workers are through or one failed; afterwards a thread of its own sends and checks
- * health reports. libuv appears only in cluster.c and dial. */
+ * Owned by main. cluster_connect and cluster_load run the event loop (libuv) on the calling thread
+ * and return when all workers are through or one failed; after each of them a thread of its own
+ * sends and checks health reports. libuv appears only in cluster.c and dial. */
 #pragma once
 
 #include <stdatomic.h>
@@ -31,8 +31,8 @@ struct worker_info {
 typedef void (*cluster_progress)(void *context, uint64_t bytes_done, uint64_t bytes_total);
 
 /* Connects to all `addresses` at once and greets them. Errors: STATUS_USAGE (malformed address),
- * STATUS_CONNECTION (unreachable, within CONNECT_TIMEOUT), STATUS_PROTOCOL (version, not a worker, busy
- * with another coordinator): one line that names the worker and the remedy. */
+ * STATUS_CONNECTION (unreachable, within CONNECT_TIMEOUT), STATUS_PROTOCOL (version, not a worker,
+ * busy with another coordinator): one line that names the worker and the remedy. */
 enum status cluster_connect(const char *const *addresses, uint32_t count, uint64_t fingerprint,
                             struct cluster **out);
 
@@ -54,16 +54,16 @@ struct cluster_load_options {
     void *context;              /* for `progress` */
 };
 
-/* Sends each worker its shards of the placement, ships what it cannot read itself, waits until all are
- * ready, opens the data connections and starts watching health. Once. Errors: STATUS_CONNECTION,
- * STATUS_PROTOCOL, STATUS_TIMEOUT (a worker reports no progress), those of shard_read: one line that
- * names the worker. */
+/* Sends each worker its shards of the placement, ships what it cannot read itself, waits until all
+ * are ready, opens the data connections and starts watching health. Once. Errors:
+ * STATUS_CONNECTION, STATUS_PROTOCOL, STATUS_TIMEOUT (a worker reports no progress), those of
+ * shard_read: one line that names the worker. */
 enum status cluster_load(struct cluster *cluster, const struct cluster_load_options *options);
 
-/* The worker's data connection: a connected socket that has sent its WIRE_OPEN; the caller takes it over.
- * Once per worker, after cluster_load. */
+/* The worker's data connection: a connected socket that has sent its WIRE_OPEN; the caller takes it
+ * over. Once per worker, after cluster_load. */
 int cluster_take_data_socket(struct cluster *cluster, uint32_t worker);
 
-/* False once the control connection dropped or health reports failed to come for HEALTH_TIMEOUT; the reason
- * was then logged. From any thread. */
+/* False once the control connection dropped or HEALTH_MISSED_MAX health reports failed to come; the
+ * reason was then logged. From any thread. */
 bool cluster_is_alive(const struct cluster *cluster, uint32_t worker);

@@ -1,6 +1,7 @@
-/* Completions of all connections arrive through one queue, so waiting for all workers costs as long as the
- * slowest. A worker that computes for long is not lost: the control plane's health reports decide that, and
- * are looked at between polls; the deadline here only bounds what they might miss. */
+/* Completions of all connections arrive through one queue, so waiting for all workers costs as long
+ * as the slowest. A worker that computes for long is not lost: the control plane's health reports
+ * decide that, and are looked at between polls; the deadline here only bounds what they might miss.
+ */
 #include "coordinator/combine.h"
 
 #include <string.h>
@@ -12,8 +13,8 @@
 
 #define COMPLETIONS_MAX  64
 #define POLL_INTERVAL_MS 100
-/* A worker whose control plane lives but whose answer does not come: 8192 rows through the largest experts
- * on one slow core take under two minutes. */
+/* A worker whose control plane lives but whose answer does not come: 8192 rows through the largest
+ * experts on one slow core take under two minutes. */
 #define COMBINE_TIMEOUT_S 120
 
 static uint32_t find_holder(const struct dispatch *dispatch, const struct connection *connection) {
@@ -100,9 +101,10 @@ static enum status check_health(struct dispatch *dispatch, const struct ticket *
         }
     if (clock_elapsed_s(started_ns) < COMBINE_TIMEOUT_S)
         return STATUS_OK;
-    log_error("no answer for layer %u within %d s from a worker that reports good health; its log may "
-              "say why",
-              ticket->layer, COMBINE_TIMEOUT_S);
+    log_error(
+        "no answer for layer %u within %d s from a worker that reports good health; its log may "
+        "say why",
+        ticket->layer, COMBINE_TIMEOUT_S);
     dispatch->failed = true;
     return STATUS_TIMEOUT;
 }
@@ -113,8 +115,7 @@ static enum status await_replies(struct dispatch *dispatch, struct ticket *ticke
     while (ticket->pending) {
         size_t count =
             transport_poll(dispatch->transport, completions, COMPLETIONS_MAX, POLL_INTERVAL_MS);
-        enum status status =
-            count ? STATUS_OK : check_health(dispatch, ticket, started_ns);
+        enum status status = count ? STATUS_OK : check_health(dispatch, ticket, started_ns);
         for (size_t i = 0; status == STATUS_OK && i < count; i++)
             status = take_completion(dispatch, &completions[i]);
         if (status)
@@ -136,7 +137,8 @@ static void add_row(void *context, size_t row, unsigned thread) {
     for (uint32_t h = 0; h < addition->dispatch->placement->holders; h++) {
         const struct ticket_part *part = &addition->ticket->parts[h];
         if (part->row_of[row] != UINT32_MAX)
-            kernel_get()->add_scaled(1.0f, wire_combine_rows(part->reply) + part->row_of[row] * hidden,
+            kernel_get()->add_scaled(1.0f,
+                                     wire_combine_rows(part->reply) + part->row_of[row] * hidden,
                                      hidden, addition->out + row * hidden);
     }
 }
@@ -145,8 +147,8 @@ enum status combine_await(struct dispatch *dispatch, struct ticket *ticket, floa
     enum status status = STATUS_OK;
     if (dispatch->store) {
         uint64_t started_ns = clock_now_ns();
-        expert_forward(dispatch->workspace, ticket->x, ticket->parts[0].tasks, ticket->parts[0].entries,
-                       out);
+        expert_forward(dispatch->workspace, ticket->x, ticket->parts[0].tasks,
+                       ticket->parts[0].entries, out);
         dispatch->stats[0].busy_s += clock_elapsed_s(started_ns);
     } else {
         status = await_replies(dispatch, ticket);

@@ -139,6 +139,7 @@ int command_logits(int argc, char **argv) {
     if (status == STATUS_OK && !done)
         status = options_check_logits(&options);
     if (status == STATUS_OK && !done) {
+        options_set_log(&options.model);
         struct evaluation evaluation = {.count = 0};
         status = evaluate(&options, &evaluation);
         route_log_cleanup(&evaluation.routes);

@@ -244,6 +244,7 @@ int command_run(int argc, char **argv) {
     enum status status = config_parse_arguments(config, &table.command, argc, argv, &done);
     struct run run = {.options = &options, .config = config};
     if (status == STATUS_OK && !done) {
+        options_set_log(&options.model);
         status = options_check_run(&options);
         if (status == STATUS_OK)
             status = run_model(&run);

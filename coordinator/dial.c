@@ -1,5 +1,5 @@
-/* The socket is opened and connected by hand and only watched by libuv, because a data connection leaves
- * the loop afterwards: libuv does not give a descriptor back. */
+/* The socket is opened and connected by hand and only watched by libuv, because a data connection
+ * leaves the loop afterwards: libuv does not give a descriptor back. */
 #include "coordinator/dial.h"
 
 #include <errno.h>
@@ -105,8 +105,8 @@ static void on_resolved(uv_getaddrinfo_t *resolve, int error, struct addrinfo *i
         try_next(dial);
 }
 
-enum status dial_start(uv_loop_t *loop, const struct address *address, dial_done done, void *context,
-                       struct dial **out) {
+enum status dial_start(uv_loop_t *loop, const struct address *address, dial_done done,
+                       void *context, struct dial **out) {
     struct dial *dial = calloc(1, sizeof *dial);
     if (!dial)
         return STATUS_NO_MEMORY;

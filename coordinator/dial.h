@@ -10,13 +10,14 @@
 
 struct dial;
 
-/* The last call of a dial: `fd` is connected, non-blocking and the callee's; or -1 with the reason as a
- * phrase ("connection refused"). */
+/* The last call of a dial: `fd` is connected, non-blocking and the callee's; or -1 with the reason
+ * as a phrase ("connection refused"). */
 typedef void (*dial_done)(void *context, int fd, const char *reason);
 
-/* Begins. `done` comes later, never from within. Errors: STATUS_NO_MEMORY, STATUS_IO (not logged). */
-enum status dial_start(uv_loop_t *loop, const struct address *address, dial_done done, void *context,
-                       struct dial **out);
+/* Begins. `done` comes later, never from within. Errors: STATUS_NO_MEMORY, STATUS_IO (not logged).
+ */
+enum status dial_start(uv_loop_t *loop, const struct address *address, dial_done done,
+                       void *context, struct dial **out);
 
 /* Ends a dial whose `done` has not come; it comes no more. The loop frees the memory. */
 void dial_cancel(struct dial *dial);

@@ -1,6 +1,6 @@
-/* Rows are sorted by expert with one counting sort, and each expert's shards append their rows to their
- * holders in slot order; so the entries of every frame come out sorted and a worker can run them as they
- * stand. A row travels to a holder once, however many of its experts are there. */
+/* Rows are sorted by expert with one counting sort, and each expert's shards append their rows to
+ * their holders in slot order; so the entries of every frame come out sorted and a worker can run
+ * them as they stand. A row travels to a holder once, however many of its experts are there. */
 #include "coordinator/dispatch.h"
 
 #include <assert.h>
@@ -42,7 +42,8 @@ static enum status take_memory(struct dispatch *dispatch) {
     dispatch->by_expert = arena_take(arena, entries, sizeof *dispatch->by_expert);
     dispatch->expert_first =
         arena_take(arena, dispatch->placement->experts + 1u, sizeof *dispatch->expert_first);
-    if (!dispatch->connections || !dispatch->stats || !dispatch->by_expert || !dispatch->expert_first)
+    if (!dispatch->connections || !dispatch->stats || !dispatch->by_expert ||
+        !dispatch->expert_first)
         return STATUS_NO_MEMORY;
     for (uint32_t t = 0; t < TICKETS_MAX; t++) {
         struct ticket *ticket = &dispatch->tickets[t];
@@ -146,7 +147,8 @@ static void assign_rows(struct dispatch *dispatch, struct ticket *ticket, const 
     for (uint32_t row = 0; row < ticket->rows; row++)
         for (uint32_t choice = 0; choice < dispatch->k; choice++) {
             uint32_t begin, end;
-            expert_range(placement, ticket->layer, experts[row * dispatch->k + choice], &begin, &end);
+            expert_range(placement, ticket->layer, experts[row * dispatch->k + choice], &begin,
+                         &end);
             for (uint32_t s = begin; s < end; s++) {
                 struct ticket_part *part = &ticket->parts[placement->placed[s].holder];
                 if (part->row_of[row] == UINT32_MAX)
@@ -171,8 +173,8 @@ static void fill_entries(struct dispatch *dispatch, struct ticket *ticket, const
         uint32_t begin, end;
         expert_range(placement, ticket->layer, expert, &begin, &end);
         for (uint32_t s = begin; s < end; s++)
-            for (uint32_t i = dispatch->expert_first[expert]; i < dispatch->expert_first[expert + 1];
-                 i++) {
+            for (uint32_t i = dispatch->expert_first[expert];
+                 i < dispatch->expert_first[expert + 1]; i++) {
                 uint32_t pair = dispatch->by_expert[i];
                 add_entry(dispatch, &ticket->parts[placement->placed[s].holder], pair / dispatch->k,
                           &placement->placed[s], weights[pair]);

@@ -1,5 +1,5 @@
-/* The layer loop. Dispatch goes out before the shared experts are computed and combine comes after, so the
- * workers' time hides behind the coordinator's own. */
+/* The layer loop. Dispatch goes out before the shared experts are computed and combine comes after,
+ * so the workers' time hides behind the coordinator's own. */
 #include "coordinator/engine.h"
 
 #include <assert.h>
@@ -107,14 +107,15 @@ struct norm_call {
 static void norm_row(void *context, size_t row, unsigned thread) {
     (void)thread;
     const struct norm_call *call = context;
-    kernel_get()->rms_norm(call->x + row * call->x_stride, call->weight, call->hidden, call->epsilon,
-                           call->out + row * call->out_stride);
+    kernel_get()->rms_norm(call->x + row * call->x_stride, call->weight, call->hidden,
+                           call->epsilon, call->out + row * call->out_stride);
 }
 
 static void norm_rows(struct engine *engine, const float *x, const float *weight, uint32_t rows,
                       float *out, size_t out_stride) {
     const struct model_shape *shape = &engine->model->shape;
-    struct norm_call call = {x, weight, shape->hidden, out_stride, shape->hidden, shape->norm_epsilon, out};
+    struct norm_call call = {
+        x, weight, shape->hidden, out_stride, shape->hidden, shape->norm_epsilon, out};
     threads_run(engine->threads, rows, norm_row, &call);
 }
 
@@ -127,7 +128,8 @@ static void embed(const struct engine *engine, const struct batch *batch, float 
 }
 
 /* out += the layer's own feed-forward: dense, or the shared experts, each row with weight one. */
-static void add_local_ffn(struct engine *engine, const struct layer *layer, uint32_t rows, float *out) {
+static void add_local_ffn(struct engine *engine, const struct layer *layer, uint32_t rows,
+                          float *out) {
     if (!layer->has_local_ffn)
         return;
     for (uint32_t r = 0; r < rows; r++)
@@ -138,7 +140,8 @@ static void add_local_ffn(struct engine *engine, const struct layer *layer, uint
 static enum status add_ffn(struct engine *engine, uint32_t index, const struct batch *batch) {
     const struct layer *layer = &engine->model->layers[index];
     uint32_t rows = batch->rows;
-    norm_rows(engine, engine->x, layer->ffn_norm, rows, engine->normed, engine->model->shape.hidden);
+    norm_rows(engine, engine->x, layer->ffn_norm, rows, engine->normed,
+              engine->model->shape.hidden);
     if (!engine->model->shape.is_expert_layer[index]) {
         add_local_ffn(engine, layer, rows, engine->x);
         return STATUS_OK;
@@ -147,8 +150,8 @@ static enum status add_ffn(struct engine *engine, uint32_t index, const struct b
     if (engine->observer)
         engine->observer(engine->observer_context, index, batch, engine->experts, engine->weights);
     struct ticket *ticket;
-    enum status status = dispatch_send(engine->dispatch, index, engine->normed, rows, engine->experts,
-                                       engine->weights, &ticket);
+    enum status status = dispatch_send(engine->dispatch, index, engine->normed, rows,
+                                       engine->experts, engine->weights, &ticket);
     if (status)
         return status;
     add_local_ffn(engine, layer, rows, engine->x);
@@ -159,7 +162,8 @@ static void add_attention(struct engine *engine, uint32_t index, const struct ba
     const struct layer *layer = &engine->model->layers[index];
     size_t hidden = engine->model->shape.hidden;
     norm_rows(engine, engine->x, layer->attention_norm, batch->rows, engine->normed, hidden);
-    attention_forward(engine->attention, &layer->attention, index, batch, engine->normed, engine->mixed);
+    attention_forward(engine->attention, &layer->attention, index, batch, engine->normed,
+                      engine->mixed);
     kernel_get()->add_scaled(1.0f, engine->mixed, batch->rows * hidden, engine->x);
 }
 
@@ -184,16 +188,18 @@ void engine_logits(struct engine *engine, const float *hidden, uint32_t rows, fl
            matmul_scratch_floats());
 }
 
-enum status engine_forward_draft(struct engine *engine, const struct batch *batch, const float *hidden,
-                                 const float **drafted) {
+enum status engine_forward_draft(struct engine *engine, const struct batch *batch,
+                                 const float *hidden, const float **drafted) {
     const struct model *model = engine->model;
     uint32_t layer = model->shape.layers, width = model->shape.hidden;
     assert(model->has_draft && batch->rows <= engine->rows_max);
     attention_begin(engine->attention, batch);
     /* mixed (rows, 2 hidden) = [norm(embedding of the next token) | norm(hidden)] */
     embed(engine, batch, engine->x);
-    norm_rows(engine, engine->x, model->draft.embedding_norm, batch->rows, engine->mixed, 2 * width);
-    norm_rows(engine, hidden, model->draft.hidden_norm, batch->rows, engine->mixed + width, 2 * width);
+    norm_rows(engine, engine->x, model->draft.embedding_norm, batch->rows, engine->mixed,
+              2 * width);
+    norm_rows(engine, hidden, model->draft.hidden_norm, batch->rows, engine->mixed + width,
+              2 * width);
     matmul(engine->threads, &model->draft.projection, engine->mixed, batch->rows, engine->x,
            engine->scratch, matmul_scratch_floats());
     add_attention(engine, layer, batch);

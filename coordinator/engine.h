@@ -1,5 +1,5 @@
-/* The engine: a batch of tokens through all layers. What happens to a token between its id and its logits is
- * engine_forward, top to bottom. Used by one thread, which also owns the thread pool. */
+/* The engine: a batch of tokens through all layers. What happens to a token between its id and its
+ * logits is engine_forward, top to bottom. Used by one thread, which also owns the thread pool. */
 #pragma once
 
 #include "common/status.h"
@@ -35,16 +35,16 @@ uint32_t engine_rows_max(const struct engine *engine);
 /* NULL ends observation. */
 void engine_observe_routes(struct engine *engine, engine_route_observer observer, void *context);
 
-/* Runs the batch, whose positions the KV cache has room for. *hidden: (rows, hidden) after the final norm,
- * the engine's, valid until the next call. Allocates nothing. Errors: those of dispatch_send and
- * combine_await. */
+/* Runs the batch, whose positions the KV cache has room for. *hidden: (rows, hidden) after the
+ * final norm, the engine's, valid until the next call. Allocates nothing. Errors: those of
+ * dispatch_send and combine_await. */
 enum status engine_forward(struct engine *engine, const struct batch *batch, const float **hidden);
 
 /* logits (rows, vocabulary) of normalised hidden rows (rows, hidden). */
 void engine_logits(struct engine *engine, const float *hidden, uint32_t rows, float *logits);
 
-/* The draft module: `batch` holds the *next* tokens of the positions whose final hidden rows are `hidden`
- * (rows, hidden; not the engine's own buffer). *drafted as in engine_forward: its logits predict the token
- * after the next. The model has a draft module. */
-enum status engine_forward_draft(struct engine *engine, const struct batch *batch, const float *hidden,
-                                 const float **drafted);
+/* The draft module: `batch` holds the *next* tokens of the positions whose final hidden rows are
+ * `hidden` (rows, hidden; not the engine's own buffer). *drafted as in engine_forward: its logits
+ * predict the token after the next. The model has a draft module. */
+enum status engine_forward_draft(struct engine *engine, const struct batch *batch,
+                                 const float *hidden, const float **drafted);

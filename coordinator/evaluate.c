@@ -1,10 +1,10 @@
-/* Each step's rows go through the head at once. The draft module runs right after the main step: row t
- * needs hidden row t and token t + 1, and both are known then, except for the last position. */
+/* Each step's rows go through the head at once. The draft module runs right after the main step:
+ * row t needs hidden row t and token t + 1, and both are known then, except for the last position.
+ */
 #include "coordinator/evaluate.h"
 
 #include <stdlib.h>
 #include <string.h>
-
 
 void route_log_cleanup(struct route_log *log) {
     free(log->layer_index);
@@ -13,7 +13,8 @@ void route_log_cleanup(struct route_log *log) {
     *log = (struct route_log){0};
 }
 
-static enum status route_log_init(const struct model_shape *shape, size_t rows, struct route_log *log) {
+static enum status route_log_init(const struct model_shape *shape, size_t rows,
+                                  struct route_log *log) {
     *log = (struct route_log){.rows = (uint32_t)rows, .k = shape->experts_per_token};
     log->layer_index = calloc(shape->layers, sizeof *log->layer_index);
     if (!log->layer_index)
@@ -63,7 +64,8 @@ static enum status run_draft(struct evaluation *e, uint32_t position, uint32_t r
     const float *drafted;
     enum status status = engine_forward_draft(e->engine, &batch, e->hidden, &drafted);
     if (status == STATUS_OK)
-        engine_logits(e->engine, drafted, rows, e->draft_logits + (size_t)position * shape->vocabulary);
+        engine_logits(e->engine, drafted, rows,
+                      e->draft_logits + (size_t)position * shape->vocabulary);
     return status;
 }
 
@@ -92,8 +94,9 @@ static enum status run_all(struct evaluation *e) {
     return status;
 }
 
-enum status evaluate_logits(struct engine *engine, const uint32_t *ids, size_t count, uint32_t batch_rows,
-                            float *logits, struct route_log *routes, float *draft_logits) {
+enum status evaluate_logits(struct engine *engine, const uint32_t *ids, size_t count,
+                            uint32_t batch_rows, float *logits, struct route_log *routes,
+                            float *draft_logits) {
     const struct model_shape *shape = &engine_model(engine)->shape;
     if (batch_rows > engine_rows_max(engine))
         batch_rows = engine_rows_max(engine);

@@ -1,6 +1,6 @@
-/* Memory is laid out (layer, page, position, width), so that one page of one layer is contiguous and goes
- * through one matrix product. The pool is one mapping; a free list hands out pages, and each sequence has a
- * table of its pages. Truncation and closing return pages at once. */
+/* Memory is laid out (layer, page, position, width), so that one page of one layer is contiguous
+ * and goes through one matrix product. The pool is one mapping; a free list hands out pages, and
+ * each sequence has a table of its pages. Truncation and closing return pages at once. */
 #include "coordinator/kv_cache.h"
 
 #include <assert.h>
@@ -36,8 +36,8 @@ static uint32_t pages_for(uint32_t positions) {
     return (uint32_t)(((uint64_t)positions + KV_PAGE_POSITIONS - 1) / KV_PAGE_POSITIONS);
 }
 
-enum status kv_cache_create(const struct model_shape *shape, uint32_t layers, uint32_t positions_max,
-                            uint32_t sequences_max, struct kv_cache **out) {
+enum status kv_cache_create(const struct model_shape *shape, uint32_t layers,
+                            uint32_t positions_max, uint32_t sequences_max, struct kv_cache **out) {
     struct kv_cache *cache = calloc(1, sizeof *cache);
     if (!cache || !(cache->arena = arena_create(0)))
         goto err_memory;
@@ -51,7 +51,8 @@ enum status kv_cache_create(const struct model_shape *shape, uint32_t layers, ui
     if (!cache->sequences || !cache->free_pages || !cache->rows)
         goto err_memory;
     for (uint32_t s = 0; s < sequences_max; s++)
-        if (!(cache->sequences[s].pages = arena_take(cache->arena, cache->pages_max, sizeof(uint32_t))))
+        if (!(cache->sequences[s].pages =
+                  arena_take(cache->arena, cache->pages_max, sizeof(uint32_t))))
             goto err_memory;
     /* Handed out from the end, so page 0 comes first. */
     for (uint32_t page = cache->pages_max; page-- > 0;)
@@ -106,10 +107,10 @@ enum status kv_cache_extend(struct kv_cache *cache, uint32_t sequence, uint32_t 
     uint64_t length = (uint64_t)s->length + positions;
     if (length > kv_cache_positions_max(cache) ||
         pages_for((uint32_t)length) > s->page_count + cache->free_count) {
-        log_error("the context is full: %llu positions are needed, the KV cache has room for %u; raise "
-                  "--context or shorten the prompt",
-                  (unsigned long long)length,
-                  (s->page_count + cache->free_count) * KV_PAGE_POSITIONS);
+        log_error(
+            "the context is full: %llu positions are needed, the KV cache has room for %u; raise "
+            "--context or shorten the prompt",
+            (unsigned long long)length, (s->page_count + cache->free_count) * KV_PAGE_POSITIONS);
         return STATUS_NO_MEMORY;
     }
     while (s->page_count < pages_for((uint32_t)length))
@@ -126,7 +127,8 @@ void kv_cache_truncate(struct kv_cache *cache, uint32_t sequence, uint32_t lengt
     s->length = length;
 }
 
-float *kv_cache_row(const struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t position) {
+float *kv_cache_row(const struct kv_cache *cache, uint32_t layer, uint32_t sequence,
+                    uint32_t position) {
     const struct sequence *s = &cache->sequences[sequence];
     assert(position < s->length);
     size_t page = (size_t)layer * cache->pages_max + s->pages[position / KV_PAGE_POSITIONS];

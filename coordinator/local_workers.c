@@ -162,9 +162,9 @@ enum status local_workers_start(uint32_t count, unsigned threads_each, const cha
     }
     snprintf(threads, sizeof threads, "%u", threads_each);
     snprintf(memory, sizeof memory, "%" PRIu64, available / 10 * 9 / count);
-    char *const arguments[] = {program,     "--listen",    "127.0.0.1:0", "--threads", threads,
-                               "--memory",  memory,        "--model",     (char *)model, "--isa",
-                               (char *)isa, "--quiet",     NULL};
+    char *const arguments[] = {program,     "--listen", "127.0.0.1:0", "--threads",   threads,
+                               "--memory",  memory,     "--model",     (char *)model, "--isa",
+                               (char *)isa, "--quiet",  NULL};
     status = start_all(workers, count, arguments);
     if (status) {
         local_workers_stop(workers);

@@ -1,7 +1,7 @@
 /* Worker daemons on loopback, started for one run and ended with it: skein --local-workers N.
  *
- * Owned by main and used from the main thread alone: the system ends the workers when the thread that
- * started them ends, however that happens. */
+ * Owned by main and used from the main thread alone: the system ends the workers when the thread
+ * that started them ends, however that happens. */
 #pragma once
 
 #include <stdint.h>
@@ -11,9 +11,10 @@
 struct local_workers;
 
 /* Starts `count` (1 to WORKERS_MAX) skein-worker processes, the program next to our own, with
- * `threads_each` threads (0: one for each core), an equal part of the available memory, `model` as their
- * copy and the kernels `isa`, and waits until they listen. Errors: STATUS_USAGE (count), STATUS_NOT_FOUND
- * (no skein-worker there), STATUS_IO (one ended or says nothing), STATUS_NO_MEMORY; one line. */
+ * `threads_each` threads (0: one for each core), an equal part of the available memory, `model` as
+ * their copy and the kernels `isa`, and waits until they listen. Errors: STATUS_USAGE (count),
+ * STATUS_NOT_FOUND (no skein-worker there), STATUS_IO (one ended or says nothing),
+ * STATUS_NO_MEMORY; one line. */
 enum status local_workers_start(uint32_t count, unsigned threads_each, const char *model,
                                 const char *isa, struct local_workers **out);
 

@@ -1,5 +1,5 @@
-/* One function for each part of the model, in the order in which a token meets them. A loader carries the
- * place (checkpoint, layer) so that each tensor is one line. */
+/* One function for each part of the model, in the order in which a token meets them. A loader
+ * carries the place (checkpoint, layer) so that each tensor is one line. */
 #include "coordinator/model.h"
 
 #include <stdio.h>
@@ -28,7 +28,8 @@ static enum status load_matrix(const struct loader *loader, const char *part, ui
     return weights_load_matrix(loader->weights, name, rows, columns, loader->arena, out);
 }
 
-static enum status load_norm(const struct loader *loader, const char *part, size_t count, float **out) {
+static enum status load_norm(const struct loader *loader, const char *part, size_t count,
+                             float **out) {
     char name[TENSOR_NAME_BYTES];
     layer_name(loader, part, name);
     return weights_load_vector(loader->weights, name, count, loader->arena, out);
@@ -63,8 +64,8 @@ static enum status load_latent(const struct loader *loader, struct attention_wei
     const struct model_shape *s = loader->shape;
     enum status status;
     if ((status = load_latent_query(loader, out)) ||
-        (status = load_matrix(loader, "self_attn.kv_a_proj_with_mqa", s->kv_rank + s->rope_dim, s->hidden,
-                              &out->kv_a)) ||
+        (status = load_matrix(loader, "self_attn.kv_a_proj_with_mqa", s->kv_rank + s->rope_dim,
+                              s->hidden, &out->kv_a)) ||
         (status = load_norm(loader, "self_attn.kv_a_layernorm", s->kv_rank, &out->kv_a_norm)) ||
         (status = load_matrix(loader, "self_attn.kv_b_proj", s->heads * (s->nope_dim + s->v_dim),
                               s->kv_rank, &out->kv_b)) ||
@@ -119,7 +120,8 @@ static enum status load_layer(const struct loader *loader, struct layer *out) {
     if ((status = load_router(loader, out)) || s->shared_experts == 0)
         return status;
     out->has_local_ffn = true;
-    return load_ffn(loader, "mlp.shared_experts.", s->shared_experts * s->expert_inner, &out->local_ffn);
+    return load_ffn(loader, "mlp.shared_experts.", s->shared_experts * s->expert_inner,
+                    &out->local_ffn);
 }
 
 static enum status load_draft(struct loader *loader, struct model *model) {
@@ -140,9 +142,10 @@ static enum status load_ends(const struct loader *loader, struct model *model) {
     const struct model_shape *s = loader->shape;
     const struct weights *weights = loader->weights;
     enum status status;
-    if ((status = weights_load_matrix(weights, "model.embed_tokens.weight", s->vocabulary, s->hidden,
-                                      model->arena, &model->embedding)) ||
-        (status = weights_load_vector(weights, "model.norm.weight", s->hidden, model->arena, &model->norm)))
+    if ((status = weights_load_matrix(weights, "model.embed_tokens.weight", s->vocabulary,
+                                      s->hidden, model->arena, &model->embedding)) ||
+        (status = weights_load_vector(weights, "model.norm.weight", s->hidden, model->arena,
+                                      &model->norm)))
         return status;
     if (s->tied_head) {
         model->head = model->embedding;
@@ -152,11 +155,12 @@ static enum status load_ends(const struct loader *loader, struct model *model) {
                                &model->head);
 }
 
-enum status model_load(const struct weights *weights, const struct model_shape *shape, bool with_draft,
-                       struct model **out) {
+enum status model_load(const struct weights *weights, const struct model_shape *shape,
+                       bool with_draft, struct model **out) {
     if (with_draft && shape->draft_layers == 0) {
-        log_error("%s: the model has no multi-token-prediction module (num_nextn_predict_layers is 0)",
-                  weights_path(weights));
+        log_error(
+            "%s: the model has no multi-token-prediction module (num_nextn_predict_layers is 0)",
+            weights_path(weights));
         return STATUS_UNSUPPORTED;
     }
     struct model *model = calloc(1, sizeof *model);

@@ -1,7 +1,8 @@
-/* The coordinator's own weights: everything but the routed experts, in the format of the checkpoint.
+/* The coordinator's own weights: everything but the routed experts, in the format of the
+ * checkpoint.
  *
- * Loaded once by runtime, then read-only. Matrices keep their stored format and are expanded in tiles by
- * common/kernel; only vectors (norms, biases) and the router are held as f32. */
+ * Loaded once by runtime, then read-only. Matrices keep their stored format and are expanded in
+ * tiles by common/kernel; only vectors (norms, biases) and the router are held as f32. */
 #pragma once
 
 #include "common/status.h"
@@ -11,25 +12,27 @@
 
 /* Shapes in the names of models.md: H hidden, h heads. Matrices that a kind lacks have no data. */
 struct attention_weights {
-    struct matrix q;         /* multi-head (h * head_dim, H); latent without q rank (h * (nope + rope), H) */
-    struct matrix k, v;      /* multi-head (kv_heads * head_dim, H) */
-    struct matrix q_a;       /* latent (q_rank, H) */
-    float *q_a_norm;         /* (q_rank) */
-    struct matrix q_b;       /* latent (h * (nope + rope), q_rank) */
-    struct matrix kv_a;      /* latent (kv_rank + rope, H) */
-    float *kv_a_norm;        /* (kv_rank) */
-    struct matrix kv_b;      /* latent (h * (nope + v), kv_rank); per head nope rows of Wk, v rows of Wv */
-    struct matrix o;         /* (H, h * v) */
+    struct matrix
+        q; /* multi-head (h * head_dim, H); latent without q rank (h * (nope + rope), H) */
+    struct matrix k, v; /* multi-head (kv_heads * head_dim, H) */
+    struct matrix q_a;  /* latent (q_rank, H) */
+    float *q_a_norm;    /* (q_rank) */
+    struct matrix q_b;  /* latent (h * (nope + rope), q_rank) */
+    struct matrix kv_a; /* latent (kv_rank + rope, H) */
+    float *kv_a_norm;   /* (kv_rank) */
+    struct matrix
+        kv_b;        /* latent (h * (nope + v), kv_rank); per head nope rows of Wk, v rows of Wv */
+    struct matrix o; /* (H, h * v) */
 };
 
 struct layer {
-    float *attention_norm;             /* (H) */
+    float *attention_norm; /* (H) */
     struct attention_weights attention;
-    float *ffn_norm;                   /* (H) */
-    bool has_local_ffn;                /* dense layers, and expert layers with shared experts */
-    struct expert local_ffn;           /* the dense feed-forward, or all shared experts as one */
-    struct matrix gate;                /* expert layers: router (experts, H), f32 */
-    float *gate_bias;                  /* (experts), NULL without a balancing bias */
+    float *ffn_norm;         /* (H) */
+    bool has_local_ffn;      /* dense layers, and expert layers with shared experts */
+    struct expert local_ffn; /* the dense feed-forward, or all shared experts as one */
+    struct matrix gate;      /* expert layers: router (experts, H), f32 */
+    float *gate_bias;        /* (experts), NULL without a balancing bias */
 };
 
 /* Multi-token prediction: what stands around its layer, which is layers[shape.layers]. */
@@ -51,11 +54,12 @@ struct model {
     struct draft_module draft;
 };
 
-/* Loads the weights of `shape` from `weights`; the draft module only when `with_draft`. The caller destroys
- * the model. Errors: as weights_load_matrix (a tensor is missing, has another shape or type);
- * STATUS_UNSUPPORTED when a draft module is asked for and the model has none; STATUS_NO_MEMORY. */
-enum status model_load(const struct weights *weights, const struct model_shape *shape, bool with_draft,
-                       struct model **out);
+/* Loads the weights of `shape` from `weights`; the draft module only when `with_draft`. The caller
+ * destroys the model. Errors: as weights_load_matrix (a tensor is missing, has another shape or
+ * type); STATUS_UNSUPPORTED when a draft module is asked for and the model has none;
+ * STATUS_NO_MEMORY. */
+enum status model_load(const struct weights *weights, const struct model_shape *shape,
+                       bool with_draft, struct model **out);
 void model_destroy(struct model *model);
 
 /* Bytes of memory taken for weights. */

@@ -315,7 +315,7 @@ void options_describe_inspect(struct inspect_options *options, struct option_tab
 }
 
 void options_describe_completion(struct option_table *table) {
-    begin_table(table, "completion", "Print the completion script for bash.", "",
+    begin_table(table, "completion", "Print the completion script for bash.", "[--help]",
                 "Load it into the running shell with\n  source <(skein completion)\n"
                 "or keep it for later ones with\n"
                 "  skein completion > ~/.local/share/bash-completion/completions/skein\n");
@@ -338,11 +338,6 @@ static enum status require(const char *value, const char *name, const char *argu
 }
 
 enum status options_check_model(const struct model_options *options) {
-    log_init("skein",
-             options->verbose ? LOG_DEBUG
-             : options->quiet ? LOG_ERROR
-                              : LOG_WARNING,
-             NULL);
     enum status status = require(options->path, "model", "PATH");
     if (status != STATUS_OK)
         return status;
@@ -393,6 +388,11 @@ enum status options_check_logits(const struct logits_options *options) {
 
 enum status options_check_inspect(const struct inspect_options *options) {
     return require(options->path, "model", "PATH");
+}
+
+void options_set_log(const struct model_options *options) {
+    enum log_level level = options->quiet ? LOG_ERROR : LOG_WARNING;
+    log_init("skein", options->verbose ? LOG_DEBUG : level, NULL);
 }
 
 struct runtime_options options_for_runtime(const struct model_options *options) {

@@ -71,12 +71,15 @@ struct option_catalogue {
 };
 void options_describe_all(struct option_catalogue *catalogue);
 
-/* Checks what no single option can, and sets the log's level. Errors: STATUS_USAGE with one line
+/* Check what no single option can. Errors: STATUS_USAGE with one line
  * (no --model, options that exclude each other), STATUS_UNSUPPORTED (--activations q8). */
 enum status options_check_model(const struct model_options *options);
 enum status options_check_run(const struct run_options *options);
 enum status options_check_logits(const struct logits_options *options);
 enum status options_check_inspect(const struct inspect_options *options);
+
+/* Sets the log's level by --verbose and --quiet, for the whole process. */
+void options_set_log(const struct model_options *options);
 
 /* The same values as the runtime takes them. */
 struct runtime_options options_for_runtime(const struct model_options *options);

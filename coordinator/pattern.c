@@ -10,7 +10,8 @@
  *   quantifiers {,n} and {n}+; verbs.
  *
  * "\s+$" alone would look at every blank of a run that is not at the end of a line, from each blank
- * again: with a million blanks that does not end. Its rewritten form skips such a run at once. */
+ * again: where PCRE2 has to interpret it, a million blanks do not end. Its rewritten form skips
+ * such a run at once. */
 #include "coordinator/pattern.h"
 
 #include <stdlib.h>
@@ -63,11 +64,12 @@ static enum status translate_braced_escape(struct translation *translation) {
     if (!close)
         return refuse(translation, "an escape without braces");
     size_t length = (size_t)(close - start) + 1;
-    bool is_script = start[1] != 'x' && length > strlen("\\p{^Lu}");
-    copy(translation, 3);
-    if (is_script)
-        emit(translation, "sc:", 3);
-    copy(translation, length - 3);
+    size_t name_bytes = length - strlen("\\p{}") - (start[3] == '^');
+    size_t prefix_bytes = length - 1 - name_bytes;
+    copy(translation, prefix_bytes);
+    if (start[1] != 'x' && name_bytes > strlen("Lu"))
+        emit(translation, "sc:", strlen("sc:"));
+    copy(translation, length - prefix_bytes);
     return STATUS_OK;
 }
 
@@ -207,8 +209,8 @@ enum status pattern_compile(const char *place, const char *source, size_t bytes,
     struct translation translation = {.place = place, .source = source, .bytes = bytes};
     enum status status = translate(&translation);
     if (status == STATUS_OK)
-        status = compile(place, translation.out, translation.out_bytes,
-                         PCRE2_UCP | PCRE2_MULTILINE, out);
+        status = compile(place, translation.out, translation.out_bytes, PCRE2_UCP | PCRE2_MULTILINE,
+                         out);
     free(translation.out);
     return status;
 }

@@ -1,10 +1,10 @@
-/* Shares come first: every holder gets the same, except that one whose memory is smaller gets that and the
- * others divide the rest (water-filling). Then each layer is cut to those shares.
+/* Shares come first: every holder gets the same, except that one whose memory is smaller gets that
+ * and the others divide the rest (water-filling). Then each layer is cut to those shares.
  *
- * Whole experts: units (routing groups, or single experts where groups do not fit) go to the holder that is
- * furthest behind its share, so that each layer is spread as evenly as the units allow. Slices: the inner
- * dimension of every expert is cut in proportion to the shares, rounded to the format's quantum with the
- * rounding error carried from layer to layer. */
+ * Whole experts: units (routing groups, or single experts where groups do not fit) go to the holder
+ * that is furthest behind its share, so that each layer is spread as evenly as the units allow.
+ * Slices: the inner dimension of every expert is cut in proportion to the shares, rounded to the
+ * format's quantum with the rounding error carried from layer to layer. */
 #include "coordinator/placement.h"
 
 #include <stdbool.h>
@@ -83,13 +83,14 @@ static bool grow(void **list, uint32_t count, uint32_t *capacity, size_t item_by
 }
 
 /* Gives [begin, end) of the expert to `holder`. Called in order of layer, expert, begin. */
-static enum status add_shard(struct planner *planner, uint32_t layer, uint32_t expert, uint32_t begin,
-                             uint32_t end, uint32_t holder) {
+static enum status add_shard(struct planner *planner, uint32_t layer, uint32_t expert,
+                             uint32_t begin, uint32_t end, uint32_t holder) {
     struct placement *plan = planner->plan;
     uint32_t slot = plan->slots[holder];
     if (!grow((void **)&plan->placed, planner->placed_count, &planner->placed_capacity,
               sizeof *plan->placed) ||
-        !grow((void **)&plan->shards[holder], slot, &planner->capacity[holder], sizeof **plan->shards))
+        !grow((void **)&plan->shards[holder], slot, &planner->capacity[holder],
+              sizeof **plan->shards))
         return STATUS_NO_MEMORY;
     plan->placed[planner->placed_count++] = (struct placed_shard){begin, end, holder, slot};
     plan->shards[holder][slot] = (struct shard){layer, expert, begin, end};
@@ -111,12 +112,12 @@ static uint64_t offered_bytes(const struct placement_input *input) {
 static enum status refuse(const struct planner *planner, uint64_t unplaced) {
     const struct placement_input *input = planner->input;
     uint64_t offered = offered_bytes(input);
-    uint64_t missing =
-        planner->total_bytes > offered ? planner->total_bytes - offered : unplaced;
-    log_error("the routed experts take %.1f MiB and the %u worker%s offer %.1f MiB: %.1f MiB missing; "
-              "raise --memory or add workers",
-              (double)planner->total_bytes / MIB, input->holders, input->holders == 1 ? "" : "s",
-              (double)offered / MIB, (double)missing / MIB);
+    uint64_t missing = planner->total_bytes > offered ? planner->total_bytes - offered : unplaced;
+    log_error(
+        "the routed experts take %.1f MiB and the %u worker%s offer %.1f MiB: %.1f MiB missing; "
+        "raise --memory or add workers",
+        (double)planner->total_bytes / MIB, input->holders, input->holders == 1 ? "" : "s",
+        (double)offered / MIB, (double)missing / MIB);
     return STATUS_NO_MEMORY;
 }
 
@@ -146,7 +147,8 @@ static enum status fill_shares(struct planner *planner) {
     return STATUS_OK;
 }
 
-/* The holder that is furthest behind its share of `target` bytes and still has room; holders if none. */
+/* The holder that is furthest behind its share of `target` bytes and still has room; holders if
+ * none. */
 static uint32_t most_behind(const struct planner *planner, double target, uint64_t bytes) {
     const struct placement_input *input = planner->input;
     uint32_t best = input->holders;
@@ -174,8 +176,8 @@ static enum status place_experts(struct planner *planner, uint32_t layer, uint32
             uint32_t to =
                 holder < input->holders ? holder : most_behind(planner, target, expert_bytes);
             if (to == input->holders)
-                return refuse(planner, planner->total_bytes - planner->seen_bytes -
-                                           expert_bytes * e);
+                return refuse(planner,
+                              planner->total_bytes - planner->seen_bytes - expert_bytes * e);
             enum status status = add_shard(planner, layer, e, 0, inner, to);
             if (status)
                 return status;
@@ -192,8 +194,8 @@ static uint64_t units_bytes(const struct placement_input *input, uint32_t layer,
     return width ? input->experts * range_bytes(input, layer, 0, width) : 0;
 }
 
-/* Divides the quanta of the inner dimension among the holders, one by one to whoever lacks most of its
- * share after this layer, so that rounding does not add up over layers. */
+/* Divides the quanta of the inner dimension among the holders, one by one to whoever lacks most of
+ * its share after this layer, so that rounding does not add up over layers. */
 static enum status cut_units(struct planner *planner, uint32_t layer, uint32_t *units) {
     const struct placement_input *input = planner->input;
     uint32_t quantum = shard_quantum(&input->layouts[layer]);

@@ -22,7 +22,7 @@ struct pretokenizer {
     size_t prefix_step;
 };
 
-/* The first error of a run over the list ends it; `place` is "path: pre_tokenizer.pretokenizers[3]". */
+/* Room for the place in error lines: "PATH: pre_tokenizer.pretokenizers[3]". */
 enum { PLACE_BYTES = 512 };
 
 static const char GPT2_PATTERN[] =
@@ -199,11 +199,11 @@ static enum status find_match(struct cut *cut, size_t step, const char *word, si
     const pcre2_code *code = cut->pretokenizer->steps[step];
     /* The text was checked once by the caller; checking it for each match would take quadratic
      * time. Generated code has a small stack: what outgrows it is interpreted. */
-    int count = pcre2_match(code, (PCRE2_SPTR)word, bytes, from, PCRE2_NO_UTF_CHECK, cut->match,
-                            NULL);
+    int count =
+        pcre2_match(code, (PCRE2_SPTR)word, bytes, from, PCRE2_NO_UTF_CHECK, cut->match, NULL);
     if (count == PCRE2_ERROR_JIT_STACKLIMIT)
-        count = pcre2_match(code, (PCRE2_SPTR)word, bytes, from,
-                            PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, cut->match, NULL);
+        count = pcre2_match(code, (PCRE2_SPTR)word, bytes, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
+                            cut->match, NULL);
     if (count < 0 && count != PCRE2_ERROR_NOMATCH) {
         PCRE2_UCHAR message[160];
         pcre2_get_error_message(count, message, sizeof message);

@@ -23,8 +23,9 @@ struct progress {
 static void draw(struct progress *progress) {
     double done = (double)atomic_load(&progress->bytes_done), total = (double)progress->bytes_total;
     double unit = total >= 1 << 30 ? 1 << 30 : 1 << 20;
-    fprintf(stderr, "\r%s  %3.0f%%  %.1f of %.1f %s ", progress->what, total > 0 ? 100 * done / total : 0,
-            done / unit, total / unit, unit > 1 << 20 ? "GiB" : "MiB");
+    fprintf(stderr, "\r%s  %3.0f%%  %.1f of %.1f %s ", progress->what,
+            total > 0 ? 100 * done / total : 0, done / unit, total / unit,
+            unit > 1 << 20 ? "GiB" : "MiB");
     fflush(stderr);
 }
 

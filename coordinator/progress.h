@@ -1,5 +1,5 @@
-/* A line on standard error that shows how far loading is, rewritten in place; nothing when standard error is
- * no terminal. A thread of its own draws it, so loaders only count bytes. */
+/* A line on standard error that shows how far loading is, rewritten in place; nothing when standard
+ * error is no terminal. A thread of its own draws it, so loaders only count bytes. */
 #pragma once
 
 #include <stdatomic.h>
@@ -8,8 +8,8 @@
 
 struct progress;
 
-/* Starts showing "`what`  12%  1.2 of 10.0 GiB". Returns NULL when not `enabled`, no terminal is there or no
- * thread can be had: all of which are fine. */
+/* Starts showing "`what`  12%  1.2 of 10.0 GiB". Returns NULL when not `enabled`, no terminal is
+ * there or no thread can be had: all of which are fine. */
 struct progress *progress_start(const char *what, uint64_t bytes_total, bool enabled);
 
 /* The counter that loaders add to. With a NULL progress: NULL, which they accept. */

@@ -1,5 +1,5 @@
-/* Frequencies are formed in double as models are trained with exact tables: an f32 product of a position
- * of 100,000 and a frequency is off by thousandths of a turn. */
+/* Frequencies are formed in double as models are trained with exact tables: an f32 product of a
+ * position of 100,000 and a frequency is off by thousandths of a turn. */
 #include "coordinator/rope.h"
 
 #include <math.h>
@@ -26,7 +26,8 @@ static double yarn_dimension(const struct rope_shape *shape, double dims, double
 }
 
 /* Long wavelengths are stretched by the factor, short ones kept, with a ramp between. */
-static void stretch_frequencies(const struct rope_shape *shape, double *frequencies, uint32_t pairs) {
+static void stretch_frequencies(const struct rope_shape *shape, double *frequencies,
+                                uint32_t pairs) {
     double dims = 2.0 * pairs;
     double low = fmax(floor(yarn_dimension(shape, dims, shape->beta_fast)), 0);
     double high = fmin(ceil(yarn_dimension(shape, dims, shape->beta_slow)), dims - 1);

@@ -16,7 +16,8 @@ void rope_destroy(struct rope *rope);
 /* Computes the angles of every row of `batch` from its position. */
 void rope_begin(struct rope *rope, const struct batch *batch);
 
-/* Rotates the vector `x` (rope dimensions) of batch row `row` in place. Thread-safe after rope_begin. */
+/* Rotates the vector `x` (rope dimensions) of batch row `row` in place. Thread-safe after
+ * rope_begin. */
 void rope_rotate(const struct rope *rope, uint32_t row, float *x);
 
 /* What scores are multiplied by: 1 / sqrt(key dimensions), with YaRN times m(mscale_all_dim)^2. */

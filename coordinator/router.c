@@ -1,6 +1,7 @@
-/* Scores, then choice scores, then groups, then the k best: each step is a small loop over the experts, so
- * the families differ only in the fields of model_shape that select among them. Dropped groups get a choice
- * score of minus infinity, so that no expert of theirs can be chosen whatever the bias says. */
+/* Scores, then choice scores, then groups, then the k best: each step is a small loop over the
+ * experts, so the families differ only in the fields of model_shape that select among them. Dropped
+ * groups get a choice score of minus infinity, so that no expert of theirs can be chosen whatever
+ * the bias says. */
 #include "coordinator/router.h"
 
 #include <math.h>
@@ -26,8 +27,8 @@ struct router_call {
     float *weights;
 };
 
-enum status router_create(const struct model_shape *shape, struct threads *threads, uint32_t rows_max,
-                          struct router **out) {
+enum status router_create(const struct model_shape *shape, struct threads *threads,
+                          uint32_t rows_max, struct router **out) {
     struct router *router = calloc(1, sizeof *router);
     if (!router || !(router->arena = arena_create(0)))
         goto err_memory;
@@ -92,8 +93,8 @@ static bool is_taken(const uint32_t *experts, uint32_t count, uint32_t expert) {
     return false;
 }
 
-/* Takes the k largest in descending order. An expert is never taken twice, even where scores are not
- * numbers. */
+/* Takes the k largest in descending order. An expert is never taken twice, even where scores are
+ * not numbers. */
 static void take_best(const struct model_shape *shape, const float *choice, uint32_t *experts) {
     for (uint32_t k = 0; k < shape->experts_per_token; k++) {
         uint32_t best = UINT32_MAX;

@@ -1,5 +1,6 @@
-/* The router: gate scores -> the experts of each token and their weights, in f32 (models: DeepSeek-V2,
- * section 2.2.2 device-limited routing; DeepSeek-V3, arXiv 2412.19437, eq. 12-16). Used by the engine. */
+/* The router: gate scores -> the experts of each token and their weights, in f32 (models:
+ * DeepSeek-V2, section 2.2.2 device-limited routing; DeepSeek-V3, arXiv 2412.19437, eq. 12-16).
+ * Used by the engine. */
 #pragma once
 
 #include "common/status.h"
@@ -9,12 +10,12 @@
 struct router;
 
 /* For batches of at most `rows_max` rows. Errors: STATUS_NO_MEMORY. */
-enum status router_create(const struct model_shape *shape, struct threads *threads, uint32_t rows_max,
-                          struct router **out);
+enum status router_create(const struct model_shape *shape, struct threads *threads,
+                          uint32_t rows_max, struct router **out);
 void router_destroy(struct router *router);
 
-/* Routes the normalised rows x (rows, hidden): experts (rows, k) and weights (rows, k), by descending choice
- * score, ties to the lower index. Allocates nothing. */
+/* Routes the normalised rows x (rows, hidden): experts (rows, k) and weights (rows, k), by
+ * descending choice score, ties to the lower index. Allocates nothing. */
 void router_forward(struct router *router, const struct layer *layer, const float *x, uint32_t rows,
                     uint32_t *experts, float *weights);
 

@@ -1,6 +1,6 @@
-/* Opening is a list of steps that each add one part to the runtime; closing frees the parts that are there,
- * in reverse. Whatever can be refused without loading gigabytes is checked first: configuration, tensor
- * directory, workers' reach and memory. */
+/* Opening is a list of steps that each add one part to the runtime; closing frees the parts that
+ * are there, in reverse. Whatever can be refused without loading gigabytes is checked first:
+ * configuration, tensor directory, workers' reach and memory. */
 #include "coordinator/runtime.h"
 
 #include <stdlib.h>
@@ -25,11 +25,11 @@ struct runtime {
     struct threads *threads;
     struct shard_layout *layouts; /* (layers) */
     uint64_t fingerprint;
-    char *worker_list;          /* what `addresses` point into */
-    const char **addresses;     /* (address_count) */
+    char *worker_list;      /* what `addresses` point into */
+    const char **addresses; /* (address_count) */
     uint32_t address_count;
     struct local_workers *local_workers;
-    struct cluster *cluster;    /* NULL: in process */
+    struct cluster *cluster; /* NULL: in process */
     struct placement *placement;
     struct expert_store *store; /* in process */
     struct model *model;
@@ -61,8 +61,9 @@ static enum status find_layouts(struct runtime *runtime) {
     for (uint32_t layer = 0; layer < runtime->layers; layer++) {
         if (!shape->is_expert_layer[layer])
             continue;
-        enum status status = shard_find_layout(runtime->weights, layer, shape->experts, shape->hidden,
-                                               shape->expert_inner, &runtime->layouts[layer]);
+        enum status status =
+            shard_find_layout(runtime->weights, layer, shape->experts, shape->hidden,
+                              shape->expert_inner, &runtime->layouts[layer]);
         if (status)
             return status;
     }
@@ -86,7 +87,8 @@ static enum status split_workers(struct runtime *runtime) {
     return STATUS_OK;
 }
 
-static enum status find_workers(struct runtime *runtime, const char *const **addresses, uint32_t *count) {
+static enum status find_workers(struct runtime *runtime, const char *const **addresses,
+                                uint32_t *count) {
     const struct runtime_options *options = &runtime->options;
     if (options->workers && options->local_workers) {
         log_error("--workers and --local-workers exclude each other; give one of them");
@@ -135,7 +137,7 @@ static enum status plan(struct runtime *runtime) {
         .memory_bytes = memory_bytes,
         .holders = holders,
         .kind = strcmp(runtime->options.placement, "slices") == 0 ? PLACEMENT_SLICES
-                                                                   : PLACEMENT_EXPERTS,
+                                                                  : PLACEMENT_EXPERTS,
     };
     return placement_create(&input, &runtime->placement);
 }
@@ -187,17 +189,19 @@ static enum status load_in_process(struct runtime *runtime, struct progress *pro
 static enum status load(struct runtime *runtime) {
     struct progress *progress =
         progress_start("loading experts", expert_bytes(runtime), runtime->options.show_progress);
-    enum status status = runtime->cluster ? load_workers(runtime, progress)
-                                          : load_in_process(runtime, progress);
+    enum status status =
+        runtime->cluster ? load_workers(runtime, progress) : load_in_process(runtime, progress);
     progress_stop(progress);
     if (status)
         return status;
-    return model_load(runtime->weights, &runtime->shape, runtime->options.with_draft, &runtime->model);
+    return model_load(runtime->weights, &runtime->shape, runtime->options.with_draft,
+                      &runtime->model);
 }
 
 /* The widest feed-forward that runs on the coordinator. */
 static uint32_t inner_max(const struct model_shape *shape) {
-    uint32_t widest = shape->expert_inner > shape->dense_inner ? shape->expert_inner : shape->dense_inner;
+    uint32_t widest =
+        shape->expert_inner > shape->dense_inner ? shape->expert_inner : shape->dense_inner;
     uint32_t shared = shape->shared_experts * shape->expert_inner;
     return shared > widest ? shared : widest;
 }
@@ -248,8 +252,8 @@ enum status runtime_open(const struct runtime_options *options, struct runtime *
     runtime->options = *options;
     enum status status;
     if ((status = open_checkpoint(runtime)) || (status = find_layouts(runtime)) ||
-        (status = connect_workers(runtime)) || (status = plan(runtime)) || (status = load(runtime)) ||
-        (status = build_engine(runtime))) {
+        (status = connect_workers(runtime)) || (status = plan(runtime)) ||
+        (status = load(runtime)) || (status = build_engine(runtime))) {
         runtime_close(runtime);
         return status;
     }

@@ -1,5 +1,6 @@
-/* Everything a command needs, opened in the right order and closed in reverse: checkpoint, shape, own
- * weights, workers or in-process experts, KV cache, engine. Used by the commands, from the main thread. */
+/* Everything a command needs, opened in the right order and closed in reverse: checkpoint, shape,
+ * own weights, workers or in-process experts, KV cache, engine. Used by the commands, from the main
+ * thread. */
 #pragma once
 
 #include <stdbool.h>
@@ -37,8 +38,8 @@ const struct tokenizer *runtime_tokenizer(const struct runtime *runtime);
 
 struct engine *runtime_engine(struct runtime *runtime);
 
-/* Figures of each holder of experts since the start; returns how many holders there are (at most `max` are
- * written). */
+/* Figures of each holder of experts since the start; returns how many holders there are (at most
+ * `max` are written). */
 size_t runtime_holder_stats(const struct runtime *runtime, struct holder_stats *out, size_t max);
 
 /* Mean number of holders a token visits in an expert layer. */

@@ -1,4 +1,4 @@
-/* Logits -> token, seeded and reproducible on every machine. One sampler per sequence; not shared. */
+/* Logits -> token, seeded and reproducible on every machine. One sampler per sequence. */
 #pragma once
 
 #include <stddef.h>
@@ -13,7 +13,7 @@ struct sampler_options {
     uint32_t top_k;           /* 0: off */
     float top_p;              /* 1: off */
     float min_p;              /* 0: off; keeps tokens with p >= min_p * p_best */
-    float repetition_penalty; /* 1: off; logits of tokens seen: divided if positive, else multiplied */
+    float repetition_penalty; /* 1: off; divides positive logits of tokens seen, else multiplies */
     uint64_t seed;
 };
 
@@ -22,9 +22,10 @@ enum status sampler_create(const struct sampler_options *options, uint32_t vocab
                            struct sampler **out);
 void sampler_destroy(struct sampler *sampler);
 
-/* Tells the sampler that `id` is part of the sequence (prompt or answer), for the repetition penalty. */
+/* Tells the sampler that `id` is part of the sequence (prompt or answer), for the repetition
+ * penalty. */
 void sampler_accept(struct sampler *sampler, uint32_t id);
 
-/* Chooses a token from `logits` (vocabulary), which it may change. Order: penalty, temperature, top-k,
- * top-p, min-p, draw. Does not call sampler_accept. Allocates nothing. */
+/* Chooses a token from `logits` (vocabulary), which it may change. Order: penalty, temperature,
+ * top-k, top-p, min-p, draw. Does not call sampler_accept. Allocates nothing. */
 uint32_t sampler_choose(struct sampler *sampler, float *logits);

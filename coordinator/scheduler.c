@@ -1,6 +1,6 @@
-/* One sequence so far, so admission is a prefix comparison: what the cache already holds of the prompt is
- * kept, the rest is cut off and fed in chunks. At least the prompt's last token is always computed, because
- * its logits choose the answer's first. */
+/* One sequence so far, so admission is a prefix comparison: what the cache already holds of the
+ * prompt is kept, the rest is cut off and fed in chunks. At least the prompt's last token is always
+ * computed, because its logits choose the answer's first. */
 #include "coordinator/scheduler.h"
 
 #include <stdlib.h>
@@ -116,8 +116,9 @@ static enum status decode(struct scheduler *scheduler, struct sampler *sampler,
         if (result->answer_tokens == options->tokens_max)
             return STATUS_OK;
         if (scheduler->count == positions_max) {
-            log_warning("the answer ends here: the context of %u positions is full; raise --context",
-                        positions_max);
+            log_warning(
+                "the answer ends here: the context of %u positions is full; raise --context",
+                positions_max);
             return STATUS_OK;
         }
         enum status status = step(scheduler, &id, 1, true);
@@ -157,13 +158,14 @@ enum status scheduler_run(struct scheduler *scheduler, const struct request_opti
     }
     uint32_t positions_max = kv_cache_positions_max(engine_cache(scheduler->engine));
     if (options->prompt_count > positions_max) {
-        log_error("the prompt has %zu tokens, the context %u; raise --context or shorten the prompt",
-                  options->prompt_count, positions_max);
+        log_error(
+            "the prompt has %zu tokens, the context %u; raise --context or shorten the prompt",
+            options->prompt_count, positions_max);
         return STATUS_NO_MEMORY;
     }
     struct sampler *sampler;
-    enum status status = sampler_create(&options->sampling,
-                                        engine_model(scheduler->engine)->shape.vocabulary, &sampler);
+    enum status status = sampler_create(
+        &options->sampling, engine_model(scheduler->engine)->shape.vocabulary, &sampler);
     if (status)
         return status;
     struct request_result result = {0};

@@ -25,7 +25,7 @@ struct reader {
 };
 
 static void format_value(const json_t *value, char out[VALUE_BYTES]) {
-    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(6));
     snprintf(out, VALUE_BYTES, "%.100s", text ? text : "?");
     free(text);
 }

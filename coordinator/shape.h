@@ -69,10 +69,11 @@ struct model_shape {
     uint32_t bos_id, eos_id; /* UINT32_MAX when the file names none */
 };
 
-/* Reads and checks `directory`/config.json. Errors: STATUS_NOT_FOUND (no file, or a needed key is missing),
- * STATUS_FORMAT (a value of the wrong type or out of bounds, k over the number of experts, groups that do
- * not divide, ...), STATUS_UNSUPPORTED (a model type, attention bias, score function, RoPE scaling or
- * quantisation that skein does not know): one line that names file, key, value and what would be right. */
+/* Reads and checks `directory`/config.json. Errors: STATUS_NOT_FOUND (no file, or a needed key is
+ * missing), STATUS_FORMAT (a value of the wrong type or out of bounds, k over the number of
+ * experts, groups that do not divide, ...), STATUS_UNSUPPORTED (a model type, attention bias, score
+ * function, RoPE scaling or quantisation that skein does not know): one line that names file, key,
+ * value and what would be right. */
 enum status model_shape_read(const char *directory, struct model_shape *out);
 
 /* "DeepSeek V1", "DeepSeek V2", "DeepSeek V3". */

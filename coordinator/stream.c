@@ -15,7 +15,7 @@ struct stop {
     char *text;
     size_t bytes;
     size_t matched;   /* of `text`, by the end of what has been shown and held */
-    size_t *fallback; /* (bytes) length of the longest proper start of text[0..i] that also ends it */
+    size_t *fallback; /* (bytes) the longest proper start of text[0..i] that also ends it */
 };
 
 /* Bytes that grow; `bytes` never includes the terminating NUL, for which there is always room. */
@@ -98,8 +98,7 @@ static enum status init_stop(struct stop *stop, const char *text, size_t index) 
 }
 
 enum status stream_create(const struct stream_options *options, struct stream **out) {
-    struct stream *stream =
-        calloc(1, sizeof *stream + options->stop_count * sizeof *stream->stops);
+    struct stream *stream = calloc(1, sizeof *stream + options->stop_count * sizeof *stream->stops);
     if (!stream) {
         log_error("no memory for %zu stop strings; free some and try again", options->stop_count);
         return STATUS_NO_MEMORY;

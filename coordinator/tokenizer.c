@@ -1,5 +1,5 @@
-/* Added tokens are found first, in two passes as Hugging Face does it; what is left goes through the
- * pre-tokenizer word by word, and each word through the merges. Everything works on the text's
+/* Added tokens are found first, in two passes as Hugging Face does it; what is left goes through
+ * the pre-tokenizer word by word, and each word through the merges. Everything works on the text's
  * bytes; the byte characters of tokenizer.json exist only while it is read. */
 #include "coordinator/tokenizer.h"
 
@@ -53,8 +53,8 @@ static enum status check_normalizer(const json_t *normalizer, const char *path) 
             return STATUS_OK;
         type = json_string_value(json_object_get(json_array_get(list, 0), "type"));
     }
-    log_error("%s: normalizer \"%.40s\" is not supported; it must be null or an empty Sequence", path,
-              type ? type : "(unnamed)");
+    log_error("%s: normalizer \"%.40s\" is not supported; it must be null or an empty Sequence",
+              path, type ? type : "(unnamed)");
     return STATUS_UNSUPPORTED;
 }
 
@@ -64,8 +64,8 @@ static enum status read_parts(struct tokenizer *tokenizer, const json_t *root, c
         status = pretokenizer_read(json_object_get(root, "pre_tokenizer"), path,
                                    &tokenizer->pretokenizer);
     if (status == STATUS_OK)
-        status = bpe_read(json_object_get(root, "model"), path, &tokenizer->vocabulary,
-                          &tokenizer->bpe);
+        status =
+            bpe_read(json_object_get(root, "model"), path, &tokenizer->vocabulary, &tokenizer->bpe);
     if (status == STATUS_OK)
         status = added_tokens_read(json_object_get(root, "added_tokens"), path,
                                    &tokenizer->vocabulary, &tokenizer->added);

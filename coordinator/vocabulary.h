@@ -36,7 +36,8 @@ struct vocabulary {
     uint32_t byte_ids[256]; /* the token that is this single byte, TOKEN_NONE if there is none */
 };
 
-/* Makes an empty vocabulary for ids below `size` (1 to VOCABULARY_MAX). Errors: STATUS_NO_MEMORY. */
+/* Makes an empty vocabulary for ids below `size` (1 to VOCABULARY_MAX). Errors: STATUS_NO_MEMORY.
+ */
 enum status vocabulary_init(struct vocabulary *vocabulary, uint32_t size);
 void vocabulary_cleanup(struct vocabulary *vocabulary);
 

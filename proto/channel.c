@@ -1,10 +1,10 @@
 /* Silence is counted in ticks of the health timer, not in clock time: a process that was itself
- * stopped or busy for a minute finds one late tick, reads what came meanwhile, and does not blame its
- * peers.
+ * stopped or busy for a minute finds one late tick, reads what came meanwhile, and does not blame
+ * its peers.
  *
- * An ending channel first lets its last messages leave, sends FIN and waits a moment for the peer's:
- * closing a socket with unread input would reset the connection and could destroy the very Error that
- * tells the peer why. */
+ * An ending channel first lets its last messages leave, sends FIN and waits a moment for the
+ * peer's: closing a socket with unread input would reset the connection and could destroy the very
+ * Error that tells the peer why. */
 #include "proto/channel.h"
 
 #include <netinet/in.h>
@@ -16,7 +16,8 @@
 #include "common/limits.h"
 #include "common/log.h"
 
-/* What may wait for a peer that does not read: the largest message and the window of shard chunks. */
+/* What may wait for a peer that does not read: the largest message and the window of shard chunks.
+ */
 #define PENDING_BYTES_MAX (CONTROL_MESSAGE_BYTES_MAX + 2u * SHIP_WRITES_MAX * SHIP_CHUNK_BYTES)
 
 enum channel_state {

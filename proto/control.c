@@ -46,9 +46,10 @@ enum status control_decode(const uint8_t *data, size_t bytes, const char *peer,
     ProtobufCAllocator allocator = {budget_alloc, budget_free, &budget};
     Control__Message *message = control__message__unpack(&allocator, bytes, data);
     if (!message || message->kind_case == CONTROL__MESSAGE__KIND__NOT_SET) {
-        log_error("%s sent a control message of %zu bytes that cannot be read; is a skein of another "
-                  "version running there?",
-                  peer, bytes);
+        log_error(
+            "%s sent a control message of %zu bytes that cannot be read; is a skein of another "
+            "version running there?",
+            peer, bytes);
         control_message_free(message);
         return STATUS_PROTOCOL;
     }

@@ -1,5 +1,6 @@
-/* The header is a plain struct whose layout the assertions below pin down; both supported machines are
- * little-endian, so encoding is a copy. Bounds are checked in 64 bits before any size is used. */
+/* The header is a plain struct whose layout the assertions below pin down; both supported machines
+ * are little-endian, so encoding is a copy. Bounds are checked in 64 bits before any size is used.
+ */
 #include "proto/wire.h"
 
 #include <assert.h>
@@ -95,29 +96,35 @@ enum status wire_decode_header(const void *frame, const char *peer, struct wire_
     struct wire_header header;
     memcpy(&header, frame, sizeof header);
     if (header.magic != WIRE_MAGIC) {
-        log_error("%s: not a skein data frame (starts with %08x); is another program using this port?",
-                  peer, header.magic);
+        log_error(
+            "%s: not a skein data frame (starts with %08x); is another program using this port?",
+            peer, header.magic);
         return STATUS_PROTOCOL;
     }
     if (header.version != WIRE_VERSION) {
-        log_error("%s: data frames of version %u, this program speaks %u; install the same release on "
-                  "both machines",
-                  peer, header.version, WIRE_VERSION);
+        log_error(
+            "%s: data frames of version %u, this program speaks %u; install the same release on "
+            "both machines",
+            peer, header.version, WIRE_VERSION);
         return STATUS_PROTOCOL;
     }
     if (header.checksum != wire_checksum(&header, offsetof(struct wire_header, checksum))) {
-        log_error("%s: damaged frame header (checksum %08x does not fit); check the network hardware",
-                  peer, header.checksum);
+        log_error(
+            "%s: damaged frame header (checksum %08x does not fit); check the network hardware",
+            peer, header.checksum);
         return STATUS_PROTOCOL;
     }
     if (header.type < WIRE_OPEN || header.type > WIRE_ERROR || header.rows > BATCH_ROWS_MAX ||
         header.hidden > HIDDEN_MAX || header.layer >= LAYERS_MAX ||
         header.entries > header.rows * EXPERTS_PER_TOKEN_MAX ||
-        header.payload_bytes > WIRE_PAYLOAD_BYTES_MAX || header.payload_bytes != payload_bytes(&header) ||
+        header.payload_bytes > WIRE_PAYLOAD_BYTES_MAX ||
+        header.payload_bytes != payload_bytes(&header) ||
         (header.type == WIRE_ERROR && header.payload_bytes > WIRE_ERROR_BYTES_MAX)) {
-        log_error("%s: frame out of bounds (type %u, layer %u, %u rows of %u, %u entries, %llu bytes)",
-                  peer, header.type, header.layer, header.rows, header.hidden, header.entries,
-                  (unsigned long long)header.payload_bytes);
+        log_error(
+            "%s: frame out of bounds (type %u, layer %u, %u rows of %u, %u entries, %llu bytes); "
+            "install the same release on both machines",
+            peer, header.type, header.layer, header.rows, header.hidden, header.entries,
+            (unsigned long long)header.payload_bytes);
         return STATUS_PROTOCOL;
     }
     *out = header;
@@ -139,10 +146,13 @@ enum status wire_check_entries(const void *frame, const struct wire_header *head
         const struct wire_entry *entry = &entries[i];
         bool ordered = i == 0 || entries[i - 1].slot < entry->slot ||
                        (entries[i - 1].slot == entry->slot && entries[i - 1].row < entry->row);
-        if (entry->row >= header->rows || entry->slot >= slots || !ordered || !isfinite(entry->weight)) {
-            log_error("%s: entry %u of %u is not valid (row %u of %u, slot %u of %u, weight %g)", peer,
-                      i, header->entries, entry->row, header->rows, entry->slot, slots,
-                      (double)entry->weight);
+        if (entry->row >= header->rows || entry->slot >= slots || !ordered ||
+            !isfinite(entry->weight)) {
+            log_error(
+                "%s: entry %u of %u is not valid (row %u of %u, slot %u of %u, weight %g); install "
+                "the same release on both machines",
+                peer, i, header->entries, entry->row, header->rows, entry->slot, slots,
+                (double)entry->weight);
             return STATUS_PROTOCOL;
         }
     }

@@ -1,7 +1,8 @@
-/* Data-plane frames: fixed little-endian header, then the payload. docs/protocol.md is the full text.
+/* Data-plane frames: fixed little-endian header, then the payload. docs/protocol.md is the full
+ * text.
  *
- * Used by coordinator (dispatch, combine) and worker (service). Nothing here allocates; decoding checks
- * every count against the bytes that are there before anything is touched. */
+ * Used by coordinator (dispatch, combine) and worker (service). Nothing here allocates; decoding
+ * checks every count against the bytes that are there before anything is touched. */
 #pragma once
 
 #include <stddef.h>
@@ -34,15 +35,17 @@ struct wire_header {
     uint32_t checksum;      /* wire_checksum of the bytes before this field */
 };
 
-/* One row through one shard: out[row] += weight * shard(x[row]). Entries are sorted by slot, then row. */
+/* One row through one shard: out[row] += weight * shard(x[row]). Entries are sorted by slot, then
+ * row. */
 struct wire_entry {
     uint32_t row;  /* of this frame */
     uint32_t slot; /* of the worker's assignment */
     float weight;  /* gate weight */
 };
 
-/* DISPATCH payload: wire_entry[entries], padding to 64 bytes, f32 x (rows, hidden). COMBINE payload:
- * f32 sums (rows, hidden), behind the header padded to 64 bytes: rows are always 64-byte aligned. */
+/* DISPATCH payload: wire_entry[entries], padding to 64 bytes, f32 x (rows, hidden). COMBINE
+ * payload: f32 sums (rows, hidden), behind the header padded to 64 bytes: rows are always 64-byte
+ * aligned. */
 #define WIRE_ALIGNMENT 64u
 
 /* FNV-1a over `bytes`. */
@@ -57,18 +60,20 @@ struct wire_entry *wire_dispatch_entries(void *frame);
 float *wire_dispatch_rows(void *frame);
 float *wire_combine_rows(void *frame);
 
-/* Completes `header` (magic, version, payload_bytes by type and counts, checksum) and writes it to the
- * first bytes of `frame`. For WIRE_ERROR payload_bytes must be set. */
+/* Completes `header` (magic, version, payload_bytes by type and counts, checksum) and writes it to
+ * the first bytes of `frame`. For WIRE_ERROR payload_bytes must be set. */
 void wire_encode_header(const struct wire_header *header, void *frame);
 
-/* Reads and checks the header: magic, version, checksum, known type, counts in bounds, and payload_bytes
- * equal to what type and counts imply. STATUS_PROTOCOL otherwise, with a logged line naming `peer`. */
+/* Reads and checks the header: magic, version, checksum, known type, counts in bounds, and
+ * payload_bytes equal to what type and counts imply. STATUS_PROTOCOL otherwise, with a logged line
+ * naming `peer`. */
 enum status wire_decode_header(const void *frame, const char *peer, struct wire_header *out);
 
 /* For transport_options.message_bytes. */
 enum status wire_message_bytes(const void *header, const char *peer, size_t *out);
 
-/* Checks the entries of a DISPATCH frame: rows below header->rows, slots below `slots`, sorted by slot,
- * then by row, no pair twice, finite weights. STATUS_PROTOCOL otherwise, with a logged line naming `peer`. */
+/* Checks the entries of a DISPATCH frame: rows below header->rows, slots below `slots`, sorted by
+ * slot, then by row, no pair twice, finite weights. STATUS_PROTOCOL otherwise, with a logged line
+ * naming `peer`. */
 enum status wire_check_entries(const void *frame, const struct wire_header *header, uint32_t slots,
                                const char *peer);

@@ -1,5 +1,6 @@
-/* Puts the worker's parts together; each of them lives as long as the daemon. Ending is orderly: the
- * handles are closed, the loop runs until the last callback, then memory goes in reverse order. */
+/* Puts the worker's parts together; each of them lives as long as the daemon. Ending is orderly:
+ * the handles are closed, the loop runs until the last callback, then memory goes in reverse order.
+ */
 #include "worker/daemon.h"
 
 #include <inttypes.h>
@@ -101,8 +102,8 @@ enum status daemon_create(const struct daemon_options *options, struct daemon **
     if (!status)
         status = session_create(&session, &daemon->session);
     if (!status)
-        status = listener_create(&daemon->loop, options->listen, options->insecure, &HANDLERS, daemon,
-                                 &daemon->listener);
+        status = listener_create(&daemon->loop, options->listen, options->insecure, &HANDLERS,
+                                 daemon, &daemon->listener);
     if (status) {
         daemon_destroy(daemon);
         return status;

@@ -1,4 +1,5 @@
-/* A whole worker: listener, session, store, threads and the worker's own copy of a model, on one loop.
+/* A whole worker: listener, session, store, threads and the worker's own copy of a model, on one
+ * loop.
  *
  * Created, run and destroyed by main (a test may run several in threads). Only daemon_stop may be
  * called from another thread. */

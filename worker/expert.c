@@ -1,10 +1,10 @@
 /* Two loops over the thread pool for any number of experts: first all tiles of all gate and up
  * projections, then all tiles of the hidden dimension, each adding up the down projections of every
- * expert in a fixed order. So a decode step with eight experts costs two barriers, not sixteen, no two
- * threads write the same value, and the result does not depend on the number of threads.
+ * expert in a fixed order. So a decode step with eight experts costs two barriers, not sixteen, no
+ * two threads write the same value, and the result does not depend on the number of threads.
  *
- * Tasks are worked off in waves of whole experts, so that scratch stays in proportion to the batch and
- * not to the batch times the experts per token. */
+ * Tasks are worked off in waves of whole experts, so that scratch stays in proportion to the batch
+ * and not to the batch times the experts per token. */
 #include "worker/expert.h"
 
 #include <assert.h>
@@ -69,13 +69,13 @@ enum status expert_workspace_create(struct threads *threads, uint32_t hidden, ui
         workspace->groups = arena_take(workspace->arena, rows, sizeof *workspace->groups);
         workspace->gathered = arena_take(workspace->arena, (size_t)rows * hidden, sizeof(float));
         workspace->inner = arena_take(workspace->arena, (size_t)rows * inner_max, sizeof(float));
-        workspace->scratch = arena_take(workspace->arena,
-                                        threads_count(threads) * workspace->scratch_floats, sizeof(float));
+        workspace->scratch = arena_take(
+            workspace->arena, threads_count(threads) * workspace->scratch_floats, sizeof(float));
     }
     if (!workspace->arena || !workspace->groups || !workspace->gathered || !workspace->inner ||
         !workspace->scratch) {
-        log_error("not enough memory to compute %u rows of %u values; lower --batch-tokens", rows_max,
-                  hidden);
+        log_error("not enough memory to compute %u rows of %u values; lower --batch-tokens",
+                  rows_max, hidden);
         expert_workspace_destroy(workspace);
         return STATUS_NO_MEMORY;
     }
@@ -104,7 +104,8 @@ static void gather_group(void *context, size_t task, unsigned thread) {
     if (is_contiguous(group))
         return;
     for (uint32_t i = 0; i < group->count; i++)
-        memcpy(to + i * hidden, group->input + group->tasks[i].row * hidden, hidden * sizeof(float));
+        memcpy(to + i * hidden, group->input + group->tasks[i].row * hidden,
+               hidden * sizeof(float));
 }
 
 /* One tile of gate and up of one expert, for all its rows. */
@@ -126,8 +127,8 @@ static void project_up(void *context, size_t task, unsigned thread) {
     float *up = scratch + matmul_scratch_floats();
     size_t stride = workspace->inner_max;
     float *gate = workspace->inner + group->position * stride + row;
-    matmul_tile(&expert->gate, row, rows, group->input, workspace->hidden, group->count, gate, stride,
-                scratch);
+    matmul_tile(&expert->gate, row, rows, group->input, workspace->hidden, group->count, gate,
+                stride, scratch);
     matmul_tile(&expert->up, row, rows, group->input, workspace->hidden, group->count, up,
                 MATMUL_TILE_ROWS, scratch);
     for (uint32_t i = 0; i < group->count; i++)

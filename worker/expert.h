@@ -1,5 +1,5 @@
-/* A batch of rows through experts: what a worker does for a living, and what the coordinator does for
- * its shared experts, dense layers and, without workers, for all routed experts.
+/* A batch of rows through experts: what a worker does for a living, and what the coordinator does
+ * for its shared experts, dense layers and, without workers, for all routed experts.
  *
  * expert(h) = down(silu(gate h) * up h); a slice of the inner dimension gives its part of that sum
  * (models: DeepSeek-MoE, arXiv 2401.06066, eq. 9). Called from the thread that owns the pool. */
@@ -18,14 +18,15 @@ struct expert_task {
     float weight;
 };
 
-/* Scratch for expert_forward: up to `rows_max` rows of `hidden` values, experts up to `inner_max` wide.
- * Errors: STATUS_NO_MEMORY. */
+/* Scratch for expert_forward: up to `rows_max` rows of `hidden` values, experts up to `inner_max`
+ * wide. Errors: STATUS_NO_MEMORY. */
 enum status expert_workspace_create(struct threads *threads, uint32_t hidden, uint32_t inner_max,
                                     uint32_t rows_max, struct expert_workspace **out);
 void expert_workspace_destroy(struct expert_workspace *workspace);
 
 /* out[task.row] += task.weight * expert(x[task.row]) for every task; x and out are (rows, hidden).
  * Tasks of the same expert must stand together, with rows in ascending order; `hidden` is the
- * workspace's. Deterministic: sums are formed in the order of tasks whatever the number of threads. Allocates nothing. */
+ * workspace's. Deterministic: sums are formed in the order of tasks whatever the number of threads.
+ * Allocates nothing. */
 void expert_forward(struct expert_workspace *workspace, const float *x,
                     const struct expert_task *tasks, size_t count, float *out);

@@ -1,9 +1,9 @@
-/* Each shard has an allocation of its own, so that dropping one gives its memory back. Large ones are
- * anonymous mappings, because the heap keeps what is freed; small ones come from the heap, because a
- * mapping is rounded up to pages.
+/* Each shard has an allocation of its own, so that dropping one gives its memory back. Large ones
+ * are anonymous mappings, because the heap keeps what is freed; small ones come from the heap,
+ * because a mapping is rounded up to pages.
  *
- * A new assignment is first checked as a whole, then takes over from the old one what it can: a worker
- * that goes from one coordinator to the next with the same model starts at once. */
+ * A new assignment is first checked as a whole, then takes over from the old one what it can: a
+ * worker that goes from one coordinator to the next with the same model starts at once. */
 #include "worker/expert_store.h"
 
 #include <inttypes.h>
@@ -146,16 +146,17 @@ static bool same_layout(const struct shard_layout *a, const struct shard_layout 
            a->down == b->down;
 }
 
-/* Moves the storage of complete shards that `next` wants as well out of `store`, whose slots are sorted
- * by this; the rest of `store` is freed, so that old and new weights never exceed the limit together. */
+/* Moves the storage of complete shards that `next` wants as well out of `store`, whose slots are
+ * sorted by this; the rest of `store` is freed, so that old and new weights never exceed the limit
+ * together. */
 static void take_over(struct expert_store *store, struct expert_store *next) {
     if (store->count > 0)
         qsort(store->slots, store->count, sizeof *store->slots, compare_slots);
     for (uint32_t i = 0; i < next->count && store->fingerprint == next->fingerprint; i++) {
         struct slot *slot = &next->slots[i];
-        struct slot *old =
-            store->count == 0 ? NULL
-                              : bsearch(slot, store->slots, store->count, sizeof *slot, compare_slots);
+        struct slot *old = store->count == 0 ? NULL
+                                             : bsearch(slot, store->slots, store->count,
+                                                       sizeof *slot, compare_slots);
         uint32_t layer = slot->shard.layer;
         if (!old || !old->storage || old->filled != old->bytes ||
             !same_layout(&store->layouts[layer], &next->layouts[layer]))
@@ -301,8 +302,8 @@ enum status expert_store_fill(struct expert_store *store, uint32_t slot, uint64_
                               const void *bytes, size_t count) {
     if (slot >= store->count || offset != store->slots[slot].filled || count == 0 ||
         count > store->slots[slot].bytes - store->slots[slot].filled) {
-        log_error("%zu shipped bytes at offset %" PRIu64 " of slot %" PRIu32
-                  " (of %" PRIu32 ") do not follow what came before; is the coordinator of the same "
+        log_error("%zu shipped bytes at offset %" PRIu64 " of slot %" PRIu32 " (of %" PRIu32
+                  ") do not follow what came before; is the coordinator of the same "
                   "release?",
                   count, offset, slot, store->count);
         return STATUS_PROTOCOL;

@@ -1,9 +1,9 @@
-/* The shards a worker holds: memory within a limit, filled from the worker's own copy of the model or
- * with bytes that the coordinator ships, looked up by slot while serving.
+/* The shards a worker holds: memory within a limit, filled from the worker's own copy of the model
+ * or with bytes that the coordinator ships, looked up by slot while serving.
  *
- * Owned by the worker's main thread (assign, fill, load); lookups come from the service thread, never at
- * the same time: the session's state keeps loading and serving apart. The coordinator uses one in
- * process when there are no workers. */
+ * Owned by the worker's main thread (assign, fill, load); lookups come from the service thread,
+ * never at the same time: the session's state keeps loading and serving apart. The coordinator uses
+ * one in process when there are no workers. */
 #pragma once
 
 #include <stdatomic.h>
@@ -17,8 +17,8 @@
 
 struct expert_store;
 
-/* What a coordinator assigns. `layouts` is indexed by layer, LAYERS_MAX entries at most; slot i of the
- * data plane is shards[i]. Nothing is kept by reference. */
+/* What a coordinator assigns. `layouts` is indexed by layer, LAYERS_MAX entries at most; slot i of
+ * the data plane is shards[i]. Nothing is kept by reference. */
 struct assignment {
     uint64_t fingerprint; /* of the checkpoint, see weights_fingerprint */
     const struct shard_layout *layouts;
@@ -31,10 +31,10 @@ struct assignment {
 enum status expert_store_create(uint64_t memory_bytes, struct expert_store **out);
 void expert_store_destroy(struct expert_store *store);
 
-/* Replaces the assignment. Shards that the store already holds complete, of the same fingerprint and
- * layout, are kept; the others are dropped and memory for the missing ones is taken. Errors:
- * STATUS_PROTOCOL (ranges or dimensions out of bounds), STATUS_NO_MEMORY (over the limit; the line says
- * by how much). On error the store is empty. */
+/* Replaces the assignment. Shards that the store already holds complete, of the same fingerprint
+ * and layout, are kept; the others are dropped and memory for the missing ones is taken. Errors:
+ * STATUS_PROTOCOL (ranges or dimensions out of bounds), STATUS_NO_MEMORY (over the limit; the line
+ * says by how much). On error the store is empty. */
 enum status expert_store_assign(struct expert_store *store, const struct assignment *assignment);
 
 uint32_t expert_store_count(const struct expert_store *store);
@@ -58,8 +58,8 @@ enum status expert_store_load(struct expert_store *store, const struct weights *
  * STATUS_CANCELLED; shards read by then are kept. From any thread. */
 void expert_store_cancel_load(struct expert_store *store);
 
-/* Takes shipped bytes: they must arrive in order, starting at offset 0 of the slot. STATUS_PROTOCOL for a
- * slot, offset or length that does not fit. */
+/* Takes shipped bytes: they must arrive in order, starting at offset 0 of the slot. STATUS_PROTOCOL
+ * for a slot, offset or length that does not fit. */
 enum status expert_store_fill(struct expert_store *store, uint32_t slot, uint64_t offset,
                               const void *bytes, size_t count);
 

@@ -1,9 +1,10 @@
-/* What an accepted socket is shows in its first four bytes: WIRE_MAGIC read as the length of a control
- * message is far over the bound, so the two cannot be confused. The bytes are peeked at, so that the
- * control channel finds its first message whole; SO_RCVLOWAT lets the kernel wait for enough of them.
+/* What an accepted socket is shows in its first four bytes: WIRE_MAGIC read as the length of a
+ * control message is far over the bound, so the two cannot be confused. The bytes are peeked at, so
+ * that the control channel finds its first message whole; SO_RCVLOWAT lets the kernel wait for
+ * enough of them.
  *
- * Sockets that have not said what they are (arrivals) are few and have a deadline. When they are too
- * many the oldest gives way: a peer that means well speaks at once. */
+ * Sockets that have not said what they are (arrivals) are few and have a deadline. When they are
+ * too many the oldest gives way: a peer that means well speaks at once. */
 #include "worker/listener.h"
 
 #include <errno.h>
@@ -206,7 +207,8 @@ static int open_socket(const struct addrinfo *info) {
 static enum status bind_address(const char *text, bool insecure, int *fd) {
     struct address address;
     if (!address_parse(text, &address)) {
-        log_error("--listen %s is not an address; write HOST:PORT, for example 127.0.0.1:7717", text);
+        log_error("--listen %s is not an address; write HOST:PORT, for example 127.0.0.1:7717",
+                  text);
         return STATUS_USAGE;
     }
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};

@@ -1,7 +1,7 @@
 /* The worker's one listening port: accepts, finds out what each connection is, hands it on.
  *
- * A data connection opens with a WIRE_OPEN frame, everything else is taken for control messages. Owned
- * by the daemon; everything happens on the loop's thread. */
+ * A data connection opens with a WIRE_OPEN frame, everything else is taken for control messages.
+ * Owned by the daemon; everything happens on the loop's thread. */
 #pragma once
 
 #include <stdbool.h>
@@ -28,6 +28,6 @@ enum status listener_create(uv_loop_t *loop, const char *address, bool insecure,
 /* The address it listens on, HOST:PORT with the real port. */
 const char *listener_address(const struct listener *listener);
 
-/* Closes the port and every connection that was not yet handed on; the memory is freed by the loop, which
- * must run once more. NULL is allowed. */
+/* Closes the port and every connection that was not yet handed on; the memory is freed by the loop,
+ * which must run once more. NULL is allowed. */
 void listener_close(struct listener *listener);

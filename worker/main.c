@@ -1,7 +1,7 @@
 /* The binary skein-worker: options, signals, one daemon.
  *
- * Standard output carries exactly one line, "listening HOST:PORT", by which whoever started the worker
- * learns the port; everything else goes to the log on standard error. */
+ * Standard output carries exactly one line, "listening HOST:PORT", by which whoever started the
+ * worker learns the port; everything else goes to the log on standard error. */
 #include <signal.h>
 #include <stdio.h>
 
@@ -20,38 +20,68 @@ struct settings {
 };
 
 static const char DETAILS[] =
-    "The worker serves one coordinator after another and keeps its experts between them. Without --model the "
-    "coordinator sends the experts over the network.\n"
+    "The worker serves one coordinator after another and keeps its experts between them. Without\n"
+    "--model the coordinator sends the experts over the network.\n"
     "\n"
     "Examples:\n"
     "  skein-worker --listen 127.0.0.1:7717 --memory 8G\n"
-    "  skein-worker --listen 0.0.0.0:7717 --insecure --model /models/deepseek-v2-lite";
+    "  skein-worker --listen 0.0.0.0:7717 --insecure --model /models/deepseek-v2-lite\n";
 
 /* Fills `settings`; *done when help or version was all that was wanted. */
 static enum status read_settings(struct config *config, int argc, char **argv,
                                  struct settings *settings, bool *done) {
     const struct option options[] = {
-        {.name = "listen", .type = OPTION_STRING, .target = &settings->daemon.listen,
-         .argument = "HOST:PORT", .help = "Address to listen on; port 0 takes any free one."},
-        {.name = "threads", .letter = 't', .type = OPTION_COUNT, .target = &settings->threads,
-         .argument = "N", .minimum = 0, .maximum = THREADS_MAX,
+        {.name = "listen",
+         .type = OPTION_STRING,
+         .target = &settings->daemon.listen,
+         .argument = "HOST:PORT",
+         .help = "Address to listen on; port 0 takes any free one."},
+        {.name = "threads",
+         .letter = 't',
+         .type = OPTION_COUNT,
+         .target = &settings->threads,
+         .argument = "N",
+         .minimum = 0,
+         .maximum = THREADS_MAX,
          .help = "Threads to compute with; 0 takes one for each core."},
-        {.name = "memory", .type = OPTION_SIZE, .target = &settings->daemon.memory_bytes,
+        {.name = "memory",
+         .type = OPTION_SIZE,
+         .target = &settings->daemon.memory_bytes,
          .argument = "SIZE",
          .help = "Most memory for experts; 0 takes nine tenths of what is available."},
-        {.name = "model", .letter = 'm', .type = OPTION_PATH, .target = &settings->daemon.model,
-         .argument = "PATH", .help = "This machine's copy of the model, to read experts from."},
-        {.name = "isa", .type = OPTION_STRING, .target = &settings->isa, .argument = "NAME",
+        {.name = "model",
+         .letter = 'm',
+         .type = OPTION_PATH,
+         .target = &settings->daemon.model,
+         .argument = "PATH",
+         .help = "This machine's copy of the model, to read experts from."},
+        {.name = "isa",
+         .type = OPTION_STRING,
+         .target = &settings->isa,
+         .argument = "NAME",
          .help = "Instruction set to compute with."},
-        {.name = "config", .type = OPTION_PATH, .target = &settings->config_path,
-         .argument = "FILE.yaml", .help = "File with these options by name."},
-        {.name = "insecure", .type = OPTION_FLAG, .target = &settings->daemon.insecure,
+        {.name = "config",
+         .type = OPTION_PATH,
+         .target = &settings->config_path,
+         .argument = "FILE.yaml",
+         .help = "File with these options by name."},
+        {.name = "insecure",
+         .type = OPTION_FLAG,
+         .target = &settings->daemon.insecure,
          .help = "Allow addresses that other machines can reach, although nothing is encrypted."},
-        {.name = "verbose", .letter = 'v', .type = OPTION_FLAG, .target = &settings->verbose,
+        {.name = "verbose",
+         .letter = 'v',
+         .type = OPTION_FLAG,
+         .target = &settings->verbose,
          .help = "Log every step."},
-        {.name = "quiet", .letter = 'q', .type = OPTION_FLAG, .target = &settings->quiet,
+        {.name = "quiet",
+         .letter = 'q',
+         .type = OPTION_FLAG,
+         .target = &settings->quiet,
          .help = "Log warnings and errors only."},
-        {.name = "version", .type = OPTION_FLAG, .target = &settings->version,
+        {.name = "version",
+         .type = OPTION_FLAG,
+         .target = &settings->version,
          .help = "Print the version and exit."},
     };
     const struct command command = {.name = "skein-worker",
@@ -82,8 +112,8 @@ static enum status serve(const struct settings *settings) {
 }
 
 int main(int argc, char **argv) {
-    struct settings settings = {
-        .daemon = {.listen = "127.0.0.1:7717", .handle_signals = true}, .isa = "auto"};
+    struct settings settings = {.daemon = {.listen = "127.0.0.1:7717", .handle_signals = true},
+                                .isa = "auto"};
     bool done = false;
     log_init("skein-worker", LOG_INFO, NULL);
     signal(SIGPIPE, SIG_IGN);

@@ -1,9 +1,9 @@
-/* A frame owns a receive buffer and a reply buffer and goes round: posted for receiving, computed, its
- * reply posted for sending, posted again. So the number of frames bounds the queue, memory is fixed, and
- * the coordinator may have one frame on the wire while another is computed.
+/* A frame owns a receive buffer and a reply buffer and goes round: posted for receiving, computed,
+ * its reply posted for sending, posted again. So the number of frames bounds the queue, memory is
+ * fixed, and the coordinator may have one frame on the wire while another is computed.
  *
- * The thread computes between two polls; the pool's other threads help. New connections and the wish to
- * stop come through a mailbox under a mutex, with transport_wake as the bell. */
+ * The thread computes between two polls; the pool's other threads help. New connections and the
+ * wish to stop come through a mailbox under a mutex, with transport_wake as the bell. */
 #include "worker/service.h"
 
 #include <inttypes.h>
@@ -22,6 +22,8 @@
 #include "common/transport/transport.h"
 #include "proto/wire.h"
 #include "worker/expert.h"
+
+#define ERROR_TEXT_BYTES 256
 
 struct frame {
     uint8_t *request; /* (request_bytes), one DISPATCH frame */
@@ -76,37 +78,48 @@ static void reply_error(struct service *service, struct frame *frame, uint64_t s
         close_connection(service);
 }
 
-/* Fills service->tasks. On error `text` says what is wrong with the frame. */
-static enum status read_tasks(struct service *service, struct frame *frame,
-                              const struct wire_header *header, char *text, size_t text_bytes) {
+/* Writes what is wrong with a frame to the log and to `text`, for the peer. */
+__attribute__((format(printf, 3, 4))) static void
+complain(const struct service *service, char text[ERROR_TEXT_BYTES], const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, ERROR_TEXT_BYTES, format, arguments);
+    va_end(arguments);
+    log_error("%s broke the data protocol: %s; closing its data connection",
+              connection_peer(service->connection), text);
+}
+
+/* Whether the frame is what was agreed on. */
+static enum status check_frame(struct service *service, const struct wire_header *header,
+                               char text[ERROR_TEXT_BYTES]) {
     const struct service_options *options = &service->options;
-    if (header->type != WIRE_DISPATCH || header->hidden != options->hidden || header->rows == 0 ||
-        header->rows > options->batch_rows || header->entries > service->entries_max) {
-        snprintf(text, text_bytes,
-                 "frame of type %u with %" PRIu32 " rows of %" PRIu32 " values and %" PRIu32
-                 " entries; agreed were up to %" PRIu32 " rows of %" PRIu32 " and %" PRIu32 " entries",
-                 header->type, header->rows, header->hidden, header->entries, options->batch_rows,
-                 options->hidden, service->entries_max);
-        return STATUS_PROTOCOL;
-    }
-    if (wire_check_entries(frame->request, header, expert_store_count(options->store),
-                           connection_peer(service->connection))) {
-        snprintf(text, text_bytes, "an entry names a row or slot that does not exist");
-        return STATUS_PROTOCOL;
-    }
+    if (header->type == WIRE_DISPATCH && header->hidden == options->hidden && header->rows > 0 &&
+        header->rows <= options->batch_rows && header->entries <= service->entries_max)
+        return STATUS_OK;
+    complain(service, text,
+             "frame of type %u with %" PRIu32 " rows of %" PRIu32 " values and %" PRIu32
+             " entries; agreed were up to %" PRIu32 " rows of %" PRIu32 " and %" PRIu32 " entries",
+             header->type, header->rows, header->hidden, header->entries, options->batch_rows,
+             options->hidden, service->entries_max);
+    return STATUS_PROTOCOL;
+}
+
+/* Makes tasks of checked entries, which must all be of the frame's layer. */
+static enum status list_tasks(struct service *service, struct frame *frame,
+                              const struct wire_header *header, char text[ERROR_TEXT_BYTES]) {
+    const struct expert_store *store = service->options.store;
     const struct wire_entry *entries = wire_dispatch_entries(frame->request);
     for (uint32_t i = 0; i < header->entries; i++) {
-        uint32_t layer = expert_store_shard(options->store, entries[i].slot)->layer;
+        uint32_t slot = entries[i].slot, layer = expert_store_shard(store, slot)->layer;
         if (layer != header->layer) {
-            snprintf(text, text_bytes,
-                     "slot %" PRIu32 " holds an expert of layer %" PRIu32 ", the frame is of %" PRIu32,
-                     entries[i].slot, layer, header->layer);
+            complain(service, text,
+                     "slot %" PRIu32 " holds an expert of layer %" PRIu32
+                     ", the frame is of %" PRIu32,
+                     slot, layer, header->layer);
             return STATUS_PROTOCOL;
         }
         service->tasks[i] =
-            (struct expert_task){.expert = expert_store_get(options->store, entries[i].slot),
-                                 .row = entries[i].row,
-                                 .weight = entries[i].weight};
+            (struct expert_task){expert_store_get(store, slot), entries[i].row, entries[i].weight};
     }
     return STATUS_OK;
 }
@@ -116,14 +129,15 @@ static void serve_frame(struct service *service, struct frame *frame) {
     const char *peer = connection_peer(service->connection);
     uint64_t started_ns = clock_now_ns();
     struct wire_header header;
-    char text[256] = "the frame's header is damaged";
-    enum status status = wire_decode_header(frame->request, peer, &header);
-    if (status)
-        header.sequence = 0;
-    else
-        status = read_tasks(service, frame, &header, text, sizeof text);
-    if (status) {
-        log_error("%s broke the data protocol: %s; closing its data connection", peer, text);
+    char text[ERROR_TEXT_BYTES] = "the frame's entries are not valid";
+    if (wire_decode_header(frame->request, peer, &header)) { /* the transport checked it already */
+        close_connection(service);
+        return;
+    }
+    if (check_frame(service, &header, text) ||
+        wire_check_entries(frame->request, &header, expert_store_count(service->options.store),
+                           peer) ||
+        list_tasks(service, frame, &header, text)) {
         reply_error(service, frame, header.sequence, text);
         return;
     }
@@ -219,9 +233,10 @@ static enum status check_options(const struct service_options *options, uint32_t
             *inner_max = gate->rows;
     }
     if (!valid)
-        log_error("assignment for frames of %" PRIu32 " rows of %" PRIu32 " values and %" PRIu32
-                  " experts per token does not fit its shards; is the coordinator of the same release?",
-                  options->batch_rows, options->hidden, options->experts_per_token);
+        log_error(
+            "assignment for frames of %" PRIu32 " rows of %" PRIu32 " values and %" PRIu32
+            " experts per token does not fit its shards; is the coordinator of the same release?",
+            options->batch_rows, options->hidden, options->experts_per_token);
     return valid ? STATUS_OK : STATUS_PROTOCOL;
 }
 

@@ -1,9 +1,9 @@
 /* The worker's data plane: DISPATCH frames in, COMBINE frames out, for one session.
  *
- * Created by the session when all shards are there, destroyed before the store changes. Its thread owns
- * the transport, the pool's loop and the expert workspace; the session's thread only calls the functions
- * below. Memory is taken at creation; serving allocates nothing. A peer that breaks the protocol gets a
- * WIRE_ERROR frame and loses its connection; the service stays. */
+ * Created by the session when all shards are there, destroyed before the store changes. Its thread
+ * owns the transport, the pool's loop and the expert workspace; the session's thread only calls the
+ * functions below. Memory is taken at creation; serving allocates nothing. A peer that breaks the
+ * protocol gets a WIRE_ERROR frame and loses its connection; the service stays. */
 #pragma once
 
 #include <stdint.h>
@@ -23,12 +23,14 @@ struct service_options {
     uint32_t experts_per_token; /* most entries for one row */
 };
 
-/* Takes buffers for SERVICE_FRAMES frames and starts the thread. Errors: STATUS_PROTOCOL (dimensions out of
- * bounds, or shards of another hidden size), STATUS_NO_MEMORY, STATUS_IO; one line each. */
+/* Takes buffers for SERVICE_FRAMES frames and starts the thread. Errors: STATUS_PROTOCOL
+ * (dimensions out of bounds, or shards of another hidden size), STATUS_NO_MEMORY, STATUS_IO; one
+ * line each. */
 enum status service_create(const struct service_options *options, struct service **out);
 
-/* Serves the connected socket `fd`, whose WIRE_OPEN frame has been read; takes it over (closed also on
- * error). Errors: STATUS_PROTOCOL when another one is being served, with one line that names `peer`. */
+/* Serves the connected socket `fd`, whose WIRE_OPEN frame has been read; takes it over (closed also
+ * on error). Errors: STATUS_PROTOCOL when another one is being served, with one line that names
+ * `peer`. */
 enum status service_attach(struct service *service, int fd, const char *peer);
 
 /* Closes the connection, ends the thread (after the frame at hand) and frees everything. NULL is

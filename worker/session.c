@@ -1,11 +1,11 @@
-/* Every control connection is a client. One of them at most is the coordinator; the states below are its
- * progress. A client that greets while another coordinator is served is told so; one that greets in the
- * moment in which the previous session still winds down waits for that.
+/* Every control connection is a client. One of them at most is the coordinator; the states below
+ * are its progress. A client that greets while another coordinator is served is told so; one that
+ * greets in the moment in which the previous session still winds down waits for that.
  *
- * Loading (with the assignment, which may have to give back much memory) and the end of the service may
- * take long, so they run as jobs on libuv's threads. While a job runs the loop's thread leaves store,
- * pool and service alone; session_end() therefore only asks a job to hurry, and the rest of the end
- * happens when it is done. */
+ * Loading (with the assignment, which may have to give back much memory) and the end of the service
+ * may take long, so they run as jobs on libuv's threads. While a job runs the loop's thread leaves
+ * store, pool and service alone; session_end() therefore only asks a job to hurry, and the rest of
+ * the end happens when it is done. */
 #include "worker/session.h"
 
 #include <assert.h>
@@ -44,7 +44,8 @@ static const char *const STATE_NAMES[SESSION_STATE_COUNT] = {
 static const unsigned NEXT_STATES[SESSION_STATE_COUNT] = {
     [SESSION_IDLE] = TO(SESSION_GREETED) | TO(SESSION_CLOSED),
     [SESSION_GREETED] = TO(SESSION_LOADING) | TO(SESSION_IDLE),
-    [SESSION_LOADING] = TO(SESSION_RECEIVING) | TO(SESSION_READY) | TO(SESSION_ENDING) | TO(SESSION_IDLE),
+    [SESSION_LOADING] =
+        TO(SESSION_RECEIVING) | TO(SESSION_READY) | TO(SESSION_ENDING) | TO(SESSION_IDLE),
     [SESSION_RECEIVING] = TO(SESSION_READY) | TO(SESSION_IDLE),
     [SESSION_READY] = TO(SESSION_ENDING),
     [SESSION_ENDING] = TO(SESSION_IDLE),
@@ -82,7 +83,7 @@ struct session {
     struct client *coordinator; /* NULL when idle or ending */
     uint64_t id;                /* of this session; 0 when idle */
     uv_timer_t progress;
-    struct load_job *job; /* while loading */
+    struct load_job *job;  /* while loading */
     uint64_t bytes_filled; /* while receiving */
     uint32_t slots_missing;
     struct service *service; /* when ready, and while it ends */
@@ -95,8 +96,6 @@ static void set_state(struct session *session, enum session_state state) {
     log_debug("session: %s -> %s", STATE_NAMES[session->state], STATE_NAMES[state]);
     session->state = state;
 }
-
-/* ---- What the worker says. */
 
 static void say_error(struct client *client, const char *text) {
     Control__Error error = CONTROL__ERROR__INIT;
@@ -175,8 +174,6 @@ static enum status say_need(struct session *session) {
     return status;
 }
 
-/* ---- The end of a session, and the next one's beginning. */
-
 static void greet(struct session *session, struct client *client) {
     session->coordinator = client;
     while (session->id == 0)
@@ -229,8 +226,7 @@ static void session_end(struct session *session) {
     } else if (session->service) {
         set_state(session, SESSION_ENDING);
         session->stop_work.data = session;
-        uv_queue_work(session->options.loop, &session->stop_work, stop_service,
-                      on_service_stopped);
+        uv_queue_work(session->options.loop, &session->stop_work, stop_service, on_service_stopped);
     } else {
         become_idle(session);
     }
@@ -243,8 +239,6 @@ static void dismiss(struct session *session, const char *text) {
     say_error(coordinator, text);
     session_end(session);
 }
-
-/* ---- Loading. */
 
 static void on_progress(uv_timer_t *timer) {
     struct session *session = timer->data;
@@ -350,17 +344,16 @@ static struct load_job *create_load_job(const Control__Assign *assign) {
         return NULL;
     }
     for (size_t i = 0; i < assign->n_layer_inner; i++)
-        job->layouts[i] =
-            (struct shard_layout){assign->hidden, assign->layer_inner[i],
-                                  (enum weight_format)assign->layer_gate_format[i],
-                                  (enum weight_format)assign->layer_up_format[i],
-                                  (enum weight_format)assign->layer_down_format[i]};
+        job->layouts[i] = (struct shard_layout){assign->hidden, assign->layer_inner[i],
+                                                (enum weight_format)assign->layer_gate_format[i],
+                                                (enum weight_format)assign->layer_up_format[i],
+                                                (enum weight_format)assign->layer_down_format[i]};
     for (size_t i = 0; i < assign->n_shard_layer; i++)
         job->shards[i] = (struct shard){assign->shard_layer[i], assign->shard_expert[i],
                                         assign->shard_begin[i], assign->shard_end[i]};
-    job->assignment = (struct assignment){assign->fingerprint, job->layouts,
-                                          (uint32_t)assign->n_layer_inner, job->shards,
-                                          (uint32_t)assign->n_shard_layer};
+    job->assignment =
+        (struct assignment){assign->fingerprint, job->layouts, (uint32_t)assign->n_layer_inner,
+                            job->shards, (uint32_t)assign->n_shard_layer};
     atomic_init(&job->cancelled, false);
     atomic_init(&job->bytes_done, 0);
     atomic_init(&job->bytes_total, 0);
@@ -371,15 +364,16 @@ static void handle_assign(struct session *session, const Control__Assign *assign
     const struct session_options *options = &session->options;
     struct load_job *job = lists_agree(assign) ? create_load_job(assign) : NULL;
     if (!job) {
-        dismiss(session, "it cannot take the assignment's lists: too long, or of different lengths");
+        dismiss(session,
+                "it cannot take the assignment's lists: too long, or of different lengths");
         return;
     }
-    session->service_options = (struct service_options){.threads = options->threads,
-                                                        .store = options->store,
-                                                        .hidden = assign->hidden,
-                                                        .batch_rows = assign->batch_rows,
-                                                        .experts_per_token =
-                                                            assign->experts_per_token};
+    session->service_options =
+        (struct service_options){.threads = options->threads,
+                                 .store = options->store,
+                                 .hidden = assign->hidden,
+                                 .batch_rows = assign->batch_rows,
+                                 .experts_per_token = assign->experts_per_token};
     if (options->weights && options->fingerprint == assign->fingerprint)
         job->weights = options->weights;
     job->session = session;
@@ -401,8 +395,6 @@ static void handle_shard_data(struct session *session, const Control__ShardData 
         become_ready(session);
 }
 
-/* ---- Clients. */
-
 static void handle_hello(struct client *client, const Control__Hello *hello) {
     struct session *session = client->session;
     char text[256];
@@ -411,11 +403,12 @@ static void handle_hello(struct client *client, const Control__Hello *hello) {
     snprintf(client->name, sizeof client->name, "%.30s (%s)", hello->node_name,
              channel_peer(client->channel));
     if (hello->protocol_version != CONTROL_VERSION) {
-        snprintf(text, sizeof text,
-                 "it speaks control protocol %u (skein-worker %s), the coordinator %u (skein %.20s); "
-                 "upgrade the %s",
-                 CONTROL_VERSION, SKEIN_VERSION, hello->protocol_version, hello->software_version,
-                 hello->protocol_version > CONTROL_VERSION ? "worker" : "coordinator");
+        snprintf(
+            text, sizeof text,
+            "it speaks control protocol %u (skein-worker %s), the coordinator %u (skein %.20s); "
+            "upgrade the %s",
+            CONTROL_VERSION, SKEIN_VERSION, hello->protocol_version, hello->software_version,
+            hello->protocol_version > CONTROL_VERSION ? "worker" : "coordinator");
         log_error("coordinator %s: %s", client->name, text);
         say_error(client, text);
     } else if (session->coordinator) {
@@ -483,8 +476,6 @@ static void on_end(void *context, enum status status) {
 
 static const struct channel_handlers HANDLERS = {on_message, NULL, on_end};
 
-/* ---- The public functions. */
-
 enum status session_create(const struct session_options *options, struct session **out) {
     struct session *session = calloc(1, sizeof *session);
     if (!session) {
@@ -522,7 +513,8 @@ void session_accept_control(struct session *session, int fd, const char *peer) {
 
 void session_accept_data(struct session *session, int fd, uint64_t session_id, const char *peer) {
     if (session->state != SESSION_READY || session_id != session->id) {
-        log_error("%s opened a data connection for a session that does not exist; closing it", peer);
+        log_error("%s opened a data connection for a session that does not exist; closing it",
+                  peer);
         close(fd);
         return;
     }

@@ -1,8 +1,8 @@
 /* The worker's side of the control plane: one coordinator at a time, from greeting to goodbye.
  *
- * Owned by the daemon; everything happens on the loop's thread, except loading and the end of a service,
- * which go to libuv's threads so that health reports keep flowing. It alone decides who uses the store
- * and the thread pool: first the loader, then the service, never both. */
+ * Owned by the daemon; everything happens on the loop's thread, except loading and the end of a
+ * service, which go to libuv's threads so that health reports keep flowing. It alone decides who
+ * uses the store and the thread pool: first the loader, then the service, never both. */
 #pragma once
 
 #include <stdint.h>
@@ -32,8 +32,8 @@ enum status session_create(const struct session_options *options, struct session
 /* A control connection has come: takes over `fd`. Whatever it says, the session survives. */
 void session_accept_control(struct session *session, int fd, const char *peer);
 
-/* A data connection has come, opened for `session_id`: takes over `fd`, and closes it if it does not belong
- * to the coordinator that is being served. */
+/* A data connection has come, opened for `session_id`: takes over `fd`, and closes it if it does
+ * not belong to the coordinator that is being served. */
 void session_accept_data(struct session *session, int fd, uint64_t session_id, const char *peer);
 
 /* Begins the end: says no more to anybody and stops loading and serving. The loop runs out of work

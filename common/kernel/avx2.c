@@ -2,22 +2,22 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define LANES      8
-#define VEC        __m256
-#define LOAD(p)    _mm256_loadu_ps(p)
-#define STORE(p,v) _mm256_storeu_ps(p, v)
-#define SET(a)     _mm256_set1_ps(a)
-#define ZERO()     _mm256_setzero_ps()
-#define ADD(a,b)   _mm256_add_ps(a, b)
-#define MUL(a,b)   _mm256_mul_ps(a, b)
-#define DIV(a,b)   _mm256_div_ps(a, b)
-#define FMA(a,b,c) _mm256_fmadd_ps(a, b, c)
-#define MAX(a,b)   _mm256_max_ps(a, b)
-#define MIN(a,b)   _mm256_min_ps(a, b)
-#define ROUND(v)   _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
-#define POW2(v)    pow2_lanes(v)
-#define SUM(v)     sum_lanes(v)
-#define BEST(v)    best_lanes(v)
+#define LANES        8
+#define VEC          __m256
+#define LOAD(p)      _mm256_loadu_ps(p)
+#define STORE(p, v)  _mm256_storeu_ps(p, v)
+#define SET(a)       _mm256_set1_ps(a)
+#define ZERO()       _mm256_setzero_ps()
+#define ADD(a, b)    _mm256_add_ps(a, b)
+#define MUL(a, b)    _mm256_mul_ps(a, b)
+#define DIV(a, b)    _mm256_div_ps(a, b)
+#define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define MAX(a, b)    _mm256_max_ps(a, b)
+#define MIN(a, b)    _mm256_min_ps(a, b)
+#define ROUND(v)     _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define POW2(v)      pow2_lanes(v)
+#define SUM(v)       sum_lanes(v)
+#define BEST(v)      best_lanes(v)
 
 static inline __m256 pow2_lanes(__m256 v) {
     __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(v), _mm256_set1_epi32(127));

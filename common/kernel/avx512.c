@@ -2,22 +2,22 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define LANES      16
-#define VEC        __m512
-#define LOAD(p)    _mm512_loadu_ps(p)
-#define STORE(p,v) _mm512_storeu_ps(p, v)
-#define SET(a)     _mm512_set1_ps(a)
-#define ZERO()     _mm512_setzero_ps()
-#define ADD(a,b)   _mm512_add_ps(a, b)
-#define MUL(a,b)   _mm512_mul_ps(a, b)
-#define DIV(a,b)   _mm512_div_ps(a, b)
-#define FMA(a,b,c) _mm512_fmadd_ps(a, b, c)
-#define MAX(a,b)   _mm512_max_ps(a, b)
-#define MIN(a,b)   _mm512_min_ps(a, b)
-#define ROUND(v)   _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
-#define POW2(v)    _mm512_scalef_ps(_mm512_set1_ps(1.0f), v)
-#define SUM(v)     _mm512_reduce_add_ps(v)
-#define BEST(v)    _mm512_reduce_max_ps(v)
+#define LANES        16
+#define VEC          __m512
+#define LOAD(p)      _mm512_loadu_ps(p)
+#define STORE(p, v)  _mm512_storeu_ps(p, v)
+#define SET(a)       _mm512_set1_ps(a)
+#define ZERO()       _mm512_setzero_ps()
+#define ADD(a, b)    _mm512_add_ps(a, b)
+#define MUL(a, b)    _mm512_mul_ps(a, b)
+#define DIV(a, b)    _mm512_div_ps(a, b)
+#define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define MAX(a, b)    _mm512_max_ps(a, b)
+#define MIN(a, b)    _mm512_min_ps(a, b)
+#define ROUND(v)     _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define POW2(v)      _mm512_scalef_ps(_mm512_set1_ps(1.0f), v)
+#define SUM(v)       _mm512_reduce_add_ps(v)
+#define BEST(v)      _mm512_reduce_max_ps(v)
 
 #define LOAD_F16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
 #define LOAD_BF16(p)                                                                               \

@@ -28,8 +28,9 @@ size_t kernel_list(const struct kernel **out, size_t max) {
     return count;
 }
 
-/* Our own pool calls sgemm from every thread, each on a tile of its own. OpenBLAS must not start threads
- * beneath that, and its single-threaded build hands the same buffer to all callers: wrong sums, silently. */
+/* Our own pool calls sgemm from every thread, each on a tile of its own. OpenBLAS must not start
+ * threads beneath that, and its single-threaded build hands the same buffer to all callers: wrong
+ * sums, silently. */
 static enum status prepare_blas(void) {
     if (openblas_get_parallel() == OPENBLAS_SEQUENTIAL) {
         log_error("this OpenBLAS (%s) must not be called from several threads; install "

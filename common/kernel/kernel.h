@@ -1,8 +1,9 @@
 /* The inner loops that depend on the instruction set: one table, filled once at start-up.
  *
- * Each variant lives in a file of its own (reference.c, avx2.c, avx512.c), compiled with that file's
- * flags; tests compare each with the reference. Vectors are plain f32, unaligned, any length; inputs
- * and outputs do not overlap unless a comment says so. All functions are pure and thread-safe. */
+ * Each variant lives in a file of its own (reference.c, avx2.c, avx512.c), compiled with that
+ * file's flags; tests compare each with the reference. Vectors are plain f32, unaligned, any
+ * length; inputs and outputs do not overlap unless a comment says so. All functions are pure and
+ * thread-safe. */
 #pragma once
 
 #include <stdbool.h>
@@ -35,9 +36,9 @@ struct kernel {
     void (*softmax)(float *x, size_t count);
 };
 
-/* Chooses the table for the process: "auto" takes the widest that this processor has. Call once, before
- * any thread computes. Errors: STATUS_USAGE for an unknown name, STATUS_UNSUPPORTED when the processor
- * lacks it; the line logged lists what there is. */
+/* Chooses the table for the process: "auto" takes the widest that this processor has. Call once,
+ * before any thread computes. Errors: STATUS_USAGE for an unknown name, STATUS_UNSUPPORTED when the
+ * processor lacks it; the line logged lists what there is. */
 enum status kernel_select(const char *name);
 
 /* The chosen table; the reference before kernel_select. */

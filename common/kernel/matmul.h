@@ -20,8 +20,8 @@ void matmul_expand(const struct matrix *w, uint32_t row, uint32_t rows, uint32_t
 
 /* y[r][i] = W[row + i] . x[r] for i in [0, rows), r in [0, batch); x_stride and y_stride in floats.
  * `scratch` as above, of the calling thread. */
-void matmul_tile(const struct matrix *w, uint32_t row, uint32_t rows, const float *x, size_t x_stride,
-                 size_t batch, float *y, size_t y_stride, float *scratch);
+void matmul_tile(const struct matrix *w, uint32_t row, uint32_t rows, const float *x,
+                 size_t x_stride, size_t batch, float *y, size_t y_stride, float *scratch);
 
 /* y (batch, w->rows) = x (batch, w->columns) W^T over all threads. Thread t's scratch starts at
  * scratch + t * scratch_stride and holds at least matmul_scratch_floats(). */

@@ -1,5 +1,5 @@
-/* The scalar reference: what every other variant is compared with, and what runs on processors without
- * one. Written for clarity; the compiler may vectorise it. */
+/* The scalar reference: what every other variant is compared with, and what runs on processors
+ * without one. Written for clarity; the compiler may vectorise it. */
 #include <math.h>
 #include <string.h>
 

@@ -1,5 +1,6 @@
-/* The kernel table written once over a vector type: each variant's file defines the macros below for its
- * instruction set and includes this file, which defines the functions and the table's entries.
+/* The kernel table written once over a vector type: each variant's file defines the macros below
+ * for its instruction set and includes this file, which defines the functions and the table's
+ * entries.
  *
  *   LANES             f32 values in a vector            VEC               the vector's type
  *   LOAD(p) STORE(p,v) SET(a) ZERO() ADD MUL DIV MIN MAX (a,b) FMA(a,b,c)
@@ -14,12 +15,12 @@
 
 #define LOAD_F32(p) LOAD(p)
 
-/* E4M3 is read as an F16 of the same fields, whose exponent bias is larger by 8: the processor's own
- * conversion then takes care of subnormals, at full speed. */
+/* E4M3 is read as an F16 of the same fields, whose exponent bias is larger by 8: the processor's
+ * own conversion then takes care of subnormals, at full speed. */
 #define FP8_FACTOR 0x1p8f
 
-/* e^x in f32 to 2 units in the last place for x in [-87, 88] (clamped below): x = n ln2 + r, e^r by a
- * polynomial of degree 6 (Taylor terms suffice on |r| <= ln2 / 2), times 2^n. */
+/* e^x in f32 to 2 units in the last place for x in [-87, 88] (clamped below): x = n ln2 + r, e^r by
+ * a polynomial of degree 6 (Taylor terms suffice on |r| <= ln2 / 2), times 2^n. */
 static inline VEC exp_lanes(VEC x) {
     x = MAX(x, SET(-87.0f));
     VEC n = ROUND(MUL(x, SET(1.44269504f)));
@@ -77,8 +78,10 @@ static void swiglu(float *gate, const float *up, size_t count, float weight) {
     size_t i = 0;
     for (; i + LANES <= count; i += LANES) {
         VEC g = LOAD(gate + i);
-        /* Clamped where e^-g would overflow: there the product is below 1e-36, 0 for all purposes. */
-        VEC sigmoid = DIV(SET(1.0f), ADD(SET(1.0f), exp_lanes(MIN(MUL(g, SET(-1.0f)), SET(87.0f)))));
+        /* Clamped where e^-g would overflow: there the product is below 1e-36, 0 for all purposes.
+         */
+        VEC sigmoid =
+            DIV(SET(1.0f), ADD(SET(1.0f), exp_lanes(MIN(MUL(g, SET(-1.0f)), SET(87.0f)))));
         STORE(gate + i, MUL(MUL(MUL(g, sigmoid), LOAD(up + i)), SET(weight)));
     }
     KERNEL_REFERENCE.swiglu(gate + i, up + i, count - i, weight);
@@ -137,6 +140,6 @@ static void softmax(float *x, size_t count) {
 #define TABLE(NAME)                                                                                \
     {                                                                                              \
         .name = NAME, .expand = {expand_f32, expand_f16, expand_bf16, expand_fp8},                 \
-        .dot = {dot_f32, dot_f16, dot_bf16, dot_fp8}, .add_scaled = add_scaled,                    \
-        .swiglu = swiglu, .rms_norm = rms_norm, .softmax = softmax,                                \
+        .dot = {dot_f32, dot_f16, dot_bf16, dot_fp8}, .add_scaled = add_scaled, .swiglu = swiglu,  \
+        .rms_norm = rms_norm, .softmax = softmax,                                                  \
     }

@@ -1,8 +1,9 @@
 /* The transport over non-blocking stream sockets and epoll.
  *
- * Sockets are registered edge-triggered once, for both directions; `readable` and `writable` remember
- * what the kernel last said, so that posting tries the system call at once and a step costs no
- * epoll_ctl. Completions wait in a ring that is sized when a connection is added, never afterwards. */
+ * Sockets are registered edge-triggered once, for both directions; `readable` and `writable`
+ * remember what the kernel last said, so that posting tries the system call at once and a step
+ * costs no epoll_ctl. Completions wait in a ring that is sized when a connection is added, never
+ * afterwards. */
 #include "common/transport/transport.h"
 
 #include <assert.h>
@@ -149,7 +150,8 @@ void transport_remove(struct transport *transport, struct connection *connection
     transport->connection_count--;
     size_t kept = 0;
     for (size_t i = 0; i < transport->ring_count; i++) {
-        struct completion *from = &transport->ring[(transport->ring_head + i) % transport->ring_size];
+        struct completion *from =
+            &transport->ring[(transport->ring_head + i) % transport->ring_size];
         if (from->connection != connection)
             transport->ring[(transport->ring_head + kept++) % transport->ring_size] = *from;
     }
@@ -178,7 +180,8 @@ static void complete(struct transport *transport, struct connection *connection,
     queue->moved = queue->message = 0;
 }
 
-/* Ends a connection: the operation that found the error reports it, all others STATUS_CONNECTION. */
+/* Ends a connection: the operation that found the error reports it, all others STATUS_CONNECTION.
+ */
 static void fail(struct transport *transport, struct connection *connection,
                  enum transport_operation operation, enum status status) {
     connection->dead = true;
@@ -193,8 +196,8 @@ static void progress_sends(struct transport *transport, struct connection *conne
     struct queue *queue = &connection->sends;
     while (queue->count && connection->writable && !connection->dead) {
         struct posted *item = queue_first(queue);
-        ssize_t sent =
-            send(connection->fd, item->buffer + queue->moved, item->bytes - queue->moved, MSG_NOSIGNAL);
+        ssize_t sent = send(connection->fd, item->buffer + queue->moved, item->bytes - queue->moved,
+                            MSG_NOSIGNAL);
         if (sent < 0 && errno == EINTR)
             continue;
         if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
@@ -216,8 +219,10 @@ static enum status begin_message(struct transport *transport, struct connection 
     if (status)
         return status;
     if (bytes > item->bytes || bytes < transport->options.header_bytes) {
-        log_error("%s: a message of %zu bytes where at most %zu were agreed", connection->peer, bytes,
-                  item->bytes);
+        log_error(
+            "%s: a message of %zu bytes where at most %zu were agreed; install the same release on "
+            "both machines",
+            connection->peer, bytes, item->bytes);
         return STATUS_PROTOCOL;
     }
     queue->message = bytes;
@@ -333,7 +338,8 @@ size_t transport_poll(struct transport *transport, struct completion *out, size_
 }
 
 void transport_wake(struct transport *transport) {
-    /* The counter only overflows after 2^64 wakes; a failed write would mean it is already non-zero. */
+    /* The counter only overflows after 2^64 wakes; a failed write would mean it is already
+     * non-zero. */
     ssize_t written = write(transport->wake_fd, &(uint64_t){1}, sizeof(uint64_t));
     (void)written;
 }

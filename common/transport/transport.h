@@ -1,13 +1,14 @@
 /* The data plane's contract: completion-based message exchange over connected peers.
  *
  * A transport owns a set of connections and one completion queue; it is used from one thread (only
- * transport_wake may be called from others). Posting never blocks: a send or receive is taken note of,
- * and transport_poll says when it is done. It knows nothing of models; how long a message is, it asks
- * of `message_bytes`, so that a stream (TCP) and a message device (RDMA) look alike.
+ * transport_wake may be called from others). Posting never blocks: a send or receive is taken note
+ * of, and transport_poll says when it is done. It knows nothing of models; how long a message is,
+ * it asks of `message_bytes`, so that a stream (TCP) and a message device (RDMA) look alike.
  *
- * Errors that a completion carries: STATUS_CONNECTION (the peer closed or reset), STATUS_PROTOCOL (the
- * header was refused, or the message does not fit the posted buffer). After an error completion the
- * connection is dead: everything else posted on it completes with STATUS_CONNECTION, then nothing. */
+ * Errors that a completion carries: STATUS_CONNECTION (the peer closed or reset), STATUS_PROTOCOL
+ * (the header was refused, or the message does not fit the posted buffer). After an error
+ * completion the connection is dead: everything else posted on it completes with STATUS_CONNECTION,
+ * then nothing. */
 #pragma once
 
 #include <stddef.h>
@@ -41,8 +42,8 @@ enum status transport_create(const struct transport_options *options, struct tra
 /* Closes every connection and frees the transport. NULL is allowed. */
 void transport_destroy(struct transport *transport);
 
-/* Takes over the connected stream socket `fd` (closed with the connection, also on error). `peer` names
- * it in messages; copied. Errors: STATUS_NO_MEMORY, STATUS_IO. */
+/* Takes over the connected stream socket `fd` (closed with the connection, also on error). `peer`
+ * names it in messages; copied. Errors: STATUS_NO_MEMORY, STATUS_IO. */
 enum status transport_add(struct transport *transport, int fd, const char *peer,
                           struct connection **out);
 
@@ -58,14 +59,17 @@ const char *connection_peer(const struct connection *connection);
 enum status transport_post_send(struct transport *transport, struct connection *connection,
                                 const void *buffer, size_t bytes);
 
-/* Posts a buffer for one incoming message of at most `capacity` bytes (at least header_bytes). Buffers
- * of one connection fill in the order of posting. Errors: STATUS_NO_MEMORY when too many are posted. */
+/* Posts a buffer for one incoming message of at most `capacity` bytes (at least header_bytes).
+ * Buffers of one connection fill in the order of posting. Errors: STATUS_NO_MEMORY when too many
+ * are posted. */
 enum status transport_post_receive(struct transport *transport, struct connection *connection,
                                    void *buffer, size_t capacity);
 
-/* Moves data and hands out at most `max` completions. Waits up to `timeout_ms` (0: not at all, -1: for
- * ever) for the first one; returns their number, which is 0 on timeout or after transport_wake. */
-size_t transport_poll(struct transport *transport, struct completion *out, size_t max, int timeout_ms);
+/* Moves data and hands out at most `max` completions. Waits up to `timeout_ms` (0: not at all, -1:
+ * for ever) for the first one; returns their number, which is 0 on timeout or after transport_wake.
+ */
+size_t transport_poll(struct transport *transport, struct completion *out, size_t max,
+                      int timeout_ms);
 
 /* Makes a transport_poll that waits, or the next one, return at once. From any thread. */
 void transport_wake(struct transport *transport);

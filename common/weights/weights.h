@@ -52,7 +52,8 @@ enum status weights_find_matrix(const struct weights *weights, const char *name,
                                 uint32_t columns, const struct tensor **out);
 
 /* A hash of all names, types, shapes and of a sample of the contents: two machines whose copies
- * have the same fingerprint hold the same checkpoint. The same for one file and for many. */
+ * have the same fingerprint hold the same checkpoint. The same for one file and for many. Errors:
+ * STATUS_IO. */
 enum status weights_fingerprint(const struct weights *weights, uint64_t *out);
 
 /* A rectangle of a matrix. */
@@ -70,11 +71,13 @@ struct region {
 enum status weights_read_region(const struct weights *weights, const char *name,
                                 const struct region *region, void *storage);
 
-/* Reads the whole matrix `name`, which must be (rows, columns), into memory from `arena`. */
+/* Reads the whole matrix `name`, which must be (rows, columns), into memory from `arena`. Errors:
+ * as weights_find_matrix and weights_read_region; STATUS_NO_MEMORY. */
 enum status weights_load_matrix(const struct weights *weights, const char *name, uint32_t rows,
                                 uint32_t columns, struct arena *arena, struct matrix *out);
 
 /* Reads the tensor `name` with `count` values (any shape) of F32, F16 or BF16 as f32 into memory
- * from `arena`. For norms, biases and the router. */
+ * from `arena`. For norms, biases and the router. Errors: as weights_find_matrix;
+ * STATUS_NO_MEMORY, STATUS_IO. */
 enum status weights_load_vector(const struct weights *weights, const char *name, size_t count,
                                 struct arena *arena, float **out);

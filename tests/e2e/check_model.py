@@ -2,6 +2,7 @@
 """Compares a built skein with models whose outputs are known.
 
 check_model.py SKEIN DIR... [--workers 0,1,2,3,5] [--placement experts,slices] [--batch-tokens 1,7,32,512]
+               [--isa NAME]
 
 Each DIR is a golden model or one written by tests/reference/generate.py. Every combination of worker count (0: in
 process), placement (only with workers) and rows per engine step must give: logits and draft logits within 2e-3, the
@@ -133,9 +134,9 @@ def combinations(workers, placements, batches):
                 yield count, placement, batch
 
 
-def report(skein, directory, count, placement, batch):
+def report(skein, directory, isa, count, placement, batch):
     """Prints one line; whether all agreed."""
-    options = ["--batch-tokens", str(batch)]
+    options = ["--batch-tokens", str(batch), "--isa", isa]
     where = "in process"
     if count:
         options += ["--local-workers", str(count), "--placement", placement]
@@ -151,11 +152,16 @@ def report(skein, directory, count, placement, batch):
 
 
 def check_all(
-    skein, directories, workers=(0, 1, 2, 3, 5), placements=("experts", "slices"), batches=(1, 7, 32, 512)
+    skein,
+    directories,
+    workers=(0, 1, 2, 3, 5),
+    placements=("experts", "slices"),
+    batches=(1, 7, 32, 512),
+    isa="auto",
 ):
     """-> (passed, failed)"""
     results = [
-        report(skein, directory, *combination)
+        report(skein, directory, isa, *combination)
         for directory in directories
         for combination in combinations(workers, placements, batches)
     ]
@@ -174,9 +180,15 @@ def main():
     parser.add_argument("--workers", type=numbers, default=[0, 1, 2, 3, 5])
     parser.add_argument("--placement", type=lambda text: text.split(","), default=["experts", "slices"])
     parser.add_argument("--batch-tokens", type=numbers, default=[1, 7, 32, 512])
+    parser.add_argument("--isa", default="auto")
     args = parser.parse_args()
     passed, failed = check_all(
-        os.path.abspath(args.skein), args.directories, args.workers, args.placement, args.batch_tokens
+        os.path.abspath(args.skein),
+        args.directories,
+        args.workers,
+        args.placement,
+        args.batch_tokens,
+        args.isa,
     )
     print(f"{passed} passed, {failed} failed")
     sys.exit(failed > 0)

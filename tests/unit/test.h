@@ -26,7 +26,8 @@ static inline void log_capture_begin(struct log_capture *capture) {
     log_init("test", LOG_DEBUG, capture->stream);
 }
 
-/* Requires that all of the strings up to NULL stand in what was logged, in exactly one error line. */
+/* Requires that all of the strings up to NULL stand in what was logged, in exactly one error line.
+ */
 static inline void log_capture_expect(struct log_capture *capture, ...) {
     fclose(capture->stream);
     log_init("test", LOG_ERROR, NULL);

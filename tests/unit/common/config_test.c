@@ -35,10 +35,7 @@ struct fixture {
     char file[64];
 };
 
-static int setup(void **state) {
-    struct fixture *f = calloc(1, sizeof *f);
-    f->targets = (struct targets){.isa = "auto", .threads = 7, .temperature = 0.5f};
-    struct targets *t = &f->targets;
+static void fill_options(struct targets *t, struct option *out) {
     const struct option options[] = {
         {.name = "verbose",
          .letter = 'v',
@@ -90,7 +87,13 @@ static int setup(void **state) {
          .argument = "TEXT",
          .help = "Stop."},
     };
-    memcpy(f->options, options, sizeof options);
+    memcpy(out, options, sizeof options);
+}
+
+static int setup(void **state) {
+    struct fixture *f = calloc(1, sizeof *f);
+    f->targets = (struct targets){.isa = "auto", .threads = 7, .temperature = 0.5f};
+    fill_options(&f->targets, f->options);
     f->command = (struct command){.program = "prog",
                                   .name = "run",
                                   .summary = "Runs it.",

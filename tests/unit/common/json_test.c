@@ -58,9 +58,13 @@ static void malformed_text_is_placed(void **state) {
     static const struct {
         const char *content, *place;
     } CASES[] = {
-        {"{\n \"a\": 1,\n \"b\": }", "line 3"}, {"{\"a\": 1", "line 1"}, {"", "line 1"},
-        {"{\"a\": \"\xff\"}", "line 1"},        {"{\"a\": 1} x", "line 1"},
-        {"{\"a\": 1e999}", "line 1"},           {"[1, 2]", "this is a list"},
+        {"{\n \"a\": 1,\n \"b\": }", "line 3"},
+        {"{\"a\": 1", "line 1"},
+        {"", "line 1"},
+        {"{\"a\": \"\xff\"}", "line 1"},
+        {"{\"a\": 1} x", "line 1"},
+        {"{\"a\": 1e999}", "line 1"},
+        {"[1, 2]", "this is a list"},
     };
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         write_value(f, CASES[i].content);

@@ -1,5 +1,6 @@
-/* The two forms of latent attention give the same numbers, for decode steps, prompt chunks behind a past, and
- * several sequences in one batch; and chunks of any size give what one long chunk gives. */
+/* The two forms of latent attention give the same numbers, for decode steps, prompt chunks behind a
+ * past, and several sequences in one batch; and chunks of any size give what one long chunk gives.
+ */
 #include "tests/unit/test.h"
 
 #include <math.h>
@@ -21,7 +22,14 @@ static const struct model_shape SHAPE = {
     .nope_dim = 12,
     .rope_dim = 8,
     .v_dim = 20,
-    .rope = {.theta = 10000, .yarn = true, .factor = 4, .original_positions = 32, .beta_fast = 32, .beta_slow = 1, .mscale = 1, .mscale_all_dim = 0.7},
+    .rope = {.theta = 10000,
+             .yarn = true,
+             .factor = 4,
+             .original_positions = 32,
+             .beta_fast = 32,
+             .beta_slow = 1,
+             .mscale = 1,
+             .mscale_all_dim = 0.7},
 };
 
 struct fixture {
@@ -33,7 +41,8 @@ struct fixture {
     float *x; /* (TOKENS, hidden) */
 };
 
-static struct matrix random_matrix(struct arena *arena, struct random *random, uint32_t rows, uint32_t columns) {
+static struct matrix random_matrix(struct arena *arena, struct random *random, uint32_t rows,
+                                   uint32_t columns) {
     float *values = arena_take(arena, (size_t)rows * columns, sizeof(float));
     random_fill(random, 1.0f / sqrtf((float)columns) * 2, (size_t)rows * columns, values);
     return matrix_view(WEIGHT_F32, rows, columns, values);
@@ -72,8 +81,8 @@ static void teardown(struct fixture *f) {
     arena_destroy(f->arena);
 }
 
-static void forward(struct fixture *f, const struct batch_segment *segments, uint32_t count, uint32_t rows,
-                    const float *x, float *out) {
+static void forward(struct fixture *f, const struct batch_segment *segments, uint32_t count,
+                    uint32_t rows, const float *x, float *out) {
     struct batch batch = {NULL, rows, segments, count};
     attention_begin(f->attention, &batch);
     attention_forward(f->attention, &f->weights, 0, &batch, x, out);
@@ -85,7 +94,8 @@ static void expect_close(const float *a, const float *b, size_t count, const cha
             fail_msg("%s: value %zu is %g and %g", what, i, (double)a[i], (double)b[i]);
 }
 
-/* Runs all tokens in one chunk, then the forms on segments of every size over the cache so filled. */
+/* Runs all tokens in one chunk, then the forms on segments of every size over the cache so filled.
+ */
 static void test_forms_agree(void **state) {
     (void)state;
     struct fixture f;
@@ -121,7 +131,8 @@ static void run_in_chunks(struct fixture *f, uint32_t sequence, uint32_t chunk, 
         uint32_t rows = TOKENS - at < chunk ? TOKENS - at : chunk;
         assert_int_equal(kv_cache_extend(f->cache, sequence, rows), STATUS_OK);
         struct batch_segment segment = {sequence, at, 0, rows};
-        forward(f, &segment, 1, rows, f->x + (size_t)at * SHAPE.hidden, out + (size_t)at * SHAPE.hidden);
+        forward(f, &segment, 1, rows, f->x + (size_t)at * SHAPE.hidden,
+                out + (size_t)at * SHAPE.hidden);
     }
 }
 
@@ -165,7 +176,8 @@ static void test_sequences_share_a_batch(void **state) {
     memcpy(x + 6 * SHAPE.hidden, f.x + 50 * SHAPE.hidden, SHAPE.hidden * sizeof(float));
     forward(&f, segments, 2, 7, x, joint);
     expect_close(alone, joint, 6 * SHAPE.hidden, "first sequence");
-    expect_close(alone + 50 * SHAPE.hidden, joint + 6 * SHAPE.hidden, SHAPE.hidden, "second sequence");
+    expect_close(alone + 50 * SHAPE.hidden, joint + 6 * SHAPE.hidden, SHAPE.hidden,
+                 "second sequence");
     teardown(&f);
 }
 

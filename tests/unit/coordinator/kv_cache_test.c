@@ -3,8 +3,10 @@
 
 #include "coordinator/kv_cache.h"
 
-static const struct model_shape LATENT = {.attention = ATTENTION_LATENT, .kv_rank = 6, .rope_dim = 2};
-static const struct model_shape HEADS = {.attention = ATTENTION_MULTI_HEAD, .kv_heads = 3, .head_dim = 4};
+static const struct model_shape LATENT = {
+    .attention = ATTENTION_LATENT, .kv_rank = 6, .rope_dim = 2};
+static const struct model_shape HEADS = {
+    .attention = ATTENTION_MULTI_HEAD, .kv_heads = 3, .head_dim = 4};
 
 static void test_width_is_compressed(void **state) {
     (void)state;

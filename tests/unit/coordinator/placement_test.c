@@ -1,5 +1,5 @@
-/* Placements cover every expert exactly once, respect memory and quanta, share evenly where memory allows, and
- * say what is missing where it does not. */
+/* Placements cover every expert exactly once, respect memory and quanta, share evenly where memory
+ * allows, and say what is missing where it does not. */
 #include "tests/unit/test.h"
 
 #include "coordinator/placement.h"
@@ -14,8 +14,9 @@ struct setting {
     struct placement_input input;
 };
 
-static void setting_init(struct setting *s, enum weight_format format, uint32_t inner, uint32_t experts, uint32_t groups,
-                         uint32_t holders, enum placement_kind kind) {
+static void setting_init(struct setting *s, enum weight_format format, uint32_t inner,
+                         uint32_t experts, uint32_t groups, uint32_t holders,
+                         enum placement_kind kind) {
     memset(s, 0, sizeof *s);
     for (uint32_t l = 0; l < LAYERS_USED; l++) {
         s->layouts[l] = (struct shard_layout){256, inner, format, format, format};
@@ -32,12 +33,14 @@ static uint64_t total_bytes(const struct setting *s) {
     return (LAYERS_USED - 1) * s->input.experts * shard_bytes(&s->layouts[1], &whole);
 }
 
-/* Ranges of every expert join up from 0 to inner; slots ascend and point back; sums fit the memory. */
+/* Ranges of every expert join up from 0 to inner; slots ascend and point back; sums fit the memory.
+ */
 static void check_placement(const struct setting *s, const struct placement *plan) {
     uint32_t quantum = shard_quantum(&s->layouts[1]), next_slot[8] = {0};
     for (uint32_t l = 0; l < LAYERS_USED; l++)
         for (uint32_t e = 0; e < s->input.experts; e++) {
-            uint32_t from = plan->first[l * s->input.experts + e], to = plan->first[l * s->input.experts + e + 1];
+            uint32_t from = plan->first[l * s->input.experts + e],
+                     to = plan->first[l * s->input.experts + e + 1];
             if (!s->is_expert_layer[l]) {
                 assert_int_equal(from, to);
                 continue;
@@ -78,7 +81,8 @@ static void test_covers_everything(void **state) {
                 for (int fp8 = 0; fp8 < 2; fp8++) {
                     struct setting s;
                     struct placement *plan;
-                    setting_init(&s, fp8 ? WEIGHT_FP8_E4M3 : WEIGHT_BF16, inners[i], 12, i % 2 ? 4 : 1, holders, kinds[k]);
+                    setting_init(&s, fp8 ? WEIGHT_FP8_E4M3 : WEIGHT_BF16, inners[i], 12,
+                                 i % 2 ? 4 : 1, holders, kinds[k]);
                     assert_int_equal(placement_create(&s.input, &plan), STATUS_OK);
                     check_placement(&s, plan);
                     placement_destroy(plan);
@@ -96,7 +100,8 @@ static void test_equal_memory_shares_equally(void **state) {
     /* Experts of one group stay together. */
     for (uint32_t l = 1; l < LAYERS_USED; l++)
         for (uint32_t e = 0; e < 32; e++)
-            assert_int_equal(plan->placed[plan->first[l * 32 + e]].holder, plan->placed[plan->first[l * 32 + e / 4 * 4]].holder);
+            assert_int_equal(plan->placed[plan->first[l * 32 + e]].holder,
+                             plan->placed[plan->first[l * 32 + e / 4 * 4]].holder);
     placement_destroy(plan);
 }
 
@@ -128,7 +133,9 @@ static void test_tight_memory(void **state) {
         setting_init(&s, WEIGHT_BF16, 64, 16, 4, holders, PLACEMENT_EXPERTS);
         uint64_t left = total_bytes(&s), spare = left / (4 * 16);
         for (uint32_t h = 0; h < holders; h++) {
-            uint64_t part = h + 1 == holders ? left : (uint64_t)(left * (double)random_below(&random, 1000) / 1500);
+            uint64_t part = h + 1 == holders
+                                ? left
+                                : (uint64_t)(left * (double)random_below(&random, 1000) / 1500);
             s.memory_bytes[h] = part + spare;
             left -= part;
         }
@@ -150,14 +157,17 @@ static void test_too_small_says_what_is_missing(void **state) {
         s.memory_bytes[1] = 50 << 20;
         log_capture_begin(&capture);
         assert_int_equal(placement_create(&s.input, &plan), STATUS_NO_MEMORY);
-        log_capture_expect(&capture, "192.0 MiB", "2 workers offer 150.0 MiB", "42.0 MiB missing", NULL);
+        log_capture_expect(&capture, "192.0 MiB", "2 workers offer 150.0 MiB", "42.0 MiB missing",
+                           NULL);
     }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_covers_everything), cmocka_unit_test(test_equal_memory_shares_equally),
-        cmocka_unit_test(test_unequal_memory),    cmocka_unit_test(test_tight_memory),
+        cmocka_unit_test(test_covers_everything),
+        cmocka_unit_test(test_equal_memory_shares_equally),
+        cmocka_unit_test(test_unequal_memory),
+        cmocka_unit_test(test_tight_memory),
         cmocka_unit_test(test_too_small_says_what_is_missing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -104,9 +104,12 @@ static void test_nan_scores(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_greedy_softmax),        cmocka_unit_test(test_group_rules_differ),
-        cmocka_unit_test(test_bias_only_chooses),     cmocka_unit_test(test_dropped_groups_never_win),
-        cmocka_unit_test(test_ties_go_to_the_lower_index), cmocka_unit_test(test_nan_scores),
+        cmocka_unit_test(test_greedy_softmax),
+        cmocka_unit_test(test_group_rules_differ),
+        cmocka_unit_test(test_bias_only_chooses),
+        cmocka_unit_test(test_dropped_groups_never_win),
+        cmocka_unit_test(test_ties_go_to_the_lower_index),
+        cmocka_unit_test(test_nan_scores),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* Every first and second byte against the ranges of Unicode, table 3-7, and pieces of characters. */
+/* Every first and second byte against the ranges of Unicode, table 3-7, and pieces of characters.
+ */
 #include "coordinator/utf8.h"
 
 #include <stdbool.h>

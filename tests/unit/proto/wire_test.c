@@ -9,7 +9,8 @@
 #define PEER "10.0.0.9:7717"
 
 static struct wire_header dispatch_header(void) {
-    return (struct wire_header){.type = WIRE_DISPATCH, .sequence = 7, .layer = 3, .rows = 2, .entries = 3, .hidden = 5};
+    return (struct wire_header){
+        .type = WIRE_DISPATCH, .sequence = 7, .layer = 3, .rows = 2, .entries = 3, .hidden = 5};
 }
 
 static void test_round_trip(void **state) {
@@ -41,7 +42,8 @@ static void test_layout_is_fixed(void **state) {
 }
 
 /* Encodes `header`, patches one byte and expects a refusal that says `words`. */
-static void expect_refusal(const struct wire_header *header, size_t offset, uint8_t change, const char *words) {
+static void expect_refusal(const struct wire_header *header, size_t offset, uint8_t change,
+                           const char *words) {
     uint8_t frame[sizeof *header];
     struct wire_header back;
     struct log_capture capture;
@@ -127,12 +129,12 @@ static void test_entries(void **state) {
     const struct wire_entry good[] = {{0, 1, 0.5f}, {1, 1, 0.5f}, {0, 3, -1}};
     check_entries(good, STATUS_OK);
     const struct wire_entry bad[][3] = {
-        {{2, 1, 1}, {0, 2, 1}, {0, 3, 1}},    /* row */
-        {{0, 1, 1}, {0, 2, 1}, {0, 4, 1}},    /* slot */
-        {{0, 2, 1}, {0, 1, 1}, {0, 3, 1}},    /* order of slots */
-        {{1, 1, 1}, {0, 1, 1}, {0, 3, 1}},    /* order of rows */
-        {{0, 1, 1}, {0, 1, 1}, {0, 3, 1}},    /* twice */
-        {{0, 1, NAN}, {0, 2, 1}, {0, 3, 1}},  /* weight */
+        {{2, 1, 1}, {0, 2, 1}, {0, 3, 1}},   /* row */
+        {{0, 1, 1}, {0, 2, 1}, {0, 4, 1}},   /* slot */
+        {{0, 2, 1}, {0, 1, 1}, {0, 3, 1}},   /* order of slots */
+        {{1, 1, 1}, {0, 1, 1}, {0, 3, 1}},   /* order of rows */
+        {{0, 1, 1}, {0, 1, 1}, {0, 3, 1}},   /* twice */
+        {{0, 1, NAN}, {0, 2, 1}, {0, 3, 1}}, /* weight */
         {{0, 1, INFINITY}, {0, 2, 1}, {0, 3, 1}},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)

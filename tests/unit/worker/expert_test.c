@@ -1,5 +1,6 @@
-/* expert_forward against plain sums in double: scattered and contiguous rows, slices that add up to the
- * whole, waves larger than the scratch, and results that do not depend on the number of threads. */
+/* expert_forward against plain sums in double: scattered and contiguous rows, slices that add up to
+ * the whole, waves larger than the scratch, and results that do not depend on the number of
+ * threads. */
 #include "tests/unit/test.h"
 
 #include <math.h>
@@ -32,7 +33,8 @@ static struct expert whole_expert(const struct fixture *f, uint32_t e) {
                            matrix_view(WEIGHT_F32, HIDDEN, INNER, f->down[e])};
 }
 
-static void add_expected(const struct fixture *f, uint32_t e, uint32_t row, double weight, double *out) {
+static void add_expected(const struct fixture *f, uint32_t e, uint32_t row, double weight,
+                         double *out) {
     for (uint32_t i = 0; i < INNER; i++) {
         double gate = 0, up = 0;
         for (uint32_t h = 0; h < HIDDEN; h++) {
@@ -48,7 +50,8 @@ static void add_expected(const struct fixture *f, uint32_t e, uint32_t row, doub
 static void check_rows(const double *want, const float *got) {
     for (uint32_t i = 0; i < ROWS * HIDDEN; i++)
         if (!(fabs(want[i] - (double)got[i]) <= 1e-4))
-            fail_msg("row %u value %u: %g, expected %g", i / HIDDEN, i % HIDDEN, (double)got[i], want[i]);
+            fail_msg("row %u value %u: %g, expected %g", i / HIDDEN, i % HIDDEN, (double)got[i],
+                     want[i]);
 }
 
 /* Every expert takes a random subset of rows; expert 0 all of them, expert 1 none. */

@@ -1,5 +1,5 @@
-/* A real worker in a thread of the test, a coordinator made by hand on a blocking socket, and the log of
- * both in a file, so that no thread's writing races with the test's reading. */
+/* A real worker in a thread of the test, a coordinator made by hand on a blocking socket, and the
+ * log of both in a file, so that no thread's writing races with the test's reading. */
 #pragma once
 
 #include "tests/unit/test.h"
@@ -90,10 +90,8 @@ static inline void *worker_main(void *daemon) {
 }
 
 static inline void worker_start(struct worker *worker, const char *model, uint64_t memory_bytes) {
-    const struct daemon_options options = {.listen = "127.0.0.1:0",
-                                           .threads = 2,
-                                           .memory_bytes = memory_bytes,
-                                           .model = model};
+    const struct daemon_options options = {
+        .listen = "127.0.0.1:0", .threads = 2, .memory_bytes = memory_bytes, .model = model};
     assert_int_equal(daemon_create(&options, &worker->daemon), STATUS_OK);
     assert_int_equal(pthread_create(&worker->thread, NULL, worker_main, worker->daemon), 0);
 }
@@ -114,11 +112,13 @@ struct client {
 static inline int connect_to(const char *text) {
     struct address address;
     assert_true(address_parse(text, &address));
-    struct sockaddr_in peer = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(address.port))};
+    struct sockaddr_in peer = {.sin_family = AF_INET,
+                               .sin_port = htons((uint16_t)atoi(address.port))};
     inet_pton(AF_INET, address.host, &peer.sin_addr);
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&peer, sizeof peer), 0);
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){.tv_sec = 10}, sizeof(struct timeval));
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){.tv_sec = 10},
+               sizeof(struct timeval));
     return fd;
 }
 
@@ -140,7 +140,8 @@ static inline void client_send(struct client *client, const Control__Message *me
     free(data);
 }
 
-/* The next message other than Health and Progress, which the caller frees; NULL when the peer closed. */
+/* The next message other than Health and Progress, which the caller frees; NULL when the peer
+ * closed. */
 static inline Control__Message *client_receive(struct client *client) {
     for (;;) {
         Control__Message *message;
@@ -165,7 +166,8 @@ static inline Control__Message *client_receive(struct client *client) {
 }
 
 /* Requires the next message to be of `kind`. */
-static inline Control__Message *client_expect(struct client *client, Control__Message__KindCase kind) {
+static inline Control__Message *client_expect(struct client *client,
+                                              Control__Message__KindCase kind) {
     Control__Message *message = client_receive(client);
     assert_non_null(message);
     if (message->kind_case != kind)
@@ -200,7 +202,8 @@ static inline void client_say_hello(struct client *client, uint32_t version, uin
 }
 
 /* Connects and greets; returns the session's id. */
-static inline uint64_t client_greet(struct client *client, const char *address, uint64_t fingerprint) {
+static inline uint64_t client_greet(struct client *client, const char *address,
+                                    uint64_t fingerprint) {
     client_connect(client, address);
     client_say_hello(client, CONTROL_VERSION, fingerprint);
     Control__Message *message = client_expect(client, CONTROL__MESSAGE__KIND_WELCOME);
@@ -217,8 +220,8 @@ static inline void client_say_goodbye(struct client *client) {
     client_send(client, &message);
 }
 
-static inline void client_ship(struct client *client, uint32_t slot, uint64_t offset, const void *data,
-                               size_t bytes) {
+static inline void client_ship(struct client *client, uint32_t slot, uint64_t offset,
+                               const void *data, size_t bytes) {
     Control__ShardData shard_data = CONTROL__SHARD_DATA__INIT;
     Control__Message message = CONTROL__MESSAGE__INIT;
     shard_data.slot = slot;
@@ -254,7 +257,8 @@ static inline struct plan plan_default(uint64_t fingerprint) {
 }
 
 static inline struct shard plan_shard(const struct plan *plan, uint32_t slot) {
-    return (struct shard){plan->layer[slot], plan->expert[slot], plan->begin[slot], plan->end[slot]};
+    return (struct shard){plan->layer[slot], plan->expert[slot], plan->begin[slot],
+                          plan->end[slot]};
 }
 
 static inline void client_assign(struct client *client, struct plan *plan) {
@@ -337,8 +341,8 @@ static inline void data_expect_sums(int fd, const struct expert experts[2]) {
     struct expert_workspace *workspace;
     float *sums = calloc(2 * FIXTURE_HIDDEN, sizeof *sums);
     assert_int_equal(threads_create(1, &threads), STATUS_OK);
-    assert_int_equal(
-        expert_workspace_create(threads, FIXTURE_HIDDEN, FIXTURE_INNER, 2, &workspace), STATUS_OK);
+    assert_int_equal(expert_workspace_create(threads, FIXTURE_HIDDEN, FIXTURE_INNER, 2, &workspace),
+                     STATUS_OK);
     const struct expert_task tasks[] = {
         {&experts[0], 0, 0.5f}, {&experts[0], 1, 0.25f}, {&experts[1], 1, 2.0f}};
     expert_forward(workspace, wire_dispatch_rows(frame), tasks, 3, sums);

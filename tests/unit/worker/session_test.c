@@ -1,5 +1,5 @@
-/* The worker over real sockets: one coordinator after another, and in between everything that a peer
- * must not do. After each offence a well-behaved coordinator is served. */
+/* The worker over real sockets: one coordinator after another, and in between everything that a
+ * peer must not do. After each offence a well-behaved coordinator is served. */
 #include "tests/unit/worker/fixture.h"
 
 #include "tests/unit/random.h"
@@ -130,7 +130,8 @@ static void expect_refused(const void *bytes, size_t count, const char *logged) 
 
 static void test_garbage(void **state) {
     (void)state;
-    expect_refused("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 27, "does not speak skein's control protocol");
+    expect_refused("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 27,
+                   "does not speak skein's control protocol");
     const uint8_t oversized[] = {0xff, 0xff, 0xff, 0x7f, 1, 2, 3};
     expect_refused(oversized, sizeof oversized, "2147483647 bytes");
     /* Allowed later, but not before the greeting. */
@@ -319,9 +320,8 @@ static void test_silent_connections(void **state) {
         fds[i] = connect_to(address());
     log_file_expect("making room for others");
     expect_still_serving();
-    for (int i = 0; i < COUNT; i++) {
+    for (int i = 0; i < COUNT; i++)
         data_expect_end(fds[i]); /* the last ones after their deadline */
-    }
     log_file_expect("said nothing for 5 s");
 }
 
@@ -336,12 +336,17 @@ static void test_too_many_clients(void **state) {
         send(fds[i], half_a_message, sizeof half_a_message, MSG_NOSIGNAL);
     }
     log_file_expect("control connections are open");
-    for (int i = 0; i < COUNT; i++)
-        data_expect_end(fds[i]); /* after the health timeout */
+    for (int i = 0; i < COUNT; i++) {
+        struct client client = {.fd = fds[i]};
+        control_reader_init(&client.reader, CONTROL_MESSAGE_BYTES_MAX);
+        client_expect_end(&client); /* after the health timeout */
+        client_close(&client);
+    }
     expect_still_serving();
 }
 
-/* Well-formed messages with random bytes changed: any answer is right that leaves the worker serving. */
+/* Well-formed messages with random bytes changed: any answer is right that leaves the worker
+ * serving. */
 static void test_mutated_messages(void **state) {
     (void)state;
     struct random random = {4711};

@@ -1,5 +1,6 @@
-/* Every kernel variant against the scalar reference, over odd sizes and unaligned starts. One tolerance:
- * 1e-5 relative to the sum of magnitudes, which is what f32 sums in another order may differ by. */
+/* Every kernel variant against the scalar reference, over odd sizes and unaligned starts. One
+ * tolerance: 1e-5 relative to the sum of magnitudes, which is what f32 sums in another order may
+ * differ by. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,7 +18,8 @@
 #define COUNT_MAX 1100
 #define TOLERANCE 1e-5
 
-static const size_t SIZES[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 129, 1000, 1030};
+static const size_t SIZES[] = {1,  2,  3,  7,  8,   9,   15,  16,   17,  31,
+                               33, 63, 64, 65, 100, 127, 129, 1000, 1030};
 
 static uint32_t random_state = 12345;
 
@@ -98,7 +100,8 @@ static void test_dot_agrees(void **state) {
                     double got = list[v]->dot[format](start, x, SIZES[s]);
                     if (!(fabs(got - sum) <= TOLERANCE * magnitude))
                         fail_msg("%s dot %s of %zu: %g, expected %g", list[v]->name,
-                                 weight_format_name((enum weight_format)format), SIZES[s], got, sum);
+                                 weight_format_name((enum weight_format)format), SIZES[s], got,
+                                 sum);
                 }
 }
 
@@ -106,8 +109,8 @@ static void check_close(const char *what, const struct kernel *kernel, const flo
                         const float *got, size_t count, float magnitude) {
     for (size_t i = 0; i < count; i++)
         if (!(fabsf(want[i] - got[i]) <= (float)TOLERANCE * (magnitude + fabsf(want[i]))))
-            fail_msg("%s %s[%zu of %zu]: %g, expected %g", kernel->name, what, i, count, (double)got[i],
-                     (double)want[i]);
+            fail_msg("%s %s[%zu of %zu]: %g, expected %g", kernel->name, what, i, count,
+                     (double)got[i], (double)want[i]);
 }
 
 static void test_vectors_agree(void **state) {
@@ -180,8 +183,8 @@ static void test_select_by_name(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_known_values),    cmocka_unit_test(test_expand_is_exact),
-        cmocka_unit_test(test_dot_agrees),      cmocka_unit_test(test_vectors_agree),
+        cmocka_unit_test(test_known_values),   cmocka_unit_test(test_expand_is_exact),
+        cmocka_unit_test(test_dot_agrees),     cmocka_unit_test(test_vectors_agree),
         cmocka_unit_test(test_select_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

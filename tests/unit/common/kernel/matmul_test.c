@@ -1,4 +1,5 @@
-/* Tiles and batches against sums in double, over every format and ragged sizes, whatever path they take. */
+/* Tiles and batches against sums in double, over every format and ragged sizes, whatever path they
+ * take. */
 #include "tests/unit/test.h"
 
 #include <math.h>
@@ -11,11 +12,13 @@ struct case_size {
     uint32_t rows, columns, batch;
 };
 
-static const struct case_size SIZES[] = {{1, 1, 1},    {5, 7, 1},     {33, 129, 3}, {64, 256, 4},
-                                         {40, 300, 5}, {70, 1500, 2}, {31, 2049, 9}, {130, 200, 33}};
+static const struct case_size SIZES[] = {{1, 1, 1},     {5, 7, 1},     {33, 129, 3},
+                                         {64, 256, 4},  {40, 300, 5},  {70, 1500, 2},
+                                         {31, 2049, 9}, {130, 200, 33}};
 
 /* Random stored values whose magnitudes are sane in every format. */
-static void *make_storage(struct random *random, enum weight_format format, uint32_t rows, uint32_t columns) {
+static void *make_storage(struct random *random, enum weight_format format, uint32_t rows,
+                          uint32_t columns) {
     size_t bytes = matrix_bytes(format, rows, columns), count = (size_t)rows * columns;
     uint8_t *storage = aligned_alloc(64, bytes);
     memset(storage, 0, bytes);
@@ -23,10 +26,12 @@ static void *make_storage(struct random *random, enum weight_format format, uint
         if (format == WEIGHT_F32)
             ((float *)storage)[i] = random_float(random, 1);
         else if (format == WEIGHT_FP8_E4M3)
-            storage[i] = (uint8_t)((random_bits(random) & 0x80) | (0x20 + random_below(random, 0x20)));
+            storage[i] =
+                (uint8_t)((random_bits(random) & 0x80) | (0x20 + random_below(random, 0x20)));
         else
             ((uint16_t *)storage)[i] = (uint16_t)((random_bits(random) & 0x8000) |
-                                                  ((format == WEIGHT_F16 ? 0x3400 : 0x3e80) + random_below(random, 0x400 / 8)));
+                                                  ((format == WEIGHT_F16 ? 0x3400 : 0x3e80) +
+                                                   random_below(random, 0x400 / 8)));
     }
     struct matrix matrix = matrix_view(format, rows, columns, storage);
     if (matrix.scales)
@@ -35,7 +40,8 @@ static void *make_storage(struct random *random, enum weight_format format, uint
     return storage;
 }
 
-static void check_case(struct threads *threads, enum weight_format format, const struct case_size *size) {
+static void check_case(struct threads *threads, enum weight_format format,
+                       const struct case_size *size) {
     struct random random = {size->rows * 31 + size->columns};
     void *storage = make_storage(&random, format, size->rows, size->columns);
     struct matrix w = matrix_view(format, size->rows, size->columns, storage);
@@ -51,14 +57,16 @@ static void check_case(struct threads *threads, enum weight_format format, const
         for (uint32_t i = 0; i < size->rows; i++) {
             double sum = 0, magnitude = 0;
             for (uint32_t c = 0; c < size->columns; c++) {
-                double product = (double)expanded[(size_t)i * size->columns + c] * x[(size_t)r * size->columns + c];
+                double product = (double)expanded[(size_t)i * size->columns + c] *
+                                 x[(size_t)r * size->columns + c];
                 sum += product;
                 magnitude += fabs(product);
             }
             double got = y[(size_t)r * size->rows + i];
             if (!(fabs(got - sum) <= 1e-5 * magnitude))
-                fail_msg("%s %ux%u batch %u: y[%u][%u] = %g, expected %g", weight_format_name(format), size->rows,
-                         size->columns, size->batch, r, i, got, sum);
+                fail_msg("%s %ux%u batch %u: y[%u][%u] = %g, expected %g",
+                         weight_format_name(format), size->rows, size->columns, size->batch, r, i,
+                         got, sum);
         }
     free(expanded);
     free(x);
@@ -94,7 +102,8 @@ static void test_expand_rectangle(void **state) {
         for (uint32_t c = 0; c < 150; c++) {
             float value;
             kernel_get()->expand[WEIGHT_FP8_E4M3](w.data + (size_t)(77 + r) * 290 + 101 + c, 1,
-                                                  w.scales[(77 + r) / 128 * 3 + (101 + c) / 128], &value);
+                                                  w.scales[(77 + r) / 128 * 3 + (101 + c) / 128],
+                                                  &value);
             assert_true(out[r * 150 + c] == value);
         }
     free(out);

@@ -1,5 +1,5 @@
-/* The transport's contract, over connected sockets: messages of all sizes, order, back-pressure, and every
- * way in which a peer can fail. */
+/* The transport's contract, over connected sockets: messages of all sizes, order, back-pressure,
+ * and every way in which a peer can fail. */
 #include "tests/unit/test.h"
 
 #include <pthread.h>
@@ -54,7 +54,8 @@ static uint8_t *make_message(uint64_t bytes, uint8_t fill) {
 static struct completion next_completion(struct pair *pair) {
     struct completion completion;
     for (int i = 0; i < 1000; i++) {
-        if (transport_poll(pair->left, &completion, 1, 0) || transport_poll(pair->right, &completion, 1, 1))
+        if (transport_poll(pair->left, &completion, 1, 0) ||
+            transport_poll(pair->right, &completion, 1, 1))
             return completion;
     }
     fail_msg("no completion within a second");
@@ -69,13 +70,16 @@ static void test_sizes(void **state) {
     uint8_t *buffer = malloc(4000000);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         uint8_t *message = make_message(sizes[i], (uint8_t)(i + 1));
-        assert_int_equal(transport_post_receive(pair.right, pair.to_left, buffer, 4000000), STATUS_OK);
-        assert_int_equal(transport_post_send(pair.left, pair.to_right, message, sizes[i]), STATUS_OK);
+        assert_int_equal(transport_post_receive(pair.right, pair.to_left, buffer, 4000000),
+                         STATUS_OK);
+        assert_int_equal(transport_post_send(pair.left, pair.to_right, message, sizes[i]),
+                         STATUS_OK);
         for (int done = 0; done < 2; done++) {
             struct completion completion = next_completion(&pair);
             assert_int_equal(completion.status, STATUS_OK);
             assert_int_equal(completion.bytes, sizes[i]);
-            assert_ptr_equal(completion.buffer, completion.operation == TRANSPORT_SEND ? message : buffer);
+            assert_ptr_equal(completion.buffer,
+                             completion.operation == TRANSPORT_SEND ? message : buffer);
         }
         assert_memory_equal(buffer, message, sizes[i]);
         free(message);
@@ -91,10 +95,12 @@ static void test_order_and_bound(void **state) {
     uint8_t *messages[TRANSPORT_POSTED_MAX], buffers[TRANSPORT_POSTED_MAX][64];
     for (int i = 0; i < TRANSPORT_POSTED_MAX; i++) {
         messages[i] = make_message(16, (uint8_t)i);
-        assert_int_equal(transport_post_receive(pair.right, pair.to_left, buffers[i], 64), STATUS_OK);
+        assert_int_equal(transport_post_receive(pair.right, pair.to_left, buffers[i], 64),
+                         STATUS_OK);
         assert_int_equal(transport_post_send(pair.left, pair.to_right, messages[i], 16), STATUS_OK);
     }
-    assert_int_equal(transport_post_receive(pair.right, pair.to_left, buffers[0], 64), STATUS_NO_MEMORY);
+    assert_int_equal(transport_post_receive(pair.right, pair.to_left, buffers[0], 64),
+                     STATUS_NO_MEMORY);
     int received = 0;
     for (int done = 0; done < 2 * TRANSPORT_POSTED_MAX; done++) {
         struct completion completion = next_completion(&pair);
@@ -195,9 +201,12 @@ static void test_remove_drops_completions(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes),           cmocka_unit_test(test_order_and_bound),
-        cmocka_unit_test(test_peer_closes),     cmocka_unit_test(test_refused_messages),
-        cmocka_unit_test(test_wake_and_timeout), cmocka_unit_test(test_remove_drops_completions),
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_order_and_bound),
+        cmocka_unit_test(test_peer_closes),
+        cmocka_unit_test(test_refused_messages),
+        cmocka_unit_test(test_wake_and_timeout),
+        cmocka_unit_test(test_remove_drops_completions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

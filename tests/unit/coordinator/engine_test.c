@@ -1,0 +1,118 @@
+/* The engine on a golden model: several sequences in one batch are what each is alone, and a decode
+ * step takes no memory. Agreement with the golden logits is checked end to end. */
+#include "tests/unit/test.h"
+
+#include <math.h>
+#include <stdatomic.h>
+
+#include "coordinator/runtime.h"
+
+#define GOLDEN     TEST_DATA_DIR "/golden/deepseek-v3-tiny"
+#define VOCABULARY 320u
+
+static const struct runtime_options OPTIONS = {.model_path = GOLDEN,
+                                               .threads = 2,
+                                               .isa = "auto",
+                                               .placement = "experts",
+                                               .batch_rows = 16,
+                                               .context = 1024};
+
+static void forward(struct engine *engine, const struct batch_segment *segments, uint32_t count,
+                    uint32_t rows, const uint32_t *tokens, float *logits) {
+    struct batch batch = {tokens, rows, segments, count};
+    const float *hidden;
+    assert_int_equal(engine_forward(engine, &batch, &hidden), STATUS_OK);
+    engine_logits(engine, hidden, rows, logits);
+}
+
+static void expect_close(const float *a, const float *b) {
+    for (uint32_t i = 0; i < VOCABULARY; i++)
+        assert_true(fabsf(a[i] - b[i]) < 1e-4f);
+}
+
+#ifdef __SANITIZE_ADDRESS__
+/* gcc ships the function, but not the header that declares it. */
+int __sanitizer_install_malloc_and_free_hooks(void (*malloc_hook)(const volatile void *, size_t),
+                                              void (*free_hook)(const volatile void *));
+
+static atomic_uint allocations;
+
+static void count_malloc(const volatile void *pointer, size_t bytes) {
+    (void)pointer;
+    (void)bytes;
+    allocations++;
+}
+
+static void ignore_free(const volatile void *pointer) {
+    (void)pointer;
+}
+#endif
+
+/* Counted through AddressSanitizer's hooks, which see every allocation of every thread. */
+static void test_decode_step_allocates_nothing(void **state) {
+    (void)state;
+#ifndef __SANITIZE_ADDRESS__
+    print_message("allocations can only be counted under AddressSanitizer\n");
+    skip();
+#else
+    struct runtime *runtime;
+    assert_int_equal(runtime_open(&OPTIONS, &runtime), STATUS_OK);
+    struct engine *engine = runtime_engine(runtime);
+    struct kv_cache *cache = engine_cache(engine);
+    static float logits[4 * VOCABULARY];
+    const uint32_t tokens[] = {5, 6, 7, 8};
+    uint32_t sequence;
+    assert_int_equal(kv_cache_open(cache, &sequence), STATUS_OK);
+    assert_int_equal(kv_cache_extend(cache, sequence, 4), STATUS_OK);
+    struct batch_segment prompt = {sequence, 0, 0, 4};
+    forward(engine, &prompt, 1, 4, tokens, logits);
+    assert_true(__sanitizer_install_malloc_and_free_hooks(count_malloc, ignore_free));
+    void *volatile counted = malloc(1);
+    free(counted);
+    assert_int_equal(allocations, 1);
+    for (uint32_t step = 0; step < 20; step++) {
+        assert_int_equal(kv_cache_extend(cache, sequence, 1), STATUS_OK);
+        struct batch_segment segment = {sequence, 4 + step, 0, 1};
+        forward(engine, &segment, 1, 1, tokens + step % 4, logits);
+    }
+    assert_int_equal(allocations, 1);
+    runtime_close(runtime);
+#endif
+}
+
+/* Row by row through one sequence, then all rows in chunks that straddle in any way. */
+static void test_steps_agree_with_chunks(void **state) {
+    (void)state;
+    struct runtime *runtime;
+    assert_int_equal(runtime_open(&OPTIONS, &runtime), STATUS_OK);
+    struct engine *engine = runtime_engine(runtime);
+    struct kv_cache *cache = engine_cache(engine);
+    static float single[16 * VOCABULARY], chunked[16 * VOCABULARY];
+    uint32_t tokens[16], sequence;
+    for (uint32_t i = 0; i < 16; i++)
+        tokens[i] = (i * 37 + 11) % VOCABULARY;
+    assert_int_equal(kv_cache_open(cache, &sequence), STATUS_OK);
+    for (uint32_t i = 0; i < 16; i++) {
+        assert_int_equal(kv_cache_extend(cache, sequence, 1), STATUS_OK);
+        struct batch_segment segment = {sequence, i, 0, 1};
+        forward(engine, &segment, 1, 1, tokens + i, single + i * VOCABULARY);
+    }
+    const uint32_t sizes[] = {3, 1, 5, 7};
+    kv_cache_truncate(cache, sequence, 0);
+    for (uint32_t i = 0, at = 0; i < 4; at += sizes[i++]) {
+        assert_int_equal(kv_cache_extend(cache, sequence, sizes[i]), STATUS_OK);
+        struct batch_segment segment = {sequence, at, 0, sizes[i]};
+        forward(engine, &segment, 1, sizes[i], tokens + at, chunked + at * VOCABULARY);
+    }
+    for (uint32_t i = 0; i < 16; i++)
+        expect_close(single + i * VOCABULARY, chunked + i * VOCABULARY);
+    runtime_close(runtime);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_decode_step_allocates_nothing),
+        cmocka_unit_test(test_steps_agree_with_chunks),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,93 @@
+/* Rates at their edges, the lines, and the JSON that scripts rely on. */
+#include "coordinator/figures.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const struct holder_stats HOLDERS[] = {
+    {"10.0.0.2:7070", 44, 59, 0.5, 34816, 32256},
+    {"10.0.0.3:7070", 40, 52, 0.25, 1000, 3ull << 30},
+};
+
+static const struct figures FIGURES = {
+    .result = {.prompt_tokens = 100,
+               .reused_tokens = 20,
+               .answer_tokens = 11,
+               .prompt_s = 0.5,
+               .decode_s = 2},
+    .holders = HOLDERS,
+    .holder_count = 2,
+    .fanout_mean = 1.625,
+};
+
+static void test_rates(void **state) {
+    (void)state;
+    assert_true(figures_prompt_rate(&FIGURES.result) == 160);
+    assert_true(figures_decode_rate(&FIGURES.result) == 5);
+    struct request_result nothing = {.prompt_tokens = 5, .reused_tokens = 5};
+    assert_true(figures_prompt_rate(&nothing) == 0);
+    assert_true(figures_decode_rate(&nothing) == 0);
+    nothing.answer_tokens = 1;
+    nothing.decode_s = 1e-9;
+    assert_true(figures_decode_rate(&nothing) == 0);
+}
+
+static void test_lines(void **state) {
+    (void)state;
+    char *text;
+    size_t bytes;
+    FILE *stream = open_memstream(&text, &bytes);
+    figures_print(&FIGURES, stream);
+    fclose(stream);
+    assert_string_equal(
+        text,
+        "prompt 100 tokens, 160.0 tokens/s (20 from the cache); answer 11 tokens, 5.0 tokens/s; "
+        "mean fan-out 1.62\n"
+        "  10.0.0.2:7070             44 shards        59 rows    34.0 KiB out    31.5 KiB in  "
+        "busy  20 %\n"
+        "  10.0.0.3:7070             40 shards        52 rows      1000 B out     3.0 GiB in  "
+        "busy  10 %\n");
+    free(text);
+}
+
+static void test_json(void **state) {
+    (void)state;
+    json_t *stats = figures_to_json(&FIGURES);
+    assert_non_null(stats);
+    assert_int_equal(json_object_size(stats), 6);
+    assert_int_equal(json_integer_value(json_object_get(stats, "prompt_tokens")), 100);
+    assert_true(json_real_value(json_object_get(stats, "prompt_tokens_per_s")) == 160);
+    assert_int_equal(json_integer_value(json_object_get(stats, "decode_tokens")), 11);
+    assert_true(json_real_value(json_object_get(stats, "decode_tokens_per_s")) == 5);
+    assert_true(json_real_value(json_object_get(stats, "fanout_mean")) == 1.625);
+    const json_t *workers = json_object_get(stats, "workers");
+    assert_int_equal(json_array_size(workers), 2);
+    const json_t *worker = json_array_get(workers, 1);
+    assert_int_equal(json_object_size(worker), 6);
+    assert_string_equal(json_string_value(json_object_get(worker, "address")), "10.0.0.3:7070");
+    assert_int_equal(json_integer_value(json_object_get(worker, "experts")), 40);
+    assert_int_equal(json_integer_value(json_object_get(worker, "rows")), 52);
+    assert_true(json_real_value(json_object_get(worker, "busy_s")) == 0.25);
+    assert_int_equal(json_integer_value(json_object_get(worker, "bytes_out")), 1000);
+    assert_int_equal(json_integer_value(json_object_get(worker, "bytes_in")), 3ll << 30);
+    json_decref(stats);
+
+    stats = figures_to_json(&(struct figures){.fanout_mean = 0});
+    assert_int_equal(json_array_size(json_object_get(stats, "workers")), 0);
+    assert_non_null(json_object_get(stats, "workers"));
+    json_decref(stats);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rates),
+        cmocka_unit_test(test_lines),
+        cmocka_unit_test(test_json),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,328 @@
+/* The store: assignments checked and taken over, bytes from the model and from the coordinator,
+ * memory that is given back. */
+#include "tests/unit/test.h"
+
+#include <unistd.h>
+
+#include "common/limits.h"
+#include "worker/expert_store.h"
+
+#define MODEL TEST_DATA_DIR "/golden/deepseek-v2-lite-tiny"
+
+static const struct shard_layout LAYOUT = {128, 32, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16};
+
+/* Three layers with these experts, of which layer 0 has none. */
+static const struct shard_layout LAYOUTS[] = {{0},
+                                              {128, 32, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16},
+                                              {128, 32, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16}};
+
+static const struct shard SHARDS[] = {{1, 0, 0, 32}, {1, 7, 8, 24}, {2, 15, 0, 32}};
+
+static struct assignment assignment(const struct shard *shards, uint32_t count) {
+    return (struct assignment){5, LAYOUTS, 3, shards, count};
+}
+
+static struct expert_store *create(uint64_t memory_bytes) {
+    struct expert_store *store;
+    assert_int_equal(expert_store_create(memory_bytes, &store), STATUS_OK);
+    return store;
+}
+
+/* Fills the slot with `value` in two parts. */
+static void fill(struct expert_store *store, uint32_t slot, uint8_t value) {
+    size_t bytes = expert_store_slot_bytes(store, slot);
+    uint8_t *data = malloc(bytes);
+    memset(data, value, bytes);
+    assert_int_equal(expert_store_fill(store, slot, 0, data, 100), STATUS_OK);
+    assert_false(expert_store_is_filled(store, slot));
+    assert_int_equal(expert_store_fill(store, slot, 100, data, bytes - 100), STATUS_OK);
+    assert_true(expert_store_is_filled(store, slot));
+    free(data);
+}
+
+static void test_takes_shipped_bytes(void **state) {
+    (void)state;
+    struct expert_store *store = create(1 << 20);
+    struct assignment three = assignment(SHARDS, 3);
+    assert_int_equal(expert_store_assign(store, &three), STATUS_OK);
+    assert_int_equal(expert_store_count(store), 3);
+    uint64_t bytes = 2 * shard_bytes(&LAYOUT, &SHARDS[0]) + shard_bytes(&LAYOUT, &SHARDS[1]);
+    assert_int_equal(expert_store_bytes(store), bytes);
+    assert_int_equal(expert_store_bytes_filled(store), 0);
+    for (uint32_t slot = 0; slot < 3; slot++)
+        fill(store, slot, (uint8_t)(slot + 1));
+    assert_int_equal(expert_store_bytes_filled(store), bytes);
+    for (uint32_t slot = 0; slot < 3; slot++) {
+        const struct expert *expert = expert_store_get(store, slot);
+        assert_int_equal((uintptr_t)expert->gate.data % 64, 0);
+        assert_int_equal(expert->gate.rows, SHARDS[slot].end - SHARDS[slot].begin);
+        assert_int_equal(expert->down.columns, SHARDS[slot].end - SHARDS[slot].begin);
+        assert_int_equal(expert->gate.data[0], slot + 1);
+        assert_int_equal(expert->down.data[0], slot + 1);
+        assert_int_equal(expert_store_shard(store, slot)->expert, SHARDS[slot].expert);
+    }
+    expert_store_destroy(store);
+}
+
+static void test_reads_the_model(void **state) {
+    (void)state;
+    struct weights *weights;
+    struct threads *threads;
+    atomic_uint_least64_t done;
+    atomic_init(&done, 0);
+    assert_int_equal(weights_open(MODEL, &weights), STATUS_OK);
+    assert_int_equal(threads_create(3, &threads), STATUS_OK);
+    struct expert_store *store = create(1 << 20);
+    struct assignment three = assignment(SHARDS, 3);
+    assert_int_equal(expert_store_assign(store, &three), STATUS_OK);
+    fill(store, 2, 0xaa); /* not read again */
+    assert_int_equal(expert_store_load(store, weights, threads, &done), STATUS_OK);
+    assert_int_equal(atomic_load(&done),
+                     expert_store_slot_bytes(store, 0) + expert_store_slot_bytes(store, 1));
+    assert_int_equal(expert_store_bytes_filled(store), expert_store_bytes(store));
+    uint8_t *wanted = aligned_alloc(64, expert_store_slot_bytes(store, 1));
+    assert_int_equal(shard_read(weights, &LAYOUT, &SHARDS[1], wanted), STATUS_OK);
+    assert_memory_equal(expert_store_get(store, 1)->gate.data, wanted,
+                        expert_store_slot_bytes(store, 1));
+    assert_int_equal(expert_store_get(store, 2)->gate.data[0], 0xaa);
+    free(wanted);
+    expert_store_destroy(store);
+    threads_destroy(threads);
+    weights_close(weights);
+}
+
+static void test_load_can_fail_and_be_cancelled(void **state) {
+    (void)state;
+    struct weights *weights;
+    struct threads *threads;
+    struct log_capture capture;
+    assert_int_equal(weights_open(MODEL, &weights), STATUS_OK);
+    assert_int_equal(threads_create(2, &threads), STATUS_OK);
+    struct expert_store *store = create(1 << 20);
+    const struct shard missing[] = {{1, 0, 0, 32}, {1, 16, 0, 32}}; /* the model has 16 */
+    struct assignment two = assignment(missing, 2);
+    assert_int_equal(expert_store_assign(store, &two), STATUS_OK);
+    log_capture_begin(&capture);
+    assert_int_equal(expert_store_load(store, weights, threads, NULL), STATUS_NOT_FOUND);
+    log_capture_expect(&capture, "experts.16.", NULL);
+    assert_false(expert_store_is_filled(store, 1));
+
+    struct assignment three = assignment(SHARDS, 3);
+    assert_int_equal(expert_store_assign(store, &three), STATUS_OK);
+    expert_store_cancel_load(store);
+    assert_int_equal(expert_store_load(store, weights, threads, NULL), STATUS_CANCELLED);
+    assert_false(expert_store_is_filled(store, 2));
+    assert_int_equal(expert_store_assign(store, &three), STATUS_OK);
+    assert_int_equal(expert_store_load(store, weights, threads, NULL), STATUS_OK);
+    expert_store_destroy(store);
+    threads_destroy(threads);
+    weights_close(weights);
+}
+
+static void test_keeps_what_matches(void **state) {
+    (void)state;
+    struct expert_store *store = create(1 << 20);
+    struct assignment three = assignment(SHARDS, 3);
+    assert_int_equal(expert_store_assign(store, &three), STATUS_OK);
+    fill(store, 0, 1);
+    fill(store, 1, 2);
+    uint8_t byte = 3;
+    assert_int_equal(expert_store_fill(store, 2, 0, &byte, 1), STATUS_OK); /* not complete */
+
+    /* The same shards in another order, one of them twice, and a new range. */
+    const struct shard next[] = {SHARDS[2], {1, 7, 0, 24}, SHARDS[1], SHARDS[0], SHARDS[0]};
+    struct assignment five = assignment(next, 5);
+    assert_int_equal(expert_store_assign(store, &five), STATUS_OK);
+    const bool kept[] = {false, false, true, true, false};
+    for (uint32_t slot = 0; slot < 5; slot++)
+        assert_int_equal(expert_store_is_filled(store, slot), kept[slot]);
+    assert_int_equal(expert_store_get(store, 2)->gate.data[0], 2);
+    assert_int_equal(expert_store_get(store, 3)->gate.data[0], 1);
+    assert_int_equal(expert_store_fill(store, 0, 0, &byte, 1),
+                     STATUS_OK); /* from the start again */
+
+    five.fingerprint++;
+    assert_int_equal(expert_store_assign(store, &five), STATUS_OK);
+    assert_int_equal(expert_store_bytes_filled(store), 0);
+    expert_store_destroy(store);
+}
+
+static void test_other_layout_is_not_kept(void **state) {
+    (void)state;
+    struct expert_store *store = create(1 << 20);
+    struct shard_layout layouts[3] = {LAYOUTS[0], LAYOUTS[1], LAYOUTS[2]};
+    struct assignment three = assignment(SHARDS, 3);
+    assert_int_equal(expert_store_assign(store, &three), STATUS_OK);
+    for (uint32_t slot = 0; slot < 3; slot++)
+        fill(store, slot, 9);
+    layouts[1].down = WEIGHT_F16;
+    three.layouts = layouts;
+    assert_int_equal(expert_store_assign(store, &three), STATUS_OK);
+    assert_false(expert_store_is_filled(store, 0));
+    assert_false(expert_store_is_filled(store, 1));
+    assert_true(expert_store_is_filled(store, 2));
+    expert_store_destroy(store);
+}
+
+static void test_empty_assignment(void **state) {
+    (void)state;
+    struct expert_store *store = create(0);
+    struct assignment none = assignment(NULL, 0);
+    assert_int_equal(expert_store_count(store), 0);
+    assert_int_equal(expert_store_assign(store, &none), STATUS_OK);
+    assert_int_equal(expert_store_assign(store, &none), STATUS_OK);
+    assert_int_equal(expert_store_bytes(store), 0);
+    expert_store_destroy(store);
+    expert_store_destroy(NULL);
+}
+
+/* Assigns one shard and requires a refusal that leaves the store empty. */
+static void expect_refused(const struct shard_layout *layout, struct shard shard,
+                           const char *part) {
+    struct expert_store *store = create(1 << 20);
+    struct assignment good = assignment(SHARDS, 3);
+    struct shard_layout layouts[] = {*layout, *layout, *layout};
+    const struct shard shards[] = {SHARDS[0], shard};
+    struct assignment bad = {5, layouts, 3, shards, 2};
+    struct log_capture capture;
+    assert_int_equal(expert_store_assign(store, &good), STATUS_OK);
+    log_capture_begin(&capture);
+    assert_int_equal(expert_store_assign(store, &bad), STATUS_PROTOCOL);
+    log_capture_expect(&capture, "slot ", part, NULL);
+    assert_int_equal(expert_store_count(store), 0);
+    assert_int_equal(expert_store_bytes(store), 0);
+    expert_store_destroy(store);
+}
+
+static void test_refuses_bad_shards(void **state) {
+    (void)state;
+    expect_refused(&LAYOUT, (struct shard){3, 0, 0, 32}, "layer 3");
+    expect_refused(&LAYOUT, (struct shard){1, EXPERTS_MAX, 0, 32}, "expert 2048");
+    expect_refused(&LAYOUT, (struct shard){1, 0, 0, 40}, "[0, 40)");
+    expect_refused(&LAYOUT, (struct shard){1, 0, 16, 16}, "[16, 16)");
+    expect_refused(&LAYOUT, (struct shard){1, 0, 24, 16}, "[24, 16)");
+    expect_refused(&LAYOUT, (struct shard){1, 0, 4, 16}, "[4, 16)");
+    expect_refused(&LAYOUT, (struct shard){1, 0, 0, 12}, "[0, 12)");
+    const struct shard_layout layouts[] = {
+        {0, 32, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16},
+        {128, 0, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16},
+        {HIDDEN_MAX + 1, 32, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16},
+        {128, INNER_MAX + 1, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16},
+        {128, 32, WEIGHT_FORMAT_COUNT, WEIGHT_BF16, WEIGHT_BF16},
+        {128, 32, WEIGHT_BF16, (enum weight_format)0xffffffff, WEIGHT_BF16},
+        {128, 32, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_FORMAT_COUNT},
+        {128, 32, WEIGHT_FP8_E4M3, WEIGHT_BF16, WEIGHT_BF16}, /* half a block */
+    };
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++)
+        expect_refused(&layouts[i], (struct shard){1, 0, 0, 16}, "out of bounds");
+}
+
+static void test_refuses_long_lists(void **state) {
+    (void)state;
+    struct expert_store *store = create(1 << 20);
+    struct assignment bad = assignment(SHARDS, SHARDS_MAX + 1);
+    struct log_capture capture;
+    log_capture_begin(&capture);
+    assert_int_equal(expert_store_assign(store, &bad), STATUS_PROTOCOL);
+    log_capture_expect(&capture, "524289 shards", NULL);
+    bad = assignment(SHARDS, 1);
+    bad.layer_count = LAYERS_MAX + 1;
+    log_capture_begin(&capture);
+    assert_int_equal(expert_store_assign(store, &bad), STATUS_PROTOCOL);
+    log_capture_expect(&capture, "257 layers", NULL);
+    expert_store_destroy(store);
+}
+
+static void test_memory_limit_is_exact(void **state) {
+    (void)state;
+    struct assignment three = assignment(SHARDS, 3);
+    uint64_t bytes = 2 * shard_bytes(&LAYOUT, &SHARDS[0]) + shard_bytes(&LAYOUT, &SHARDS[1]);
+    struct expert_store *store = create(bytes);
+    assert_int_equal(expert_store_assign(store, &three), STATUS_OK);
+    expert_store_destroy(store);
+    store = create(bytes - 1);
+    struct log_capture capture;
+    log_capture_begin(&capture);
+    assert_int_equal(expert_store_assign(store, &three), STATUS_NO_MEMORY);
+    log_capture_expect(&capture, " 1 more than", "--memory", NULL);
+    expert_store_destroy(store);
+}
+
+static void test_refuses_bytes_that_do_not_follow(void **state) {
+    (void)state;
+    struct expert_store *store = create(1 << 20);
+    struct assignment three = assignment(SHARDS, 3);
+    assert_int_equal(expert_store_assign(store, &three), STATUS_OK);
+    fill(store, 1, 1);
+    const struct {
+        uint32_t slot;
+        uint64_t offset;
+        size_t count;
+    } cases[] = {{3, 0, 1},          {UINT32_MAX, 0, 1}, {0, 1, 1},
+                 {0, UINT64_MAX, 1}, {0, 0, 0},          {0, 0, 1 << 20},
+                 {0, 0, SIZE_MAX},   {1, 0, 1},          {1, expert_store_slot_bytes(store, 1), 1}};
+    uint8_t *data = calloc(1, 1 << 20);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct log_capture capture;
+        log_capture_begin(&capture);
+        assert_int_equal(
+            expert_store_fill(store, cases[i].slot, cases[i].offset, data, cases[i].count),
+            STATUS_PROTOCOL);
+        log_capture_expect(&capture, "do not follow", NULL);
+    }
+    assert_int_equal(expert_store_bytes_filled(store), expert_store_slot_bytes(store, 1));
+    free(data);
+    expert_store_destroy(store);
+}
+
+static uint64_t resident_bytes(void) {
+    unsigned long long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    assert_int_equal(fscanf(file, "%*u %llu", &pages), 1);
+    fclose(file);
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* 64 MiB of large shards: no more than that is taken, and dropping them gives it back. */
+static void test_memory_is_taken_and_given_back(void **state) {
+    (void)state;
+    enum { COUNT = 32 };
+    const struct shard_layout layouts[] = {{1024, 352, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16}};
+    struct shard shards[COUNT];
+    for (uint32_t i = 0; i < COUNT; i++)
+        shards[i] = (struct shard){0, i, 0, 352};
+    struct assignment all = {1, layouts, 1, shards, COUNT};
+    struct expert_store *store = create(1 << 30);
+    uint64_t before = resident_bytes();
+    assert_int_equal(expert_store_assign(store, &all), STATUS_OK);
+    for (uint32_t slot = 0; slot < COUNT; slot++)
+        fill(store, slot, 1);
+    uint64_t bytes = expert_store_bytes(store), full = resident_bytes(), taken = full - before;
+    assert_true(bytes > 64 << 20);
+    assert_true(taken > bytes / 100 * 95);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* their shadows count, too */
+    assert_true(taken < bytes / 100 * 105);
+#endif
+    all.shard_count = 1;
+    assert_int_equal(expert_store_assign(store, &all), STATUS_OK);
+    assert_true(expert_store_is_filled(store, 0));
+    assert_true(resident_bytes() < full - bytes / 100 * 90);
+    expert_store_destroy(store);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_takes_shipped_bytes),
+        cmocka_unit_test(test_reads_the_model),
+        cmocka_unit_test(test_load_can_fail_and_be_cancelled),
+        cmocka_unit_test(test_keeps_what_matches),
+        cmocka_unit_test(test_other_layout_is_not_kept),
+        cmocka_unit_test(test_empty_assignment),
+        cmocka_unit_test(test_refuses_bad_shards),
+        cmocka_unit_test(test_refuses_long_lists),
+        cmocka_unit_test(test_memory_limit_is_exact),
+        cmocka_unit_test(test_refuses_bytes_that_do_not_follow),
+        cmocka_unit_test(test_memory_is_taken_and_given_back),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
