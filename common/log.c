@@ -5,9 +5,11 @@
 #include "common/log.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "common/limits.h"
+#include "common/utf8.h"
 
 static struct {
     const char *program;
@@ -23,6 +25,15 @@ void log_init(const char *program, enum log_level level, FILE *stream) {
     settings.stream = stream;
 }
 
+/* Control characters and bytes that are not UTF-8 become '?'. */
+static void replace_unprintable(char *line, size_t bytes) {
+    for (size_t at = 0, length; at < bytes; at += length) {
+        bool valid = utf8_next(line + at, bytes - at, &length) == UTF8_VALID;
+        if (!valid || (unsigned char)line[at] < 0x20 || line[at] == 0x7f)
+            memset(line + at, '?', length);
+    }
+}
+
 void log_write(enum log_level level, const char *format, ...) {
     if (level > settings.level)
         return;
@@ -35,9 +46,7 @@ void log_write(enum log_level level, const char *format, ...) {
     size_t length = (size_t)used + (wanted > 0 ? (size_t)wanted : 0);
     if (length > sizeof line - 2)
         length = sizeof line - 2;
-    for (size_t i = 0; i < length; i++)
-        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
-            line[i] = '?';
+    replace_unprintable(line, length);
     line[length++] = '\n';
     FILE *stream = settings.stream ? settings.stream : stderr;
     fwrite(line, 1, length, stream);

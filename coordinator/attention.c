@@ -89,6 +89,14 @@ struct attention_share attention_find_share(const struct attention_call *call, s
     };
 }
 
+float *attention_cache_row(const struct attention_call *call, uint32_t row) {
+    const struct batch_segment *segment = call->batch->segments;
+    while (row >= segment->row + segment->rows)
+        segment++;
+    return kv_cache_row(call->attention->cache, call->layer, segment->sequence,
+                        segment->position + row - segment->row);
+}
+
 void attention_project(const struct attention *attention, const struct matrix *w, const float *x,
                        uint32_t rows, float *y) {
     matmul(attention->threads, w, x, rows, y, attention->scratch, attention->scratch_floats);

@@ -58,16 +58,12 @@ static void finish_row(void *context, size_t task, unsigned thread) {
     const struct attention_call *call = context;
     const struct attention *attention = call->attention;
     const struct model_shape *s = attention->shape;
-    const struct batch_segment *segment = call->batch->segments;
     uint32_t row = (uint32_t)task;
-    while (row >= segment->row + segment->rows)
-        segment++;
     float *q = attention->q + row * s->heads * key_width(s);
     for (uint32_t h = 0; h < s->heads; h++)
         rope_rotate(attention->rope, row, q + h * key_width(s) + s->nope_dim);
     const float *kv = attention->kv + (size_t)row * (s->kv_rank + s->rope_dim);
-    float *cached = kv_cache_row(attention->cache, call->layer, segment->sequence,
-                                 segment->position + row - segment->row);
+    float *cached = attention_cache_row(call, row);
     kernel_get()->rms_norm(kv, call->weights->kv_a_norm, s->kv_rank, s->norm_epsilon, cached);
     memcpy(cached + s->kv_rank, kv + s->kv_rank, s->rope_dim * sizeof(float));
     rope_rotate(attention->rope, row, cached + s->kv_rank);

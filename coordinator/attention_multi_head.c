@@ -15,16 +15,12 @@ static void rotate_row(void *context, size_t task, unsigned thread) {
     const struct attention_call *call = context;
     const struct attention *attention = call->attention;
     const struct model_shape *s = attention->shape;
-    const struct batch_segment *segment = call->batch->segments;
     uint32_t row = (uint32_t)task;
-    while (row >= segment->row + segment->rows)
-        segment++;
     float *q = attention->q + (size_t)row * s->heads * s->head_dim;
     for (uint32_t h = 0; h < s->heads; h++)
         rope_rotate(attention->rope, row, q + (size_t)h * s->head_dim);
     size_t half = (size_t)s->kv_heads * s->head_dim;
-    float *cached = kv_cache_row(attention->cache, call->layer, segment->sequence,
-                                 segment->position + row - segment->row);
+    float *cached = attention_cache_row(call, row);
     memcpy(cached, attention->kv + row * half, half * sizeof(float));
     memcpy(cached + half, attention->kv + (call->batch->rows + row) * half, half * sizeof(float));
     for (uint32_t h = 0; h < s->kv_heads; h++)

@@ -47,6 +47,9 @@ struct attention_share {
 struct attention_share attention_find_share(const struct attention_call *call, size_t task,
                                             unsigned thread);
 
+/* Where the position of batch row `row` has its row in the cache. */
+float *attention_cache_row(const struct attention_call *call, uint32_t row);
+
 /* Row-wise y = W x for the whole batch. */
 void attention_project(const struct attention *attention, const struct matrix *w, const float *x,
                        uint32_t rows, float *y);

@@ -115,8 +115,7 @@ __attribute__((format(printf, 3, 4))) static void fail(struct member *member, en
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    if (member->state != MEMBER_LOST)
-        log_error("worker %s: %s", member->info.address, text);
+    cluster_lose(member->cluster, member->index, text);
     lose(member, status);
 }
 
@@ -648,6 +647,12 @@ int cluster_take_data_socket(struct cluster *cluster, uint32_t worker) {
     int fd = cluster->members[worker].data_fd;
     cluster->members[worker].data_fd = -1;
     return fd;
+}
+
+void cluster_lose(struct cluster *cluster, uint32_t worker, const char *reason) {
+    struct member *member = &cluster->members[worker];
+    if (atomic_exchange(&member->alive, false) && reason)
+        log_error("worker %s: %s", member->info.address, reason);
 }
 
 bool cluster_is_alive(const struct cluster *cluster, uint32_t worker) {

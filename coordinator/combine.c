@@ -42,12 +42,16 @@ static struct ticket *find_buffer(struct dispatch *dispatch, uint32_t holder, co
     return NULL;
 }
 
+/* The control plane often notices the same loss at the same time; cluster_lose sees to a single
+ * line. */
 static enum status lose_holder(struct dispatch *dispatch, uint32_t holder, enum status status) {
     dispatch->failed = true;
-    if (status == STATUS_CONNECTION)
-        log_error("worker %s: the data connection closed in the middle of an answer; see that "
-                  "worker's log, restart it and try again",
-                  dispatch->stats[holder].address);
+    cluster_lose(
+        dispatch->cluster, holder,
+        status == STATUS_CONNECTION
+            ? "the data connection closed in the middle of an answer; see that worker's log, "
+              "restart it and try again"
+            : NULL);
     return status;
 }
 
@@ -58,8 +62,8 @@ static enum status check_reply(struct dispatch *dispatch, uint32_t holder, const
     if (status)
         return status;
     if (header->type == WIRE_ERROR) {
-        log_error("worker %s: %.*s", address, (int)header->payload_bytes,
-                  (const char *)reply + sizeof *header);
+        log_error("worker %s refuses the work: %.*s; see that worker's log", address,
+                  (int)header->payload_bytes, (const char *)reply + sizeof *header);
         return STATUS_PROTOCOL;
     }
     const struct ticket *ticket = find_ticket(dispatch, header->sequence);

@@ -77,7 +77,8 @@ static json_t *layer_to_json(const struct route_log *routes, uint32_t layer) {
 static enum status write_routes(const char *path, const struct route_log *routes) {
     FILE *file = fopen(path, "we");
     if (!file) {
-        log_error("cannot create %s: %s", path, strerror(errno));
+        log_error("cannot create %s: %s; give a file in a folder you can write to", path,
+                  strerror(errno));
         return STATUS_IO;
     }
     bool written = true;

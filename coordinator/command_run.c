@@ -133,7 +133,8 @@ static struct answer_options answer_options_of(const struct run *run) {
 }
 
 static bool has_workers(const struct run *run) {
-    return run->options->model.workers || run->options->model.local_workers;
+    const struct model_options *model = &run->options->model;
+    return model->workers || model->cluster || model->local_workers;
 }
 
 static struct figures figures_of(const struct run *run, const struct request_result *result,

@@ -31,7 +31,8 @@ enum status npy_write_float32(const char *path, const float *values, size_t rows
     char header[NPY_HEADER_BYTES];
     FILE *file = fopen(path, "we");
     if (!file) {
-        log_error("cannot create %s: %s", path, strerror(errno));
+        log_error("cannot create %s: %s; give a file in a folder you can write to", path,
+                  strerror(errno));
         return STATUS_IO;
     }
     make_header(rows, columns, header);

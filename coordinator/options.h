@@ -13,6 +13,7 @@
 struct model_options {
     const char *path;
     const char *workers; /* HOST:PORT,HOST:PORT; NULL: none */
+    const char *cluster;
     uint32_t local_workers;
     uint32_t threads;
     const char *isa;

@@ -12,7 +12,7 @@
 #include "common/limits.h"
 #include "common/log.h"
 #include "coordinator/pattern.h"
-#include "coordinator/utf8.h"
+#include "common/utf8.h"
 
 struct pretokenizer {
     size_t step_count;

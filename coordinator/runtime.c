@@ -12,6 +12,7 @@
 #include "coordinator/local_workers.h"
 #include "coordinator/placement.h"
 #include "coordinator/progress.h"
+#include "coordinator/worker_list.h"
 
 /* Context when none is asked for: a long conversation, yet a small cache on every model. */
 #define CONTEXT_DEFAULT 8192u
@@ -25,9 +26,7 @@ struct runtime {
     struct threads *threads;
     struct shard_layout *layouts; /* (layers) */
     uint64_t fingerprint;
-    char *worker_list;      /* what `addresses` point into */
-    const char **addresses; /* (address_count) */
-    uint32_t address_count;
+    struct worker_list worker_list;
     struct local_workers *local_workers;
     struct cluster *cluster; /* NULL: in process */
     struct placement *placement;
@@ -70,57 +69,38 @@ static enum status find_layouts(struct runtime *runtime) {
     return STATUS_OK;
 }
 
-/* Cuts "a:1,b:2" into a list of pointers into a copy. */
-static enum status split_workers(struct runtime *runtime) {
-    runtime->worker_list = strdup(runtime->options.workers);
-    runtime->addresses = calloc(WORKERS_MAX, sizeof *runtime->addresses);
-    if (!runtime->worker_list || !runtime->addresses)
-        return STATUS_NO_MEMORY;
-    char *rest = runtime->worker_list;
-    for (char *item; (item = strsep(&rest, ","));) {
-        if (runtime->address_count == WORKERS_MAX) {
-            log_error("--workers: more than %d workers", WORKERS_MAX);
-            return STATUS_USAGE;
-        }
-        runtime->addresses[runtime->address_count++] = item;
-    }
-    return STATUS_OK;
-}
-
-static enum status find_workers(struct runtime *runtime, const char *const **addresses,
-                                uint32_t *count) {
+static enum status start_local_workers(struct runtime *runtime) {
     const struct runtime_options *options = &runtime->options;
-    if (options->workers && options->local_workers) {
-        log_error("--workers and --local-workers exclude each other; give one of them");
-        return STATUS_USAGE;
-    }
-    enum status status;
-    if (options->local_workers) {
-        unsigned each = threads_count(runtime->threads) / options->local_workers;
-        status = local_workers_start(options->local_workers, each ? each : 1, options->model_path,
-                                     options->isa, &runtime->local_workers);
-        if (status == STATUS_OK) {
-            *addresses = local_workers_addresses(runtime->local_workers);
-            *count = options->local_workers;
-        }
-        return status;
-    }
-    status = split_workers(runtime);
-    *addresses = runtime->addresses;
-    *count = runtime->address_count;
-    return status;
+    unsigned each = threads_count(runtime->threads) / options->local_workers;
+    return local_workers_start(options->local_workers, each ? each : 1, options->model_path,
+                               options->isa, &runtime->local_workers);
 }
 
 static enum status connect_workers(struct runtime *runtime) {
-    if (!runtime->options.workers && !runtime->options.local_workers)
+    const struct runtime_options *options = &runtime->options;
+    int ways =
+        (options->workers != NULL) + (options->cluster != NULL) + (options->local_workers > 0);
+    if (ways == 0)
         return STATUS_OK;
-    const char *const *addresses;
-    uint32_t count;
-    enum status status;
-    if ((status = weights_fingerprint(runtime->weights, &runtime->fingerprint)) ||
-        (status = find_workers(runtime, &addresses, &count)))
+    if (ways > 1) {
+        log_error("--workers, --cluster and --local-workers exclude each other; give one of them");
+        return STATUS_USAGE;
+    }
+    enum status status = weights_fingerprint(runtime->weights, &runtime->fingerprint);
+    if (status)
         return status;
-    return cluster_connect(addresses, count, runtime->fingerprint, &runtime->cluster);
+    if (options->local_workers) {
+        if ((status = start_local_workers(runtime)))
+            return status;
+        return cluster_connect(local_workers_addresses(runtime->local_workers),
+                               options->local_workers, runtime->fingerprint, &runtime->cluster);
+    }
+    status = options->workers ? worker_list_split(options->workers, &runtime->worker_list)
+                              : worker_list_read(options->cluster, &runtime->worker_list);
+    if (status)
+        return status;
+    return cluster_connect(runtime->worker_list.addresses, runtime->worker_list.count,
+                           runtime->fingerprint, &runtime->cluster);
 }
 
 static enum status plan(struct runtime *runtime) {
@@ -273,8 +253,7 @@ void runtime_close(struct runtime *runtime) {
     placement_destroy(runtime->placement);
     cluster_destroy(runtime->cluster);
     local_workers_stop(runtime->local_workers);
-    free(runtime->addresses);
-    free(runtime->worker_list);
+    worker_list_cleanup(&runtime->worker_list);
     free(runtime->layouts);
     threads_destroy(runtime->threads);
     tokenizer_destroy(runtime->tokenizer);

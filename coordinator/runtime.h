@@ -15,6 +15,7 @@ struct runtime;
 struct runtime_options {
     const char *model_path;
     const char *workers;    /* comma-separated HOST:PORT list, or NULL */
+    const char *cluster;    /* path of a cluster file, or NULL */
     uint32_t local_workers; /* worker daemons to start on this machine; 0 for none */
     uint32_t threads;       /* 0: one per core */
     const char *isa;        /* "auto" or a kernel's name */
@@ -25,7 +26,7 @@ struct runtime_options {
     bool show_progress;
 };
 
-/* Errors: those of every part, one line each; STATUS_USAGE for workers given in two ways. */
+/* Errors: those of every part, one line each; STATUS_USAGE for workers named in two ways. */
 enum status runtime_open(const struct runtime_options *options, struct runtime **out);
 
 /* Takes leave of workers, ends those started here, frees everything. NULL is allowed. */

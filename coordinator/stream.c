@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "common/log.h"
-#include "coordinator/utf8.h"
+#include "common/utf8.h"
 
 struct stop {
     char *text;

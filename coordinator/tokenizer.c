@@ -14,7 +14,7 @@
 #include "coordinator/added_tokens.h"
 #include "coordinator/bpe.h"
 #include "coordinator/pretokenizer.h"
-#include "coordinator/utf8.h"
+#include "common/utf8.h"
 #include "coordinator/vocabulary.h"
 
 struct tokenizer {

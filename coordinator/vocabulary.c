@@ -12,7 +12,7 @@
 
 #include "common/limits.h"
 #include "common/log.h"
-#include "coordinator/utf8.h"
+#include "common/utf8.h"
 
 enum { REMAPPED_FIRST = 0x100, REMAPPED_COUNT = 68 };
 

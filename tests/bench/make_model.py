@@ -1,10 +1,11 @@
 #!/usr/bin/python3
 """Writes a random-weight model of a real shape, for measuring speed and memory:
 
-    make_model.py OUT_DIR --shape v2-lite --layers 4 [--dtype bf16|fp8] [--seed N]
+    make_model.py OUT_DIR --shape v2-lite --layers 4 [--experts N] [--dtype bf16|fp8] [--seed N]
 
-Shapes: v1, v2-lite, v2, v3 with their published dimensions; --layers takes the first N layers only. Weights have
-magnitudes that keep activations of order one. There is no tokenizer: use --prompt-ids. Needs python3-numpy."""
+Shapes: v1, v2-lite, v2, v3 with their published dimensions; --layers takes the first N layers only, --experts the
+first N experts of each layer (a multiple of the groups, at least what a token chooses). Weights have magnitudes
+that keep activations of order one. There is no tokenizer: use --prompt-ids. Needs python3-numpy."""
 import argparse
 import json
 import os
@@ -89,12 +90,14 @@ def main():
     parser.add_argument("out")
     parser.add_argument("--shape", choices=SHAPES, default="v2-lite")
     parser.add_argument("--layers", type=int)
+    parser.add_argument("--experts", type=int)
     parser.add_argument("--dtype", choices=["bf16", "fp8"], default="bf16")
     parser.add_argument("--seed", type=int, default=1)
     o = parser.parse_args()
     c = dict(SHAPES[o.shape], rms_norm_eps=1e-6, rope_theta=10000.0, max_position_embeddings=4096, moe_layer_freq=1, hidden_act="silu",
              tie_word_embeddings=False, attention_bias=False)
     c["num_hidden_layers"] = o.layers or c["num_hidden_layers"]
+    c["n_routed_experts"] = o.experts or c["n_routed_experts"]
     c["first_k_dense_replace"] = min(c["first_k_dense_replace"], c["num_hidden_layers"] - 1)
     random = np.random.default_rng(o.seed)
     # One pool of values serves all matrices, each from a place of its own: writing is then bound by the disk.

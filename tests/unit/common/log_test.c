@@ -68,6 +68,13 @@ static void test_control_characters(void **state) {
     assert_string_equal(sink->text, "prog: error: a?prog: error: forged?[2J? é\n");
 }
 
+static void test_bytes_that_are_not_utf8(void **state) {
+    struct sink *sink = *state;
+    log_init("prog", LOG_ERROR, sink->stream);
+    log_error("a\xff\x80z \xc3\xa9 \xe4\xb8");
+    assert_string_equal(sink->text, "prog: error: a??z \xc3\xa9 ??\n");
+}
+
 static void test_long_lines_are_cut(void **state) {
     struct sink *sink = *state;
     char text[2 * LOG_LINE_BYTES_MAX];
@@ -119,6 +126,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_form, setup, teardown),
         cmocka_unit_test_setup_teardown(test_level, setup, teardown),
         cmocka_unit_test_setup_teardown(test_control_characters, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_bytes_that_are_not_utf8, setup, teardown),
         cmocka_unit_test_setup_teardown(test_long_lines_are_cut, setup, teardown),
         cmocka_unit_test_setup_teardown(test_threads_do_not_mix_lines, setup, teardown),
     };

@@ -287,9 +287,19 @@ static void test_notices_lost_worker(void **state) {
     log_file_expect("connection lost");
     log_file_expect(addresses[1]);
     assert_int_equal(log_file_count("error: "), 1);
+    cluster_lose(cluster, 1, "said twice");
+    assert_int_equal(log_file_count("error: "), 1);
+
+    /* Whoever sees it on the data connection first logs it, and nobody after that. */
     assert_true(cluster_is_alive(cluster, 0));
-    cluster_destroy(cluster);
+    log_file_mark();
+    cluster_lose(cluster, 0, "seen on the data connection");
+    assert_false(cluster_is_alive(cluster, 0));
+    log_file_expect("seen on the data connection");
     worker_stop(&workers[0]);
+    log_file_expect("serving -> lost");
+    assert_int_equal(log_file_count("error: "), 1);
+    cluster_destroy(cluster);
     free((char *)addresses[0]);
     free((char *)addresses[1]);
 }
@@ -303,8 +313,10 @@ static void test_lost_before_loading(void **state) {
     worker_start(&worker, FIXTURE_MODEL, 8 << 20);
     const char *addresses[] = {daemon_address(worker.daemon)};
     assert_int_equal(cluster_connect(addresses, 1, model.fingerprint, &cluster), STATUS_OK);
+    log_file_mark();
     worker_stop(&worker);
     wait_lost(cluster, 0);
+    log_file_expect("connection lost");
     log_file_mark();
     assert_int_equal(load(cluster, &table, NULL), STATUS_CONNECTION);
     assert_int_equal(log_file_count("error: "), 0); /* it was logged when it happened */

@@ -174,10 +174,13 @@ static void test_wrong_session_while_serving(void **state) {
     struct plan plan = plan_default(model.fingerprint);
     client_assign(&client, &plan);
     control_message_free(client_expect(&client, CONTROL__MESSAGE__KIND_READY));
+    log_file_mark();
     data_expect_end(data_open(address(), id + 1));
+    assert_int_equal(log_file_count("session that does not exist"), 1);
     int good = data_open(address(), id);
     nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
     data_expect_end(data_open(address(), id)); /* a second one */
+    assert_int_equal(log_file_count("has a data connection already"), 1);
     client_close(&client);
     data_expect_end(good);
     expect_still_serving();

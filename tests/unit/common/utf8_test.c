@@ -1,6 +1,6 @@
 /* Every first and second byte against the ranges of Unicode, table 3-7, and pieces of characters.
  */
-#include "coordinator/utf8.h"
+#include "common/utf8.h"
 
 #include <stdbool.h>
 

@@ -1,7 +1,7 @@
 /* Follows the table of well-formed sequences in the Unicode standard: only the second byte has
  * bounds that depend on the first. An invalid piece is as long as what was well formed in it, so
  * that text repaired here looks like text repaired by browsers and by Python. */
-#include "coordinator/utf8.h"
+#include "common/utf8.h"
 
 #include <stdint.h>
 
