@@ -43,7 +43,8 @@ export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
 for test in build-asan/tests/*_test; do
   check "unit, ASan: $(basename "$test")" timeout 300 "$test"
 done
-for name in common_threads common_transport_tcp worker_expert worker_service worker_session coordinator_cluster; do
+for name in common_threads common_transport_tcp worker_expert worker_service worker_session coordinator_cluster \
+  coordinator_attention_latent coordinator_engine; do
   check "unit, TSan: ${name}_test" timeout 300 "build-tsan/tests/${name}_test"
 done
 

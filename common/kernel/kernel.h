@@ -37,8 +37,9 @@ struct kernel {
 };
 
 /* Chooses the table for the process: "auto" takes the widest that this processor has. Call once,
- * before any thread computes. Errors: STATUS_USAGE for an unknown name, STATUS_UNSUPPORTED when the
- * processor lacks it; the line logged lists what there is. */
+ * before any thread computes. Errors: STATUS_UNSUPPORTED for a name that is unknown or that the
+ * processor lacks (the line lists what there is), and on an OpenBLAS that cannot be called from
+ * several threads. */
 enum status kernel_select(const char *name);
 
 /* The chosen table; the reference before kernel_select. */

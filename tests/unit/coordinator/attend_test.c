@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "common/kernel/kernel.h"
 #include "coordinator/attend.h"
 #include "tests/unit/random.h"
 
@@ -56,6 +57,7 @@ static void test_flat_and_paged(void **state) {
     uint32_t other, sequence;
     static float rows[POSITIONS * WIDTH];
     struct random random = {1};
+    assert_int_equal(kernel_select("auto"), STATUS_OK);
     random_fill(&random, 1, POSITIONS * WIDTH, rows);
     assert_int_equal(kv_cache_create(&shape, 2, 1000, 2, &cache), STATUS_OK);
     assert_int_equal(kv_cache_width(cache), WIDTH);

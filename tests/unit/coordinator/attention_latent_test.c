@@ -5,6 +5,7 @@
 
 #include <math.h>
 
+#include "common/kernel/kernel.h"
 #include "coordinator/attention.h"
 #include "coordinator/attention_latent.h"
 #include "tests/unit/random.h"
@@ -57,6 +58,7 @@ static float *random_vector(struct arena *arena, struct random *random, uint32_t
 static void setup(struct fixture *f, unsigned threads) {
     const struct model_shape *s = &SHAPE;
     struct random random = {3};
+    assert_int_equal(kernel_select("auto"), STATUS_OK);
     f->arena = arena_create(0);
     assert_int_equal(threads_create(threads, &f->threads), STATUS_OK);
     assert_int_equal(kv_cache_create(s, 1, CONTEXT, 3, &f->cache), STATUS_OK);

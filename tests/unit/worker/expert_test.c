@@ -125,10 +125,15 @@ static void test_slices_add_up(void **state) {
     free(f);
 }
 
+static int select_kernels(void **state) {
+    (void)state;
+    return kernel_select("auto");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_agrees_with_sums),
         cmocka_unit_test(test_slices_add_up),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, select_kernels, NULL);
 }
