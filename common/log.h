@@ -13,7 +13,8 @@ enum log_level { LOG_ERROR, LOG_WARNING, LOG_INFO, LOG_DEBUG };
 void log_init(const char *program, enum log_level level, FILE *stream);
 
 /* Writes one line. `format` needs no trailing newline; control characters and
- * bytes that are not UTF-8 are replaced by '?', so that text from a file or a peer cannot forge lines. */
+ * bytes that are not UTF-8 are replaced by '?', so that text from a file or a peer cannot forge
+ * lines. */
 void log_write(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #define log_error(...)   log_write(LOG_ERROR, __VA_ARGS__)

@@ -64,8 +64,8 @@ enum status cluster_load(struct cluster *cluster, const struct cluster_load_opti
  * over. Once per worker, after cluster_load. */
 int cluster_take_data_socket(struct cluster *cluster, uint32_t worker);
 
-/* The data plane lost the worker: logs `reason` unless somebody has logged that worker's loss before; NULL
- * takes note of a loss that was logged. From any thread. */
+/* The data plane lost the worker: logs `reason` unless somebody has logged that worker's loss
+ * before; NULL takes note of a loss that was logged. From any thread. */
 void cluster_lose(struct cluster *cluster, uint32_t worker, const char *reason);
 
 /* False once the control connection dropped or HEALTH_MISSED_MAX health reports failed to come; the

@@ -11,8 +11,8 @@
 
 #include "common/limits.h"
 #include "common/log.h"
-#include "coordinator/pattern.h"
 #include "common/utf8.h"
+#include "coordinator/pattern.h"
 
 struct pretokenizer {
     size_t step_count;

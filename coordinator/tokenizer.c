@@ -11,10 +11,10 @@
 #include "common/json.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/utf8.h"
 #include "coordinator/added_tokens.h"
 #include "coordinator/bpe.h"
 #include "coordinator/pretokenizer.h"
-#include "common/utf8.h"
 #include "coordinator/vocabulary.h"
 
 struct tokenizer {

@@ -12,7 +12,7 @@ passed=0
 failed=0
 skipped=0
 
-# Runs one named check; its output is shown when it fails.
+# Runs one named check. Its output is shown when it fails, and its lines "skipped ..." in any case.
 check() {
   local name=$1 log
   shift
@@ -20,6 +20,8 @@ check() {
   if "$@" >"$log" 2>&1; then
     passed=$((passed + 1))
     echo "ok      $name"
+    skipped=$((skipped + $(grep -c '^skipped' "$log" || true)))
+    grep '^skipped' "$log" || true
   else
     failed=$((failed + 1))
     echo "FAILED  $name"
@@ -55,9 +57,10 @@ check "golden models, every instruction set" tests/e2e/every_isa.sh build/bin/sk
 check "golden models, ASan" /usr/bin/python3 tests/e2e/check_model.py build-asan/bin/skein \
   tests/data/golden/* --workers 0,2 --placement experts,slices --batch-tokens 512
 check "unseen models" /usr/bin/python3 tests/e2e/unseen_models.py build/bin/skein
-check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin/skein
+check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin
 check "command line and chat" /usr/bin/python3 tests/e2e/command_line.py build/bin/skein
 check "demo model answers" /usr/bin/python3 tests/e2e/demo_model.py build/bin/skein
+check "memory of each process" /usr/bin/python3 tests/e2e/memory.py build/bin/skein
 check "quickstart" tests/e2e/quickstart.sh
 
 echo "$passed passed, $failed failed, $skipped skipped"

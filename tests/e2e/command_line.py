@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 """The command line as a user has it, on the demo model: command_line.py SKEIN [--only TEXT]
 
-Where a prompt comes from, what samples and ends an answer, the shapes of every output, the help, completion, worker
-daemons and their ends, and the chat on a pseudo-terminal. skein-worker must stand beside SKEIN. Prints "ok" or "FAILED"
-for each case; exit status 1 when any failed.
+Where a prompt comes from, what samples and ends an answer, the shapes of every output, the help, completion,
+worker daemons and their ends, and the chat on a pseudo-terminal. skein-worker must stand beside SKEIN. Prints
+"ok" or "FAILED" for each case; exit status 1 when any failed.
 """
 import argparse
 import os

@@ -70,7 +70,7 @@ class Chat:
                 raise Failed(f"the chat ended; the terminal shows {self.text[-300:]!r}")
 
     def wait_prompt(self):
-        """Waits for the prompt and returns what was shown before it."""
+        """Waits for the prompt and returns what was shown before it. Whatever is typed from now on must count."""
         self.wait_for(r"(^|\n)> $")
         shown, self.text, self.partial = self.text[:-2], "", b""
         return shown
@@ -167,7 +167,8 @@ def check_interrupt(bench):
             chat.wait_for(r"\n[^\n]{20,}")
             require(not chat.text.endswith("> "), "the answer ended by itself")
             chat.type(CTRL_C)
-            chat.wait_prompt()
+            shown = chat.wait_prompt()
+            require(shown.endswith(" ...\n"), f"the ended answer ends with {shown[-20:]!r}")
         chat.type("half a line")
         chat.wait_for("half a line")
         chat.type(CTRL_C)

@@ -52,28 +52,18 @@ def answer_json(bench, *args, stdin=b""):
         raise Failed(f"standard output is no JSON ({problem}): {text[:200]!r}") from None
 
 
-def demo_ids(text):
-    """Ids of a text that holds control tokens, digits and ASCII punctuation only: no merges are needed for them."""
+def demo_ids(tokens):
+    """The ids of tokens of the demo model."""
     with open(os.path.join(DEMO, "tokenizer.json"), encoding="utf-8") as f:
         tokenizer = json.load(f)
     known = {**tokenizer["model"]["vocab"], **{t["content"]: t["id"] for t in tokenizer["added_tokens"]}}
-    ids = []
-    while text:
-        token = next(
-            token
-            for token in (BOS, USER, ASSISTANT, text[0].replace(" ", "Ġ"))
-            if text.startswith(token) or len(token) == 1
-        )
-        ids.append(known[token])
-        text = text[len(token) :]
-    return ids
+    return [known[token] for token in tokens]
 
 
 # ---- Prompts ----
 
 
 def check_prompt_ids(bench):
-    # "12 + 7 = ?" in its chat format; the tokens are looked up in a run that encodes the text itself.
     with open(os.path.join(V3, "golden.json")) as f:
         golden = json.load(f)
     ids = bench.write("golden-ids.json", json.dumps(golden["prompt_ids"]))
@@ -91,12 +81,17 @@ def check_prompt_ids(bench):
 
 def check_prompt_ids_text(bench):
     """A model with a tokenizer answers ids with text."""
-    ids = bench.write("demo-ids.json", json.dumps(demo_ids(BOS + USER + "0" + ASSISTANT)))
+    ids = bench.write("demo-ids.json", json.dumps(demo_ids([BOS, USER, "0", ASSISTANT])))
     by_ids = answer_json(bench, "--prompt-ids", ids, "--max-tokens", "20")
     by_text = answer_json(bench, "--prompt", "0", "--max-tokens", "20")
     require(by_text["text"], "the answer is empty")
     require_equal("the answer to ids", by_ids["ids"], by_text["ids"])
     require_equal("the text of the answer to ids", by_ids["text"], by_text["text"])
+
+
+def check_prompt(bench):
+    for args in (["--prompt", SUM], ["--prompt=" + SUM], ["-p", SUM]):
+        require_equal(f"the answer to {args}", answer(bench, *args), SUM_ANSWER + "\n")
 
 
 def check_file(bench):
@@ -114,12 +109,10 @@ def check_raw(bench):
     raw = answer_json(bench, "--raw", "--prompt", f"{USER}{SUM}{ASSISTANT}")
     require_equal("the raw answer", raw["ids"], expected["ids"])
     require_equal("its prompt", raw["stats"]["prompt_tokens"], expected["stats"]["prompt_tokens"])
-    bos_given = answer_json(bench, "--raw", "--prompt", f"{BOS}{USER}{SUM}{ASSISTANT}")
-    require_equal(
-        "the prompt with its own start token",
-        bos_given["stats"],
-        {**bos_given["stats"], "prompt_tokens": raw["stats"]["prompt_tokens"]},
-    )
+    own_bos = answer_json(bench, "--raw", "--prompt", f"{BOS}{USER}{SUM}{ASSISTANT}")["stats"][
+        "prompt_tokens"
+    ]
+    require_equal("the prompt with a start token of its own", own_bos, raw["stats"]["prompt_tokens"])
     plain = answer_json(bench, "--raw", "--prompt", SUM, "--max-tokens", "4")["stats"]["prompt_tokens"]
     require_equal("the raw prompt without control tokens", plain, expected["stats"]["prompt_tokens"] - 2)
 
@@ -140,16 +133,7 @@ def check_control_tokens(bench):
 
 
 def prompt_cases(bench):
-    bench.case(
-        "--prompt", lambda: require_equal("the answer", answer(bench, "--prompt", SUM), SUM_ANSWER + "\n")
-    )
-    bench.case(
-        "--prompt=TEXT and -p",
-        lambda: (
-            require_equal("the answer", answer(bench, "--prompt=" + SUM), SUM_ANSWER + "\n"),
-            require_equal("the answer", answer(bench, "-p", SUM), SUM_ANSWER + "\n"),
-        ),
-    )
+    bench.case("--prompt, --prompt=, -p", lambda: check_prompt(bench))
     bench.case("--file", lambda: check_file(bench))
     bench.case("standard input", lambda: check_stdin(bench))
     bench.case("--prompt-ids on a model without a tokenizer", lambda: check_prompt_ids(bench))
@@ -226,8 +210,7 @@ def check_ignore_eos(bench):
 def check_stop(bench):
     full = answer_json(bench, "--prompt", STORY)["text"]
     words = full.split(" ")
-    across = " " + words[3][1:] + " " + words[4][:2]  # starts and ends inside of words, across tokens
-    across = across[1:]
+    across = words[3][1:] + " " + words[4][:2]  # begins and ends inside of words, so inside of tokens
     for stops in ([words[6]], [across], ["never said", words[9], words[5]], [full[20], full[10:25]]):
         end = min(full.find(stop) + len(stop) for stop in stops if stop in full)
         first = max((stop for stop in stops if full[:end].endswith(stop)), key=len)
@@ -295,6 +278,14 @@ def check_json(bench, *args, workers=0):
     if workers:
         require_equal("the experts of all workers", sum(w["experts"] for w in stats["workers"]), 4 * 32)
         require(1 <= stats["fanout_mean"] <= workers, f"fanout_mean is {stats['fanout_mean']}")
+
+
+def check_sliced(bench):
+    result = answer_json(bench, "--prompt", SUM, "--local-workers", "2", "--placement", "slices")
+    require_equal("text", result["text"], SUM_ANSWER)
+    workers = result["stats"]["workers"]
+    require_equal("the experts of each worker", [w["experts"] for w in workers], [4 * 32, 4 * 32])
+    require_equal("fanout_mean", result["stats"]["fanout_mean"], 2.0)
 
 
 def check_figures(bench):
@@ -426,14 +417,6 @@ def output_cases(bench):
     bench.case("logits on two local workers", lambda: check_logits(bench, "--local-workers", "2"))
 
 
-def check_sliced(bench):
-    result = answer_json(bench, "--prompt", SUM, "--local-workers", "2", "--placement", "slices")
-    require_equal("text", result["text"], SUM_ANSWER)
-    workers = result["stats"]["workers"]
-    require_equal("the experts of each worker", [w["experts"] for w in workers], [4 * 32, 4 * 32])
-    require_equal("fanout_mean", result["stats"]["fanout_mean"], 2.0)
-
-
 # ---- Help, mistakes and completion ----
 
 
@@ -477,12 +460,12 @@ def help_cases(bench):
     run = ["run", "--model", DEMO]
     for name, program, args, parts in (
         ("a misspelt command", bench.skein, ["rnu"], ["rnu", "did you mean run?"]),
-        ("an unknown command", bench.skein, ["frobnicate"], ["frobnicate", "run, logits, inspect, completion"]),
-        ("no command", bench.skein, [], ["run, logits, inspect, completion"]),
+        ("an unknown command", bench.skein, ["fly"], ["fly", ", ".join(COMMANDS)]),
+        ("no command", bench.skein, [], [", ".join(COMMANDS)]),
         ("a misspelt option", bench.skein, ["run", "--promt", "x"], ["--promt", "did you mean --prompt?"]),
-        ("a misspelt option with =", bench.skein, ["inspect", "--modle=x"], ["--modle", "did you mean --model?"]),
-        ("a misspelt option of the worker", bench.worker_program, ["--lisen", "x"], ["--lisen", "did you mean --listen?"]),
-        ("a misspelt choice", bench.skein, [*run, "--placement", "slice"], ["--placement", "experts", "slices"]),
+        ("a misspelt option with =", bench.skein, ["inspect", "--modle=x"], ["did you mean --model?"]),
+        ("a misspelt option of skein-worker", bench.worker_program, ["--lisen", "x"], ["did you mean --listen?"]),
+        ("a misspelt choice", bench.skein, [*run, "--placement", "slice"], ["--placement", "slices"]),
         ("an option without its value", bench.skein, [*run, "--prompt"], ["--prompt", "TEXT"]),
         ("a value that is no number", bench.skein, [*run, "--top-k", "many"], ["--top-k", "many"]),
         ("a value out of range", bench.skein, [*run, "--top-p", "1.5"], ["--top-p", "1.5"]),

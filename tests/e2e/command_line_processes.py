@@ -1,4 +1,5 @@
-"""Cases of command_line.py about processes: worker daemons, one coordinator after another, signals, nothing left behind."""
+"""Cases of command_line.py about processes: worker daemons, one coordinator after another, signals, and that nothing
+is left behind."""
 
 import contextlib
 import json
@@ -86,7 +87,7 @@ def check_config_mistake(bench):
 
 
 def check_one_after_another(bench):
-    """The second coordinator needs no loading: the worker's copy is cut off behind its header after the first."""
+    """The second coordinator needs no loading: after the first, the worker's copy loses all but its header."""
     copy = bench.path("copy")
     shutil.copytree(DEMO, copy)
     weights = os.path.join(copy, "model.safetensors")
@@ -141,7 +142,7 @@ def check_worker_signal(bench, number, serves_first):
 
 
 def check_worker_signal_busy(bench):
-    """A worker that is told to end in the middle of an answer ends well; the coordinator says which one it was."""
+    """A worker that is told to end in the middle of an answer ends well; the coordinator names it, once."""
     with Worker(bench, "busy") as worker, long_run(bench, "--workers", worker.address) as run:
         worker.process.terminate()
         require_equal("the worker's exit status", worker.process.wait(END_TIMEOUT_S), 0)

@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 """The memory of each process against what it holds: memory.py SKEIN
 
-Writes models of V2-Lite's dimensions with fewer layers and experts (one at a time, under 2 GiB, in a temporary folder),
-runs them in process and on two worker daemons, and watches every process while the run goes on: anonymous memory, and
-the peak of all memory, which shows copies that were only there for a moment. Each process may take 5 % more than the
-weights it holds, its KV cache, and a fixed amount for code and buffers. Prints the figures of each process; exit
-status 1 when one is over its bound. Needs python3-numpy.
+Writes models of V2-Lite's dimensions with fewer layers and experts (one at a time, under 2 GiB, in a temporary
+folder), runs them in process and on two worker daemons, and watches every process while the run goes on: anonymous
+memory, and the peak of all memory, which shows copies that were only there for a moment. Each process may take 5 %
+more than the weights it holds, its KV cache, and a fixed amount for code and buffers. Prints the figures of each
+process; exit status 1 when one is over its bound. Needs python3-numpy.
 """
 import json
 import os
