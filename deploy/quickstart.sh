@@ -27,7 +27,7 @@ fi
 
 # The demo model's routed experts take 6 MiB; no worker could hold them alone.
 for memory in 3M 2M 1500K; do
-  "$top/build/bin/skein-worker" --listen 127.0.0.1:0 --memory "$memory" --threads 1 --model "$model" \
+  "$top/build/bin/skein-worker" --listen 127.0.0.1:0 --memory "$memory" --threads 1 --model "$model" --quiet \
     >"$scratch/worker-$memory" &
   workers+=($!)
 done

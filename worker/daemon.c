@@ -3,10 +3,10 @@
  */
 #include "worker/daemon.h"
 
-#include <inttypes.h>
 #include <stdlib.h>
 #include <uv.h>
 
+#include "common/config.h"
 #include "common/kernel/kernel.h"
 #include "common/log.h"
 #include "common/memory.h"
@@ -112,9 +112,10 @@ enum status daemon_create(const struct daemon_options *options, struct daemon **
         uv_signal_start(&daemon->signals[0], on_signal, SIGTERM);
         uv_signal_start(&daemon->signals[1], on_signal, SIGINT);
     }
-    log_info("listening on %s with %u threads, %s kernels and %" PRIu64 " MiB for shards",
+    char memory[CONFIG_SIZE_TEXT];
+    log_info("listening on %s with %u threads, %s kernels and %s for shards",
              listener_address(daemon->listener), threads_count(daemon->threads), session.isa,
-             session.memory_bytes >> 20);
+             config_format_size(session.memory_bytes, memory));
     *out = daemon;
     return STATUS_OK;
 }

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "common/address.h"
+#include "common/config.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "proto/channel.h"
@@ -261,8 +262,10 @@ static void become_ready(struct session *session) {
     }
     set_state(session, SESSION_READY);
     uint64_t bytes = expert_store_bytes(session->options.store);
-    log_info("ready with %" PRIu32 " shards, %" PRIu64 " bytes, for coordinator %s",
-             expert_store_count(session->options.store), bytes, session->coordinator->name);
+    char held[CONFIG_SIZE_TEXT];
+    log_info("ready with %" PRIu32 " shards, %s, for coordinator %s",
+             expert_store_count(session->options.store), config_format_size(bytes, held),
+             session->coordinator->name);
     say_progress(session, bytes, bytes);
     say_ready(session);
 }

@@ -71,8 +71,9 @@ class Chat:
 
     def wait_prompt(self):
         """Waits for the prompt and returns what was shown before it. Whatever is typed from now on must count."""
-        self.wait_for(r"(^|\n)> $")
-        shown, self.text, self.partial = self.text[:-2], "", b""
+        # The terminal shows Ctrl-C as ^C, and that may be anywhere behind the place where it was typed.
+        self.wait_for(r"(^|\n)(\^C)?> $")
+        shown, self.text, self.partial = self.text[:-2].replace("^C", ""), "", b""
         return shown
 
     def type(self, keys):
