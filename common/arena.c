@@ -3,9 +3,12 @@
  * generous chunk is not a copy of anything. */
 #include "common/arena.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+
+#include "common/memory.h"
 
 #define ARENA_ALIGNMENT     64u
 #define ARENA_CHUNK_DEFAULT ((size_t)1 << 20)
@@ -18,6 +21,7 @@ struct chunk {
 struct arena {
     struct chunk *chunks;
     size_t chunk_bytes;
+    bool dense;  /* see arena_create_dense */
     size_t used; /* bytes of the newest chunk that are taken */
     size_t total_bytes;
 };
@@ -33,22 +37,35 @@ struct arena *arena_create(size_t chunk_bytes) {
     return arena;
 }
 
+struct arena *arena_create_dense(void) {
+    struct arena *arena = arena_create(0);
+    if (arena)
+        arena->dense = true;
+    return arena;
+}
+
 void arena_destroy(struct arena *arena) {
     if (!arena)
         return;
     for (struct chunk *chunk = arena->chunks, *next; chunk; chunk = next) {
         next = chunk->next;
-        munmap(chunk, chunk->bytes);
+        memory_unmap(chunk, chunk->bytes);
     }
     free(arena);
+}
+
+/* Memory that may never be touched is not reserved either. */
+static void *map_sparse(size_t bytes) {
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
 }
 
 static int add_chunk(struct arena *arena, size_t piece_bytes) {
     size_t bytes = piece_bytes + ARENA_ALIGNMENT;
     bytes = round_up(bytes > arena->chunk_bytes ? bytes : arena->chunk_bytes, 4096);
-    struct chunk *chunk = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (chunk == MAP_FAILED)
+    struct chunk *chunk = arena->dense ? memory_map(bytes) : map_sparse(bytes);
+    if (!chunk)
         return -1;
     chunk->next = arena->chunks;
     chunk->bytes = bytes;

@@ -12,6 +12,10 @@ struct arena;
  * Returns NULL when memory is out. The caller destroys it. */
 struct arena *arena_create(size_t chunk_bytes);
 
+/* The same for weights: what is taken will be written and read as a whole, so it comes in huge
+ * pages where the system has them. */
+struct arena *arena_create_dense(void);
+
 /* Unmaps everything that was taken from it. NULL is allowed. */
 void arena_destroy(struct arena *arena);
 

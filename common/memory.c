@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <sys/mman.h>
 
 #include "common/log.h"
 
@@ -20,4 +21,17 @@ enum status memory_available(uint64_t *bytes) {
     }
     *bytes = kibibytes * 1024;
     return STATUS_OK;
+}
+
+void *memory_map(size_t bytes) {
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return NULL;
+    /* Advice only: without huge pages everything works as well. */
+    madvise(memory, bytes, MADV_HUGEPAGE);
+    return memory;
+}
+
+void memory_unmap(void *memory, size_t bytes) {
+    munmap(memory, bytes);
 }

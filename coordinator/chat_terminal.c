@@ -44,13 +44,11 @@ static int read_character(EditLine *editor, wchar_t *out) {
     el_get(editor, EL_CLIENTDATA, &terminal);
     for (;;) {
         char byte;
-        ssize_t got = interrupt_is_requested() ? -1 : read(fileno(terminal->input), &byte, 1);
-        if (got == 0)
-            return 0;
-        if (got < 0 && (interrupt_is_requested() || errno != EINTR))
+        if (!interrupt_wait_readable(fileno(terminal->input)))
             return -1;
-        if (got < 0)
-            continue;
+        ssize_t got = read(fileno(terminal->input), &byte, 1);
+        if (got <= 0)
+            return (int)got;
         size_t used = mbrtowc(out, &byte, 1, &partial);
         if (used == (size_t)-2) /* more bytes of this character are to come */
             continue;
@@ -193,6 +191,9 @@ static void bracket_paste(const struct chat_terminal *terminal, const char *sequ
 enum chat_input chat_terminal_read(struct chat_terminal *terminal, const char **text) {
     int count = 0;
     el_resize(terminal->editor);
+    /* libedit would leave the terminal's line mode only after showing the prompt, and mangle keys
+     * that are typed in between. */
+    el_set(terminal->editor, EL_PREP_TERM, 1);
     bracket_paste(terminal, PASTE_BEGIN);
     const char *line = el_gets(terminal->editor, &count);
     bracket_paste(terminal, PASTE_END);

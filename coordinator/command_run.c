@@ -94,10 +94,14 @@ static enum status check_tokenizer(const struct run *run) {
 }
 
 static enum chat_format format_of(const struct run *run) {
+    const struct run_options *options = run->options;
     enum chat_format format;
-    if (run->options->chat_format && chat_format_parse(run->options->chat_format, &format))
-        return format;
-    return chat_format_detect(runtime_tokenizer(run->runtime), runtime_shape(run->runtime));
+    if (!options->chat_format || !chat_format_parse(options->chat_format, &format))
+        format = chat_format_detect(runtime_tokenizer(run->runtime), runtime_shape(run->runtime));
+    if (options->think && format != CHAT_V3_1)
+        log_warning("--think has no effect: the chat format is %s, only v3.1 knows it",
+                    chat_format_name(format));
+    return format;
 }
 
 static enum status encode_prompt(struct run *run) {

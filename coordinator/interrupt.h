@@ -10,5 +10,9 @@ void interrupt_arm(void);
 /* Whether Ctrl-C was pressed since interrupt_arm. */
 bool interrupt_is_requested(void);
 
+/* Waits until `fd` can be read or has ended; false when Ctrl-C came, before or meanwhile, or the
+ * wait failed. */
+bool interrupt_wait_readable(int fd);
+
 /* Ctrl-C ends the process again. */
 void interrupt_disarm(void);

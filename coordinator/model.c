@@ -164,7 +164,7 @@ enum status model_load(const struct weights *weights, const struct model_shape *
         return STATUS_UNSUPPORTED;
     }
     struct model *model = calloc(1, sizeof *model);
-    if (!model || !(model->arena = arena_create(0)) ||
+    if (!model || !(model->arena = arena_create_dense()) ||
         !(model->layers = arena_take(model->arena, shape->layers + 1u, sizeof *model->layers))) {
         model_destroy(model);
         return STATUS_NO_MEMORY;

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/kernel/kernel.h"
 #include "common/log.h"
 
 #define BATCH_TOKENS_DEFAULT 512
@@ -82,7 +83,7 @@ static void add_model_rows(struct model_options *options, struct option_table *t
          .type = OPTION_CHOICE,
          .target = &options->isa,
          .argument = "NAME",
-         .choices = "auto|reference|avx2|avx512",
+         .choices = KERNEL_CHOICES,
          .help = "Instruction set of the kernels; auto takes the widest there is."},
         {.name = "context",
          .letter = 'c',
@@ -90,8 +91,9 @@ static void add_model_rows(struct model_options *options, struct option_table *t
          .target = &options->context,
          .argument = "N",
          .maximum = CONTEXT_MAX,
-         .help = "Positions to keep memory for; 0: 8192, or what the model was trained for if that "
-                 "is less."},
+         .help =
+             "Positions to keep memory for, rounded up to a multiple of 128; 0: 8192, or what the "
+             "model was trained for if that is less."},
         {.name = "batch-tokens",
          .letter = 'b',
          .type = OPTION_COUNT,

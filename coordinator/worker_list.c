@@ -27,6 +27,10 @@ static enum status append(struct worker_list *list, const char *address, const c
         log_error("%s names more than %d workers", place, WORKERS_MAX);
         return STATUS_USAGE;
     }
+    if (*address == '\0') {
+        log_error("%s has an empty entry; write HOST:PORT for each worker", place);
+        return STATUS_USAGE;
+    }
     list->addresses[list->count++] = address;
     return STATUS_OK;
 }

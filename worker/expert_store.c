@@ -9,10 +9,10 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/memory.h"
 
 /* From here on rounding up to pages costs under 2 %. */
 #define MAPPING_BYTES_MIN ((size_t)256 << 10)
@@ -38,15 +38,14 @@ struct expert_store {
 static uint8_t *storage_take(size_t bytes) {
     if (bytes < MAPPING_BYTES_MIN)
         return aligned_alloc(64, bytes); /* shard_bytes is a multiple of 64 */
-    void *storage = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return storage == MAP_FAILED ? NULL : storage;
+    return memory_map(bytes);
 }
 
 static void storage_free(uint8_t *storage, size_t bytes) {
     if (bytes < MAPPING_BYTES_MIN)
         free(storage);
     else if (storage)
-        munmap(storage, bytes);
+        memory_unmap(storage, bytes);
 }
 
 /* Frees the assignment; the limit stays. */

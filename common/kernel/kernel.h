@@ -13,6 +13,9 @@
 #include "common/status.h"
 #include "common/weights/matrix.h"
 
+/* What kernel_select takes, as a list for options. */
+#define KERNEL_CHOICES "auto|reference|avx2|avx512"
+
 struct kernel {
     const char *name; /* as --isa takes it */
 

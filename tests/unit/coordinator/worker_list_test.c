@@ -28,6 +28,8 @@ static void expect_refused(const char *text, const char *words) {
 static void test_option_refused(void **state) {
     (void)state;
     expect_refused("a:1,b:2,a:1", "names a:1 twice");
+    expect_refused("", "empty entry");
+    expect_refused("a:1,,b:2", "empty entry");
     char many[(WORKERS_MAX + 1) * 8] = "";
     for (int i = 0; i <= WORKERS_MAX; i++)
         sprintf(many + strlen(many), "%sh:%d", i ? "," : "", i);
