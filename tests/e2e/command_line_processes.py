@@ -60,7 +60,7 @@ def check_config(bench):
         with open(bench.path("config.log")) as f:
             said = f.read()
         require(
-            "1 threads" in said and "64 MiB" in said,
+            "1 threads" in said and "64.0 MiB" in said,
             f"threads and memory of the file are not used: {said[:300]}",
         )
         require("idle -> " in said, f"verbose of the file is not used: {said[:300]}")

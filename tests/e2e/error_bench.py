@@ -146,7 +146,7 @@ class Worker:
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not peers.listening(self.address):
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"error_cases: skein-worker does not start: {self.text()}")
+                raise SystemExit(f"skein-worker does not start: {self.text()}")
             time.sleep(0.05)
 
     def __enter__(self):
