@@ -263,8 +263,8 @@ static void become_ready(struct session *session) {
     set_state(session, SESSION_READY);
     uint64_t bytes = expert_store_bytes(session->options.store);
     char held[CONFIG_SIZE_TEXT];
-    log_info("ready with %" PRIu32 " shards, %s, for coordinator %s",
-             expert_store_count(session->options.store), config_format_size(bytes, held),
+    log_info("ready with %" PRIu32 " shards, %s (%" PRIu64 " bytes), for coordinator %s",
+             expert_store_count(session->options.store), config_format_size(bytes, held), bytes,
              session->coordinator->name);
     say_progress(session, bytes, bytes);
     say_ready(session);

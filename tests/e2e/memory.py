@@ -130,7 +130,7 @@ def check_in_process(bench, model):
 
 def shard_bytes(worker):
     """What the worker has held last, by its log."""
-    return int(re.findall(r"ready with \d+ shards, (\d+) bytes", worker.text())[-1])
+    return int(re.findall(r"ready with \d+ shards, .* \((\d+) bytes\)", worker.text())[-1])
 
 
 def check_workers(bench, model, has_copy, placements):
