@@ -165,6 +165,12 @@ static uint32_t most_behind(const struct planner *planner, double target, uint64
     return best;
 }
 
+/* Experts that stay together: a routing group, so that a token visits few holders. Without groups
+ * each on its own, so that every layer is spread over all holders and their bandwidths add up. */
+static uint32_t unit_experts(const struct placement_input *input) {
+    return input->groups > 1 ? input->experts / input->groups : 1;
+}
+
 static enum status place_experts(struct planner *planner, uint32_t layer, uint32_t unit) {
     const struct placement_input *input = planner->input;
     uint32_t inner = input->layouts[layer].inner;
@@ -251,7 +257,7 @@ static enum status place_layer(struct planner *planner, uint32_t layer) {
     else if (input->kind == PLACEMENT_SLICES)
         status = place_slices(planner, layer);
     else
-        status = place_experts(planner, layer, input->experts / input->groups);
+        status = place_experts(planner, layer, unit_experts(input));
     planner->seen_bytes += layer_bytes(input, layer);
     return status;
 }

@@ -105,6 +105,23 @@ static void test_equal_memory_shares_equally(void **state) {
     placement_destroy(plan);
 }
 
+/* Without groups every layer is spread over all holders. */
+static void test_experts_without_groups_are_spread(void **state) {
+    (void)state;
+    struct setting s;
+    struct placement *plan;
+    setting_init(&s, WEIGHT_BF16, 64, 32, 1, 4, PLACEMENT_EXPERTS);
+    assert_int_equal(placement_create(&s.input, &plan), STATUS_OK);
+    for (uint32_t l = 1; l < LAYERS_USED; l++) {
+        uint32_t held[4] = {0};
+        for (uint32_t e = 0; e < 32; e++)
+            held[plan->placed[plan->first[l * 32 + e]].holder]++;
+        for (uint32_t h = 0; h < 4; h++)
+            assert_int_equal(held[h], 8);
+    }
+    placement_destroy(plan);
+}
+
 static void test_unequal_memory(void **state) {
     (void)state;
     for (int kind = 0; kind < 2; kind++) {
@@ -166,6 +183,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_covers_everything),
         cmocka_unit_test(test_equal_memory_shares_equally),
+        cmocka_unit_test(test_experts_without_groups_are_spread),
         cmocka_unit_test(test_unequal_memory),
         cmocka_unit_test(test_tight_memory),
         cmocka_unit_test(test_too_small_says_what_is_missing),
