@@ -79,11 +79,17 @@ void expert_store_destroy(struct expert_store *store) {
     free(store);
 }
 
+/* A known format whose blocks fill rows of `columns` values. */
+static bool format_is_valid(enum weight_format format, uint32_t columns) {
+    return (unsigned)format < WEIGHT_FORMAT_COUNT &&
+           (!weight_is_blocked(format) || columns % weight_block(format) == 0);
+}
+
 static bool layout_is_valid(const struct shard_layout *layout) {
     return layout->hidden >= 1 && layout->hidden <= HIDDEN_MAX && layout->inner >= 1 &&
-           layout->inner <= INNER_MAX && (unsigned)layout->gate < WEIGHT_FORMAT_COUNT &&
-           (unsigned)layout->up < WEIGHT_FORMAT_COUNT &&
-           (unsigned)layout->down < WEIGHT_FORMAT_COUNT;
+           layout->inner <= INNER_MAX && format_is_valid(layout->gate, layout->hidden) &&
+           format_is_valid(layout->up, layout->hidden) &&
+           format_is_valid(layout->down, layout->inner);
 }
 
 static bool shard_is_valid(const struct assignment *assignment, const struct shard *shard) {

@@ -20,10 +20,12 @@ struct kernel {
     const char *name; /* as --isa takes it */
 
     /* out[i] = values[i] * scale, from each weight format to f32; `scale` is 1 but for FP8.
-     * FP8 is E4M3 without infinities; its two NaN codes, which no checkpoint uses, read as 480. */
+     * FP8 is E4M3 without infinities; its two NaN codes, which no checkpoint uses, read as 480.
+     * Of formats with blocks (weight_is_blocked), `values` starts with a block and `count` is a
+     * multiple of weight_block(). */
     void (*expand[WEIGHT_FORMAT_COUNT])(const void *values, size_t count, float scale, float *out);
 
-    /* sum of values[i] * x[i], in f32. */
+    /* sum of values[i] * x[i], in f32; `values` and `count` as above. */
     float (*dot[WEIGHT_FORMAT_COUNT])(const void *values, const float *x, size_t count);
 
     /* y[i] += a * x[i] */

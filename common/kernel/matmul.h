@@ -13,8 +13,8 @@
 /* Floats of scratch that one thread needs for matmul_tile. */
 size_t matmul_scratch_floats(void);
 
-/* A rectangle of W in f32: out (rows, columns), `stride` floats between rows. Any rectangle of any
- * format, block boundaries or not. */
+/* A rectangle of W in f32: out (rows, columns), `stride` floats between rows. Any rectangle, but of
+ * formats with blocks (weight_is_blocked) whole blocks. */
 void matmul_expand(const struct matrix *w, uint32_t row, uint32_t rows, uint32_t column,
                    uint32_t columns, float *out, size_t stride);
 

@@ -1,34 +1,15 @@
 /* The scalar reference: what every other variant is compared with, and what runs on processors
  * without one. Written for clarity; the compiler may vectorise it. */
 #include <math.h>
-#include <string.h>
 
+#include "common/kernel/blocks.h"
+#include "common/kernel/half.h"
 #include "common/kernel/variants.h"
 
-static float from_bits(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static float from_bf16(uint16_t bits) {
-    return from_bits((uint32_t)bits << 16);
-}
-
-/* Moves exponent and mantissa to f32's places and corrects the exponent's bias (127 - 15) by a
- * multiplication, which makes subnormals come out right; infinities and NaNs are put in by hand. */
-static float from_f16(uint16_t bits) {
-    uint32_t sign = (uint32_t)(bits & 0x8000) << 16;
-    uint32_t magnitude = (uint32_t)(bits & 0x7fff) << 13;
-    if ((bits & 0x7c00) == 0x7c00)
-        return from_bits(sign | 0x7f800000 | magnitude);
-    return from_bits(sign | magnitude) * 0x1p112f;
-}
-
-/* E4M3: the same move, the bias differs by 127 - 7. */
+/* E4M3: exponent and mantissa move as in f32_from_f16, the bias differs by 127 - 7. */
 static float from_fp8(uint8_t bits) {
     uint32_t sign = (uint32_t)(bits & 0x80) << 24;
-    return from_bits(sign | (uint32_t)(bits & 0x7f) << 20) * 0x1p120f;
+    return f32_from_bits(sign | (uint32_t)(bits & 0x7f) << 20) * 0x1p120f;
 }
 
 #define DEFINE_FORMAT(NAME, TYPE, CONVERT)                                                         \
@@ -46,8 +27,8 @@ static float from_fp8(uint8_t bits) {
     }
 
 DEFINE_FORMAT(f32, float, )
-DEFINE_FORMAT(f16, uint16_t, from_f16)
-DEFINE_FORMAT(bf16, uint16_t, from_bf16)
+DEFINE_FORMAT(f16, uint16_t, f32_from_f16)
+DEFINE_FORMAT(bf16, uint16_t, f32_from_bf16)
 DEFINE_FORMAT(fp8, uint8_t, from_fp8)
 
 static void add_scaled(float a, const float *x, size_t count, float *y) {
@@ -82,8 +63,8 @@ static void softmax(float *x, size_t count) {
 
 const struct kernel KERNEL_REFERENCE = {
     .name = "reference",
-    .expand = {expand_f32, expand_f16, expand_bf16, expand_fp8},
-    .dot = {dot_f32, dot_f16, dot_bf16, dot_fp8},
+    .expand = {expand_f32, expand_f16, expand_bf16, expand_fp8, BLOCK_FORMATS(BLOCK_EXPAND_ENTRY)},
+    .dot = {dot_f32, dot_f16, dot_bf16, dot_fp8, BLOCK_FORMATS(BLOCK_DOT_ENTRY)},
     .add_scaled = add_scaled,
     .swiglu = swiglu,
     .rms_norm = rms_norm,

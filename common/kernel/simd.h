@@ -11,6 +11,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "common/kernel/blocks.h"
 #include "common/kernel/variants.h"
 
 #define LOAD_F32(p) LOAD(p)
@@ -139,7 +140,9 @@ static void softmax(float *x, size_t count) {
 
 #define TABLE(NAME)                                                                                \
     {                                                                                              \
-        .name = NAME, .expand = {expand_f32, expand_f16, expand_bf16, expand_fp8},                 \
-        .dot = {dot_f32, dot_f16, dot_bf16, dot_fp8}, .add_scaled = add_scaled, .swiglu = swiglu,  \
-        .rms_norm = rms_norm, .softmax = softmax,                                                  \
+        .name = NAME,                                                                              \
+        .expand = {expand_f32, expand_f16, expand_bf16, expand_fp8,                                \
+                   BLOCK_FORMATS(BLOCK_EXPAND_ENTRY)},                                             \
+        .dot = {dot_f32, dot_f16, dot_bf16, dot_fp8, BLOCK_FORMATS(BLOCK_DOT_ENTRY)},              \
+        .add_scaled = add_scaled, .swiglu = swiglu, .rms_norm = rms_norm, .softmax = softmax,      \
     }

@@ -43,12 +43,14 @@ size_t shard_bytes(const struct shard_layout *layout, const struct shard *shard)
 
 uint32_t shard_quantum(const struct shard_layout *layout) {
     /* Eight f32 values are a vector register: narrower slices would save no time. All blocks are
-     * powers of two, so the largest is a multiple of the others. */
+     * powers of two, so the largest is a multiple of the others. A slice has rows of gate and up,
+     * but columns of down. */
     uint32_t quantum = 8;
-    const enum weight_format formats[] = {layout->gate, layout->up, layout->down};
+    const uint32_t blocks[] = {weight_block_rows(layout->gate), weight_block_rows(layout->up),
+                               weight_block(layout->down)};
     for (size_t i = 0; i < 3; i++)
-        if (weight_block(formats[i]) > quantum)
-            quantum = weight_block(formats[i]);
+        if (blocks[i] > quantum)
+            quantum = blocks[i];
     return quantum;
 }
 

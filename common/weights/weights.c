@@ -331,10 +331,9 @@ static enum status find_readable(const struct weights *weights, const char *name
         return STATUS_NOT_FOUND;
     }
     if (entry->tensor.format == WEIGHT_FORMAT_COUNT) {
-        log_error(
-            "%s: tensor %s is of type %s, which skein cannot read: it takes BF16, F16, F32 and "
-            "F8_E4M3",
-            weights->files[entry->file].path, name, entry->tensor.type);
+        log_error("%s: tensor %s is of type %s, which skein cannot read: it takes BF16, F16, F32, "
+                  "F8_E4M3, and from GGUF files Q2_K to Q8_0, IQ4_NL and IQ4_XS",
+                  weights->files[entry->file].path, name, entry->tensor.type);
         return STATUS_UNSUPPORTED;
     }
     *out = entry;
@@ -373,12 +372,13 @@ static enum status check_region(const struct weights *weights, const struct dire
                   tensor->shape[1], region->row, row_end, region->column, column_end);
         return STATUS_FORMAT;
     }
-    uint32_t block = weight_block(tensor->format);
-    bool rows_fit = row_end % block == 0 || row_end == tensor->shape[0];
+    uint32_t block = weight_block(tensor->format), block_rows = weight_block_rows(tensor->format);
+    bool rows_fit = row_end % block_rows == 0 || row_end == tensor->shape[0];
     bool columns_fit = column_end % block == 0 || column_end == tensor->shape[1];
-    if (region->row % block || region->column % block || !rows_fit || !columns_fit) {
-        log_error("%s: tensor %s of type %s can only be cut at multiples of %" PRIu32,
-                  weights->files[entry->file].path, tensor->name, tensor->type, block);
+    if (region->row % block_rows || region->column % block || !rows_fit || !columns_fit) {
+        log_error("%s: tensor %s of type %s can only be cut at multiples of %" PRIu32
+                  " rows and %" PRIu32 " columns",
+                  weights->files[entry->file].path, tensor->name, tensor->type, block_rows, block);
         return STATUS_UNSUPPORTED;
     }
     return STATUS_OK;
@@ -415,7 +415,7 @@ static enum status find_scales(const struct weights *weights, const struct direc
     uint32_t rows = count_blocks(matrix->tensor.shape[0]);
     uint32_t columns = count_blocks(matrix->tensor.shape[1]);
     const struct tensor *scales = &entry->tensor;
-    if (scales->format == WEIGHT_FP8_E4M3 || scales->shape[0] != rows ||
+    if (weight_block(scales->format) > 1 || scales->shape[0] != rows ||
         scales->shape[1] != columns) {
         log_error("%s: the scales %s are (%" PRIu64 ", %" PRIu64 ") of %s, not (%" PRIu32
                   ", %" PRIu32 ") of F32: only blocks of %u x %u are supported",
@@ -504,9 +504,9 @@ enum status weights_load_vector(const struct weights *weights, const char *name,
         return status;
     const struct file *file = &weights->files[entry->file];
     const struct tensor *tensor = &entry->tensor;
-    if (tensor->format == WEIGHT_FP8_E4M3) {
-        log_error("%s: tensor %s is of type F8_E4M3, only F32, F16 and BF16 are supported for it",
-                  file->path, name);
+    if (weight_block(tensor->format) > 1) {
+        log_error("%s: tensor %s is of type %s, only F32, F16 and BF16 are supported for it",
+                  file->path, name, tensor->type);
         return STATUS_UNSUPPORTED;
     }
     size_t value_bytes = weight_row_bytes(tensor->format, 1);

@@ -212,6 +212,9 @@ static void test_refuses_bad_shards(void **state) {
         {128, 32, WEIGHT_BF16, (enum weight_format)0xffffffff, WEIGHT_BF16},
         {128, 32, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_FORMAT_COUNT},
         {128, 32, WEIGHT_FP8_E4M3, WEIGHT_BF16, WEIGHT_BF16}, /* half a block */
+        {128, 32, WEIGHT_Q4_K, WEIGHT_BF16, WEIGHT_BF16},     /* rows of half a block */
+        {128, 32, WEIGHT_BF16, WEIGHT_Q6_K, WEIGHT_BF16},
+        {128, 40, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_Q8_0},
     };
     for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++)
         expect_refused(&layouts[i], (struct shard){1, 0, 0, 16}, "out of bounds");

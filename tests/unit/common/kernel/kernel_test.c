@@ -14,8 +14,9 @@
 
 #include "common/kernel/kernel.h"
 #include "common/log.h"
+#include "tests/unit/common/kernel/blocks.h"
 
-#define COUNT_MAX 1100
+#define COUNT_MAX 1300
 #define TOLERANCE 1e-5
 
 static const size_t SIZES[] = {1,  2,  3,  7,  8,   9,   15,  16,   17,  31,
@@ -32,12 +33,24 @@ static float random_value(void) {
     return (float)(random_bits() % 20001) / 10000.0f - 1.0f;
 }
 
-static size_t value_bytes(int format) {
+/* Bytes of the smallest piece that a vector of this format can start with. */
+static size_t piece_bytes(int format) {
     return weight_row_bytes((enum weight_format)format, 1);
 }
 
-/* Random stored values: every finite bit pattern of the small formats, plain floats for F32. */
+/* `size` values, or in a format with blocks as many whole ones as hold them. */
+static size_t whole_blocks(int format, size_t size) {
+    size_t block = weight_is_blocked(format) ? weight_block(format) : 1;
+    return (size + block - 1) / block * block;
+}
+
+/* Random stored values: every finite bit pattern of the small formats, plain floats for F32, sane
+ * scales in blocks. */
 static void fill_values(int format, void *out, size_t count) {
+    if (weight_is_blocked(format)) {
+        block_fill(random_bits, (enum weight_format)format, count, out);
+        return;
+    }
     for (size_t i = 0; i < count; i++) {
         if (format == WEIGHT_F32) {
             ((float *)out)[i] = random_value();
@@ -62,19 +75,20 @@ static void test_expand_is_exact(void **state) {
     (void)state;
     const struct kernel *list[8];
     size_t count = variants(list);
-    static uint8_t values[COUNT_MAX * 4 + 64];
+    static uint8_t values[COUNT_MAX * 4 + 1024];
     static float want[COUNT_MAX], got[COUNT_MAX + 1];
     for (int format = 0; format < WEIGHT_FORMAT_COUNT; format++)
         for (size_t s = 0; s < sizeof SIZES / sizeof *SIZES; s++)
             for (size_t shift = 0; shift < 3; shift++)
                 for (size_t v = 1; v < count; v++) {
-                    uint8_t *start = values + shift * value_bytes(format);
-                    fill_values(format, start, SIZES[s]);
-                    list[0]->expand[format](start, SIZES[s], 0.37f, want);
-                    got[SIZES[s]] = 99;
-                    list[v]->expand[format](start, SIZES[s], 0.37f, got);
-                    assert_memory_equal(want, got, SIZES[s] * sizeof(float));
-                    assert_true(got[SIZES[s]] == 99);
+                    uint8_t *start = values + shift * piece_bytes(format);
+                    size_t size = whole_blocks(format, SIZES[s]);
+                    fill_values(format, start, size);
+                    list[0]->expand[format](start, size, 0.37f, want);
+                    got[size] = 99;
+                    list[v]->expand[format](start, size, 0.37f, got);
+                    assert_memory_equal(want, got, size * sizeof(float));
+                    assert_true(got[size] == 99);
                 }
 }
 
@@ -82,26 +96,26 @@ static void test_dot_agrees(void **state) {
     (void)state;
     const struct kernel *list[8];
     size_t count = variants(list);
-    static uint8_t values[COUNT_MAX * 4 + 64];
+    static uint8_t values[COUNT_MAX * 4 + 1024];
     static float x[COUNT_MAX], expanded[COUNT_MAX];
     for (int format = 0; format < WEIGHT_FORMAT_COUNT; format++)
         for (size_t s = 0; s < sizeof SIZES / sizeof *SIZES; s++)
             for (size_t shift = 0; shift < 3; shift++)
                 for (size_t v = 0; v < count; v++) {
-                    uint8_t *start = values + shift * value_bytes(format);
-                    fill_values(format, start, SIZES[s]);
-                    list[0]->expand[format](start, SIZES[s], 1.0f, expanded);
+                    uint8_t *start = values + shift * piece_bytes(format);
+                    size_t size = whole_blocks(format, SIZES[s]);
+                    fill_values(format, start, size);
+                    list[0]->expand[format](start, size, 1.0f, expanded);
                     double sum = 0, magnitude = 0;
-                    for (size_t i = 0; i < SIZES[s]; i++) {
+                    for (size_t i = 0; i < size; i++) {
                         x[i] = random_value();
                         sum += (double)expanded[i] * x[i];
                         magnitude += fabs((double)expanded[i] * x[i]);
                     }
-                    double got = list[v]->dot[format](start, x, SIZES[s]);
+                    double got = list[v]->dot[format](start, x, size);
                     if (!(fabs(got - sum) <= TOLERANCE * magnitude))
                         fail_msg("%s dot %s of %zu: %g, expected %g", list[v]->name,
-                                 weight_format_name((enum weight_format)format), SIZES[s], got,
-                                 sum);
+                                 weight_format_name((enum weight_format)format), size, got, sum);
                 }
 }
 

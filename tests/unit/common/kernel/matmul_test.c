@@ -6,6 +6,7 @@
 
 #include "common/kernel/kernel.h"
 #include "common/kernel/matmul.h"
+#include "tests/unit/common/kernel/blocks.h"
 #include "tests/unit/random.h"
 
 struct case_size {
@@ -16,12 +17,22 @@ static const struct case_size SIZES[] = {{1, 1, 1},     {5, 7, 1},     {33, 129,
                                          {64, 256, 4},  {40, 300, 5},  {70, 1500, 2},
                                          {31, 2049, 9}, {130, 200, 33}};
 
+static struct random block_random = {99};
+
+static uint32_t block_bits(void) {
+    return random_bits(&block_random);
+}
+
 /* Random stored values whose magnitudes are sane in every format. */
 static void *make_storage(struct random *random, enum weight_format format, uint32_t rows,
                           uint32_t columns) {
     size_t bytes = matrix_bytes(format, rows, columns), count = (size_t)rows * columns;
     uint8_t *storage = aligned_alloc(64, bytes);
     memset(storage, 0, bytes);
+    if (weight_is_blocked(format)) {
+        block_fill(block_bits, format, count, storage);
+        return storage;
+    }
     for (size_t i = 0; i < count; i++) {
         if (format == WEIGHT_F32)
             ((float *)storage)[i] = random_float(random, 1);
@@ -41,7 +52,10 @@ static void *make_storage(struct random *random, enum weight_format format, uint
 }
 
 static void check_case(struct threads *threads, enum weight_format format,
-                       const struct case_size *size) {
+                       const struct case_size *wanted) {
+    struct case_size whole = *wanted, *size = &whole;
+    if (weight_is_blocked(format))
+        whole.columns = (wanted->columns / weight_block(format) + 1) * weight_block(format);
     struct random random = {size->rows * 31 + size->columns};
     void *storage = make_storage(&random, format, size->rows, size->columns);
     struct matrix w = matrix_view(format, size->rows, size->columns, storage);
@@ -110,8 +124,33 @@ static void test_expand_rectangle(void **state) {
     free(storage);
 }
 
+/* Blocks in the middle of a row, and rows in the middle of a matrix. */
+static void test_expand_blocks(void **state) {
+    (void)state;
+    for (int f = 0; f < WEIGHT_FORMAT_COUNT; f++) {
+        enum weight_format format = (enum weight_format)f;
+        if (!weight_is_blocked(format))
+            continue;
+        struct random random = {6};
+        uint32_t block = weight_block(format), columns = 4 * block;
+        void *storage = make_storage(&random, format, 9, columns);
+        struct matrix w = matrix_view(format, 9, columns, storage);
+        float *whole = malloc(9u * columns * sizeof(float));
+        float *part = malloc(3u * 2 * block * sizeof(float));
+        kernel_get()->expand[format](storage, 9u * columns, 1, whole);
+        matmul_expand(&w, 5, 3, block, 2 * block, part, 2 * block);
+        for (uint32_t r = 0; r < 3; r++)
+            assert_memory_equal(part + r * 2 * block, whole + (5 + r) * columns + block,
+                                2 * block * sizeof(float));
+        free(whole);
+        free(part);
+        free(storage);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_expand_blocks),
         cmocka_unit_test(test_products),
         cmocka_unit_test(test_expand_rectangle),
     };

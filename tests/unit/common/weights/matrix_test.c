@@ -1,6 +1,7 @@
 /* Sizes and places of matrices in memory. */
 #include "common/weights/matrix.h"
 
+#include "common/kernel/block_formats.h"
 #include "tests/unit/test.h"
 
 static void formats_have_names_and_sizes(void **state) {
@@ -16,6 +17,45 @@ static void formats_have_names_and_sizes(void **state) {
     assert_int_equal(weight_row_bytes(WEIGHT_FP8_E4M3, 7), 7);
     assert_int_equal(weight_block(WEIGHT_BF16), 1);
     assert_int_equal(weight_block(WEIGHT_FP8_E4M3), 128);
+    assert_int_equal(weight_block_rows(WEIGHT_BF16), 1);
+    assert_int_equal(weight_block_rows(WEIGHT_FP8_E4M3), 128);
+}
+
+static void blocked_formats_have_the_sizes_of_their_blocks(void **state) {
+    (void)state;
+    static const struct {
+        enum weight_format format;
+        const char *name;
+        uint32_t block, bytes;
+    } CASES[] = {
+        {WEIGHT_Q4_0, "Q4_0", 32, sizeof(struct block_q4_0)},
+        {WEIGHT_Q4_1, "Q4_1", 32, sizeof(struct block_q4_1)},
+        {WEIGHT_Q5_0, "Q5_0", 32, sizeof(struct block_q5_0)},
+        {WEIGHT_Q5_1, "Q5_1", 32, sizeof(struct block_q5_1)},
+        {WEIGHT_Q8_0, "Q8_0", 32, sizeof(struct block_q8_0)},
+        {WEIGHT_Q2_K, "Q2_K", 256, sizeof(struct block_q2_k)},
+        {WEIGHT_Q3_K, "Q3_K", 256, sizeof(struct block_q3_k)},
+        {WEIGHT_Q4_K, "Q4_K", 256, sizeof(struct block_q4_k)},
+        {WEIGHT_Q5_K, "Q5_K", 256, sizeof(struct block_q5_k)},
+        {WEIGHT_Q6_K, "Q6_K", 256, sizeof(struct block_q6_k)},
+        {WEIGHT_IQ4_NL, "IQ4_NL", 32, sizeof(struct block_iq4_nl)},
+        {WEIGHT_IQ4_XS, "IQ4_XS", 256, sizeof(struct block_iq4_xs)},
+    };
+    size_t blocked = 0;
+    for (int format = 0; format < WEIGHT_FORMAT_COUNT; format++)
+        blocked += weight_is_blocked((enum weight_format)format);
+    assert_int_equal(blocked, sizeof CASES / sizeof *CASES);
+    for (size_t i = 0; i < blocked; i++) {
+        assert_true(weight_is_blocked(CASES[i].format));
+        assert_string_equal(weight_format_name(CASES[i].format), CASES[i].name);
+        assert_int_equal(weight_block(CASES[i].format), CASES[i].block);
+        assert_int_equal(weight_block_rows(CASES[i].format), 1);
+        assert_int_equal(weight_row_bytes(CASES[i].format, 1024),
+                         1024 / CASES[i].block * CASES[i].bytes);
+        /* A block that is cut short takes its whole room. */
+        assert_int_equal(weight_row_bytes(CASES[i].format, 257),
+                         (257 / CASES[i].block + 1) * CASES[i].bytes);
+    }
 }
 
 static void matrices_follow_one_another_aligned(void **state) {
@@ -63,6 +103,7 @@ static void scales_follow_the_padded_data(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(formats_have_names_and_sizes),
+        cmocka_unit_test(blocked_formats_have_the_sizes_of_their_blocks),
         cmocka_unit_test(matrices_follow_one_another_aligned),
         cmocka_unit_test(large_matrices_do_not_overflow),
         cmocka_unit_test(views_point_into_the_storage),

@@ -52,6 +52,13 @@ static void quantum_follows_the_formats(void **state) {
     layout.gate = WEIGHT_FP8_E4M3;
     layout.down = WEIGHT_F16;
     assert_int_equal(shard_quantum(&layout), 128);
+    /* Slices cut no row of gate and up, so only down's blocks count. */
+    layout.gate = layout.up = WEIGHT_Q4_K;
+    assert_int_equal(shard_quantum(&layout), 8);
+    layout.down = WEIGHT_Q8_0;
+    assert_int_equal(shard_quantum(&layout), 32);
+    layout.down = WEIGHT_Q6_K;
+    assert_int_equal(shard_quantum(&layout), 256);
 }
 
 static void views_follow_one_another(void **state) {
