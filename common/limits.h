@@ -37,6 +37,19 @@
 #define JSON_FILE_BYTES_MAX (64u << 20)
 /* A safetensors header: the format's own bound is 100 MB. */
 #define SAFETENSORS_HEADER_BYTES_MAX 100000000u
+/* A GGUF file's metadata: mostly the tokens and merges of a vocabulary, as in tokenizer.json. Keeps
+ * to JSON_FILE_BYTES_MAX, which bounds what vocabularies hold. */
+#define GGUF_METADATA_BYTES_MAX JSON_FILE_BYTES_MAX
+/* Keys of that metadata: V3 has about 50, with an importance matrix and notes under 100. */
+#define GGUF_KEYS_MAX 4096
+/* The length of such a key; real ones stay under 64 bytes. */
+#define GGUF_KEY_BYTES_MAX 255u
+/* Values in all arrays of the metadata: tokens, their types, scores and merges. */
+#define GGUF_ARRAY_VALUES_MAX (4u * VOCABULARY_MAX)
+/* GGUF's own bound. */
+#define GGUF_DIMENSIONS_MAX 4u
+/* Real files have 32; a page and some more would do as well. */
+#define GGUF_ALIGNMENT_MAX (1u << 20)
 /* The name of a tensor; real ones stay under 80 bytes. */
 #define TENSOR_NAME_BYTES_MAX 255u
 /* Dimensions of a tensor; published checkpoints have at most 4. */

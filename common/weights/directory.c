@@ -83,6 +83,33 @@ enum status directory_append(struct directory *directory, const struct directory
     return STATUS_OK;
 }
 
+/* By where they begin; of those that begin together, empty ones first, as they overlap nothing. */
+static int compare_ranges(const void *left, const void *right) {
+    const struct directory_entry *a = left, *b = right;
+    if (a->offset != b->offset)
+        return a->offset < b->offset ? -1 : 1;
+    return (a->tensor.bytes > b->tensor.bytes) - (a->tensor.bytes < b->tensor.bytes);
+}
+
+/* Holes between tensors harm nobody and are let pass. The order is lost later, when the directory
+ * is sorted by name. */
+enum status directory_check_overlaps(struct directory *directory, size_t first, const char *path) {
+    if (directory->count == first)
+        return STATUS_OK;
+    struct directory_entry *entries = directory->entries + first;
+    size_t count = directory->count - first;
+    qsort(entries, count, sizeof *entries, compare_ranges);
+    for (size_t i = 1; i < count; i++) {
+        const struct directory_entry *previous = &entries[i - 1];
+        if (previous->offset + previous->tensor.bytes > entries[i].offset) {
+            log_error("%s: tensors %s and %s overlap; the file is damaged, download it again", path,
+                      previous->tensor.name, entries[i].tensor.name);
+            return STATUS_FORMAT;
+        }
+    }
+    return STATUS_OK;
+}
+
 static int compare_names(const void *left, const void *right) {
     const struct directory_entry *a = left, *b = right;
     return strcmp(a->tensor.name, b->tensor.name);

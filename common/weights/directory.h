@@ -34,6 +34,10 @@ void directory_cleanup(struct directory *directory);
 enum status directory_append(struct directory *directory, const struct directory_entry *entry,
                              const char *path);
 
+/* Checks that no two of the entries from `first` on, which are those of the file `path`, share
+ * bytes. Sorts them. Errors: STATUS_FORMAT. */
+enum status directory_check_overlaps(struct directory *directory, size_t first, const char *path);
+
 /* Sorts by name. Errors: STATUS_FORMAT when two entries have the same name; `paths` names the
  * files, by the entries' index. */
 enum status directory_seal(struct directory *directory, const char *const *paths);

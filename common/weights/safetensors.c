@@ -1,6 +1,5 @@
 /* The header is read whole, parsed by jansson (which refuses duplicate names) and turned into
- * directory entries one by one. Overlaps are found by sorting the file's byte ranges. Holes between
- * tensors harm nobody and are let pass. */
+ * directory entries one by one. */
 #include "common/weights/safetensors.h"
 
 #include <inttypes.h>
@@ -247,30 +246,6 @@ static enum status append_tensors(const struct header *header, json_t *root, uin
     return STATUS_OK;
 }
 
-/* By where they begin; of those that begin together, empty ones first, as they overlap nothing. */
-static int compare_ranges(const void *left, const void *right) {
-    const struct directory_entry *a = left, *b = right;
-    if (a->offset != b->offset)
-        return a->offset < b->offset ? -1 : 1;
-    return (a->tensor.bytes > b->tensor.bytes) - (a->tensor.bytes < b->tensor.bytes);
-}
-
-/* Sorts the file's entries, which their order in the directory allows: it is sorted by name later.
- */
-static enum status check_overlaps(const struct header *header, struct directory_entry *entries,
-                                  size_t count) {
-    qsort(entries, count, sizeof *entries, compare_ranges);
-    for (size_t i = 1; i < count; i++) {
-        const struct directory_entry *previous = &entries[i - 1];
-        if (previous->offset + previous->tensor.bytes > entries[i].offset) {
-            log_error("%s: tensors %s and %s overlap; the file is damaged, download it again",
-                      header->file->path, previous->tensor.name, entries[i].tensor.name);
-            return STATUS_FORMAT;
-        }
-    }
-    return STATUS_OK;
-}
-
 enum status safetensors_read_header(const struct file *file, uint32_t file_index,
                                     struct directory *directory) {
     uint64_t length;
@@ -286,7 +261,5 @@ enum status safetensors_read_header(const struct file *file, uint32_t file_index
     size_t first = directory->count;
     status = append_tensors(&header, root, file_index, directory);
     json_decref(root);
-    if (status == STATUS_OK && directory->count > first)
-        status = check_overlaps(&header, directory->entries + first, directory->count - first);
-    return status;
+    return status == STATUS_OK ? directory_check_overlaps(directory, first, file->path) : status;
 }

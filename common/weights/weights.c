@@ -2,7 +2,7 @@
  * close together in the file (a slice of columns) is read in large blocks, gaps included, and
  * copied out: a gap of a few kilobytes costs less to read than one more system call. Which files
  * there are and what their headers say is left to the readers of the formats (index.c,
- * safetensors.c). */
+ * safetensors.c, gguf.c). */
 #include "common/weights/weights.h"
 
 #include <assert.h>
@@ -18,6 +18,7 @@
 #include "common/log.h"
 #include "common/weights/directory.h"
 #include "common/weights/file.h"
+#include "common/weights/gguf.h"
 #include "common/weights/index.h"
 #include "common/weights/safetensors.h"
 
@@ -38,6 +39,7 @@ struct weights {
     struct file *files; /* (file_count) */
     uint32_t file_count;
     struct directory directory;
+    json_t *metadata; /* owned; NULL but for GGUF */
 };
 
 /* Rows of bytes at a fixed distance in one file. */
@@ -149,15 +151,62 @@ static enum status open_directory(struct weights *weights) {
     return status == STATUS_NOT_FOUND ? open_index(weights) : status;
 }
 
+/* Opens one part of a GGUF model and reads its header. The first part's metadata is that of the
+ * model. */
+static enum status add_gguf_part(struct weights *weights, uint32_t part, uint32_t parts,
+                                 uint64_t *tensor_count) {
+    char path[PATH_MAX];
+    struct gguf_header header;
+    struct file *file = &weights->files[weights->file_count];
+    enum status status = gguf_part_path(weights->path, part, path);
+    if (status != STATUS_OK)
+        return status;
+    status = file_open(path, parts > 1, file);
+    if (status == STATUS_NOT_FOUND && parts > 1)
+        log_error("%s is missing, one of the model's %" PRIu32 " parts: download it", path, parts);
+    if (status != STATUS_OK)
+        return status;
+    status = gguf_read_header(file, weights->file_count++, &weights->directory, &header);
+    if (status != STATUS_OK)
+        return status;
+    status = gguf_check_part(header.metadata, path, part, parts);
+    *tensor_count += header.tensor_count;
+    if (part == 0)
+        weights->metadata = header.metadata;
+    else
+        json_decref(header.metadata);
+    return status;
+}
+
+static enum status open_gguf(struct weights *weights) {
+    uint32_t parts = gguf_count_parts(weights->path);
+    uint64_t tensor_count = 0;
+    enum status status = reserve_files(weights, parts);
+    for (uint32_t part = 0; part < parts && status == STATUS_OK; part++)
+        status = add_gguf_part(weights, part, parts, &tensor_count);
+    if (status != STATUS_OK)
+        return status;
+    const json_t *total = json_object_get(weights->metadata, "split.tensors.count");
+    if (parts > 1 && total && (uint64_t)json_integer_value(total) != tensor_count) {
+        log_error("%s: the model's %" PRIu32 " parts hold %" PRIu64 " tensors, not "
+                  "%" JSON_INTEGER_FORMAT "; they are of different models, download them again",
+                  weights->path, parts, tensor_count, json_integer_value(total));
+        return STATUS_FORMAT;
+    }
+    return seal_directory(weights);
+}
+
 static enum status open_path(struct weights *weights) {
     const char *path = weights->path;
     struct stat facts;
     if (stat(path, &facts) == 0 && S_ISDIR(facts.st_mode))
         return open_directory(weights);
+    if (gguf_is_path(path))
+        return open_gguf(weights);
     size_t length = strlen(path), suffix_length = strlen(SUFFIX);
     bool readable = length >= suffix_length && !strcmp(path + length - suffix_length, SUFFIX);
     if (!readable && access(path, F_OK) == 0) {
-        log_error("%s is no %s file: give the model's directory or a %s file", path, SUFFIX,
+        log_error("%s is no model: give the model's directory, a %s file or a .gguf file", path,
                   SUFFIX);
         return STATUS_UNSUPPORTED;
     }
@@ -193,12 +242,17 @@ void weights_close(struct weights *weights) {
         file_close(&weights->files[i]);
     free(weights->files);
     directory_cleanup(&weights->directory);
+    json_decref(weights->metadata);
     free(weights->path);
     free(weights);
 }
 
 const char *weights_path(const struct weights *weights) {
     return weights->path;
+}
+
+const json_t *weights_metadata(const struct weights *weights) {
+    return weights->metadata;
 }
 
 size_t weights_count(const struct weights *weights) {
@@ -470,7 +524,7 @@ enum status weights_find_matrix(const struct weights *weights, const char *name,
     const struct tensor *tensor = &entry->tensor;
     if (tensor->shape[0] != rows || tensor->shape[1] != columns) {
         log_error("%s: tensor %s is (%" PRIu64 ", %" PRIu64
-                  "), the model's config.json needs (%" PRIu32 ", %" PRIu32
+                  "), the model's configuration needs (%" PRIu32 ", %" PRIu32
                   "): both must be of one model",
                   weights->files[entry->file].path, name, tensor->shape[0], tensor->shape[1], rows,
                   columns);
@@ -512,7 +566,7 @@ enum status weights_load_vector(const struct weights *weights, const char *name,
     size_t value_bytes = weight_row_bytes(tensor->format, 1);
     if (tensor->bytes / value_bytes != count) {
         log_error("%s: tensor %s has %" PRIu64
-                  " values, the model's config.json needs %zu: both must "
+                  " values, the model's configuration needs %zu: both must "
                   "be of one model",
                   file->path, name, tensor->bytes / value_bytes, count);
         return STATUS_FORMAT;

@@ -1,11 +1,13 @@
 /* An open checkpoint: the directory of its tensors, and bounded reads from them.
  *
- * Hides the file format (safetensors, one file or many with an index). Owned by main of either
+ * Hides the file format (safetensors, one file or many with an index; GGUF, whole or in parts,
+ * whose tensors appear under the names of Hugging Face checkpoints). Owned by main of either
  * binary; reads are thread-safe (pread), so loaders may run on all threads. Nothing is mapped: a
  * file that is cut short while we run is a read error, never a SIGBUS, and memory holds only what
  * is used. */
 #pragma once
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -27,17 +29,21 @@ struct tensor {
 };
 
 /* Opens a Hugging Face directory (model.safetensors, or model.safetensors.index.json with its
- * files) or a single .safetensors file, and checks every header: length, JSON, types, shapes,
- * offsets in bounds, no overlap, no duplicate names, every tensor of the index present in the file
- * it names. The caller closes it. Errors: STATUS_NOT_FOUND, STATUS_IO, STATUS_FORMAT,
- * STATUS_UNSUPPORTED (a file of another kind), STATUS_NO_MEMORY; each with one logged line that
- * names the file and, where there is one, the tensor. A tensor of a type that skein cannot read is
- * accepted here and refused (STATUS_UNSUPPORTED) when it is asked for. */
+ * files), a single .safetensors file or a .gguf file (any one of several parts), and checks every
+ * header: length, JSON, types, shapes, offsets in bounds, no overlap, no duplicate names, every
+ * tensor of the index present in the file it names. The caller closes it. Errors: STATUS_NOT_FOUND,
+ * STATUS_IO, STATUS_FORMAT, STATUS_UNSUPPORTED (a file of another kind), STATUS_NO_MEMORY; each
+ * with one logged line that names the file and, where there is one, the tensor. A tensor of a type
+ * that skein cannot read is accepted here and refused (STATUS_UNSUPPORTED) when it is asked for. */
 enum status weights_open(const char *path, struct weights **out);
 void weights_close(struct weights *weights);
 
 /* The path it was opened with. */
 const char *weights_path(const struct weights *weights);
+
+/* What a GGUF file says besides its tensors: an object, key -> number, true, false, string or array
+ * of those. Owned by `weights`; NULL for other formats. */
+const json_t *weights_metadata(const struct weights *weights);
 
 /* All tensors, sorted by name. */
 size_t weights_count(const struct weights *weights);

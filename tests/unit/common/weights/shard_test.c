@@ -3,6 +3,7 @@
 #include "common/weights/shard.h"
 
 #include "tests/unit/common/weights/checkpoint.h"
+#include "tests/unit/common/weights/gguf_file.h"
 
 #define FP8_MODEL TEST_DATA_DIR "/golden/deepseek-v3-tiny-fp8" /* hidden 256, inner 192 */
 #define V3_MODEL  TEST_DATA_DIR "/golden/deepseek-v3-tiny"     /* hidden 128, inner 32 */
@@ -145,6 +146,26 @@ static void slices_are_parts_of_the_expert(void **state) {
     check_slices(FP8_MODEL, 2, 16, 256, 192, 128);
 }
 
+/* Rows of gate and up are cut anywhere, columns of down between blocks. */
+static void slices_of_blocked_formats(void **state) {
+    struct fixture *f = *state;
+    struct gguf_file file;
+    char path[128];
+    uint8_t *bytes = checkpoint_bytes(&f->random, 160000);
+    gguf_begin(&file);
+    gguf_tensor(&file, "blk.1.ffn_gate_exps.weight", 3, (const uint64_t[]){512, 96, 3}, 12, bytes,
+                3 * 96 * 288);
+    gguf_tensor(&file, "blk.1.ffn_up_exps.weight", 3, (const uint64_t[]){512, 96, 3}, 13, bytes + 9,
+                3 * 96 * 352);
+    gguf_tensor(&file, "blk.1.ffn_down_exps.weight", 3, (const uint64_t[]){96, 512, 3}, 8, bytes,
+                3 * 512 * 102);
+    gguf_write(&file, f->directory, "m.gguf");
+    snprintf(path, sizeof path, "%s/m.gguf", f->directory);
+    check_slices(path, 1, 3, 512, 96, 32);
+    check_slices(path, 1, 3, 512, 96, 64);
+    free(bytes);
+}
+
 /* The whole expert is the three tensors. */
 static void whole_expert_is_its_tensors(void **state) {
     (void)state;
@@ -269,6 +290,7 @@ int main(void) {
         cmocka_unit_test(quantum_follows_the_formats),
         cmocka_unit_test(views_follow_one_another),
         cmocka_unit_test(layouts_are_found),
+        cmocka_unit_test_setup_teardown(slices_of_blocked_formats, setup, teardown),
         cmocka_unit_test(slices_are_parts_of_the_expert),
         cmocka_unit_test(whole_expert_is_its_tensors),
         cmocka_unit_test_setup_teardown(experts_that_differ_are_refused, setup, teardown),
