@@ -69,6 +69,35 @@ static void finish_row(void *context, size_t task, unsigned thread) {
     rope_rotate(attention->rope, row, cached + s->kv_rank);
 }
 
+/* Wk or Wv of one head in f32, (rows, kv_rank) or transposed, as the checkpoint has it. */
+struct head_weights {
+    const float *values;
+    int stride; /* floats from row to row */
+    bool transposed;
+};
+
+static struct head_weights expand_key_weights(const struct attention_call *call, uint32_t head,
+                                              float *out) {
+    const struct model_shape *s = call->attention->shape;
+    const struct attention_weights *w = call->weights;
+    if (w->k_b.data) {
+        matmul_expand(&w->k_b, head * s->kv_rank, s->kv_rank, 0, s->nope_dim, out, s->nope_dim);
+        return (struct head_weights){out, (int)s->nope_dim, true};
+    }
+    matmul_expand(&w->kv_b, head * (s->nope_dim + s->v_dim), s->nope_dim, 0, s->kv_rank, out,
+                  s->kv_rank);
+    return (struct head_weights){out, (int)s->kv_rank, false};
+}
+
+/* The matrix that holds Wv of one head, (v, kv_rank), and the row where it starts. */
+static const struct matrix *find_value_weights(const struct attention_call *call, uint32_t head,
+                                               uint32_t *first) {
+    const struct model_shape *s = call->attention->shape;
+    const struct attention_weights *w = call->weights;
+    *first = w->v_b.data ? head * s->v_dim : head * (s->nope_dim + s->v_dim) + s->nope_dim;
+    return w->v_b.data ? &w->v_b : &w->kv_b;
+}
+
 static const float *query_at(const struct attention *attention, uint32_t row, uint32_t head) {
     const struct model_shape *s = attention->shape;
     return attention->q + ((size_t)row * s->heads + head) * key_width(s);
@@ -80,11 +109,10 @@ static void absorb_queries(const struct attention_call *call, uint32_t head, uin
     const struct attention *attention = call->attention;
     const struct model_shape *s = attention->shape;
     size_t width = (size_t)s->kv_rank + s->rope_dim;
-    matmul_expand(&call->weights->kv_b, head * (s->nope_dim + s->v_dim), s->nope_dim, 0, s->kv_rank,
-                  weights, s->kv_rank);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)count, (int)s->kv_rank,
-                (int)s->nope_dim, 1.0f, query_at(attention, row, head),
-                (int)(s->heads * key_width(s)), weights, (int)s->kv_rank, 0.0f, queries,
+    struct head_weights keys = expand_key_weights(call, head, weights);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, keys.transposed ? CblasTrans : CblasNoTrans,
+                (int)count, (int)s->kv_rank, (int)s->nope_dim, 1.0f, query_at(attention, row, head),
+                (int)(s->heads * key_width(s)), keys.values, keys.stride, 0.0f, queries,
                 (int)width);
     for (uint32_t i = 0; i < count; i++)
         memcpy(queries + i * width + s->kv_rank, query_at(attention, row + i, head) + s->nope_dim,
@@ -96,13 +124,13 @@ static void apply_values(const struct attention_call *call, uint32_t head, uint3
                          uint32_t count, const float *sums, float *scratch) {
     const struct attention *attention = call->attention;
     const struct model_shape *s = attention->shape;
-    uint32_t first = head * (s->nope_dim + s->v_dim) + s->nope_dim;
+    uint32_t first;
+    const struct matrix *values = find_value_weights(call, head, &first);
     float *mixed = attention->mixed + ((size_t)row * s->heads + head) * s->v_dim;
     for (uint32_t at = 0; at < s->v_dim; at += MATMUL_TILE_ROWS) {
         uint32_t left = s->v_dim - at;
-        matmul_tile(&call->weights->kv_b, first + at,
-                    left < MATMUL_TILE_ROWS ? left : MATMUL_TILE_ROWS, sums, s->kv_rank, count,
-                    mixed + at, (size_t)s->heads * s->v_dim, scratch);
+        matmul_tile(values, first + at, left < MATMUL_TILE_ROWS ? left : MATMUL_TILE_ROWS, sums,
+                    s->kv_rank, count, mixed + at, (size_t)s->heads * s->v_dim, scratch);
     }
 }
 
@@ -152,36 +180,44 @@ void attention_latent_absorbed(const struct attention_call *call,
         }
 }
 
-/* kv (positions, nope + rope + v) = [Wk c | k_rope | Wv c] of one head for the whole past. */
-static void expand_past(const struct attention_call *call, const struct attention_share *share,
-                        uint32_t head, float *kv) {
+/* out (positions, rows) = c (positions, kv_rank) W^T for the whole past, `stride` floats apart; W
+ * is (rows, kv_rank) or transposed. */
+static void expand_part(const struct attention_call *call, const struct attention_share *share,
+                        const struct head_weights *weights, uint32_t rows, float *out,
+                        size_t stride) {
     const struct model_shape *s = call->attention->shape;
-    size_t stride = key_width(s) + s->v_dim, width = (size_t)s->kv_rank + s->rope_dim;
     uint32_t end = share->segment->position + share->segment->rows, run;
     struct attend_source cached = {.cache = call->attention->cache,
                                    .layer = call->layer,
                                    .sequence = share->segment->sequence};
-    const struct {
-        uint32_t row, rows;
-        size_t column;
-    } parts[] = {
-        {head * (s->nope_dim + s->v_dim), s->nope_dim, 0},
-        {head * (s->nope_dim + s->v_dim) + s->nope_dim, s->v_dim, key_width(s)},
-    };
-    for (size_t part = 0; part < 2; part++) {
-        matmul_expand(&call->weights->kv_b, parts[part].row, parts[part].rows, 0, s->kv_rank,
-                      share->scratch, s->kv_rank);
-        for (uint32_t position = 0; position < end; position += run) {
-            const float *rows = attend_run(&cached, position, end, &run);
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)run, (int)parts[part].rows,
-                        (int)s->kv_rank, 1.0f, rows, (int)width, share->scratch, (int)s->kv_rank,
-                        0.0f, kv + position * stride + parts[part].column, (int)stride);
-        }
+    for (uint32_t position = 0; position < end; position += run) {
+        const float *past = attend_run(&cached, position, end, &run);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, weights->transposed ? CblasNoTrans : CblasTrans,
+                    (int)run, (int)rows, (int)s->kv_rank, 1.0f, past,
+                    (int)(s->kv_rank + s->rope_dim), weights->values, weights->stride, 0.0f,
+                    out + position * stride, (int)stride);
     }
+}
+
+/* kv (positions, nope + rope + v) = [Wk c | k_rope | Wv c] of one head for the whole past. */
+static void expand_past(const struct attention_call *call, const struct attention_share *share,
+                        uint32_t head, float *kv) {
+    const struct model_shape *s = call->attention->shape;
+    size_t stride = key_width(s) + s->v_dim;
+    struct head_weights keys = expand_key_weights(call, head, share->scratch);
+    expand_part(call, share, &keys, s->nope_dim, kv, stride);
+    uint32_t first;
+    const struct matrix *matrix = find_value_weights(call, head, &first);
+    matmul_expand(matrix, first, s->v_dim, 0, s->kv_rank, share->scratch, s->kv_rank);
+    struct head_weights values = {share->scratch, (int)s->kv_rank, false};
+    expand_part(call, share, &values, s->v_dim, kv + key_width(s), stride);
+    uint32_t end = share->segment->position + share->segment->rows;
     for (uint32_t position = 0; position < end; position++)
-        memcpy(kv + position * stride + s->nope_dim,
-               kv_cache_row(cached.cache, cached.layer, cached.sequence, position) + s->kv_rank,
-               s->rope_dim * sizeof(float));
+        memcpy(
+            kv + position * stride + s->nope_dim,
+            kv_cache_row(call->attention->cache, call->layer, share->segment->sequence, position) +
+                s->kv_rank,
+            s->rope_dim * sizeof(float));
 }
 
 static void expanded_block(const struct attention_call *call, const struct attention_share *share,

@@ -60,6 +60,22 @@ static enum status load_latent_query(const struct loader *loader, struct attenti
     return STATUS_OK;
 }
 
+/* What expands the compressed vector to keys and values, whole or in two parts. */
+static enum status load_latent_expansion(const struct loader *loader,
+                                         struct attention_weights *out) {
+    const struct model_shape *s = loader->shape;
+    char name[TENSOR_NAME_BYTES];
+    layer_name(loader, "self_attn.k_b_proj", name);
+    if (!weights_find(loader->weights, name))
+        return load_matrix(loader, "self_attn.kv_b_proj", s->heads * (s->nope_dim + s->v_dim),
+                           s->kv_rank, &out->kv_b);
+    enum status status =
+        load_matrix(loader, "self_attn.k_b_proj", s->heads * s->kv_rank, s->nope_dim, &out->k_b);
+    return status ? status
+                  : load_matrix(loader, "self_attn.v_b_proj", s->heads * s->v_dim, s->kv_rank,
+                                &out->v_b);
+}
+
 static enum status load_latent(const struct loader *loader, struct attention_weights *out) {
     const struct model_shape *s = loader->shape;
     enum status status;
@@ -67,8 +83,7 @@ static enum status load_latent(const struct loader *loader, struct attention_wei
         (status = load_matrix(loader, "self_attn.kv_a_proj_with_mqa", s->kv_rank + s->rope_dim,
                               s->hidden, &out->kv_a)) ||
         (status = load_norm(loader, "self_attn.kv_a_layernorm", s->kv_rank, &out->kv_a_norm)) ||
-        (status = load_matrix(loader, "self_attn.kv_b_proj", s->heads * (s->nope_dim + s->v_dim),
-                              s->kv_rank, &out->kv_b)) ||
+        (status = load_latent_expansion(loader, out)) ||
         (status = load_matrix(loader, "self_attn.o_proj", s->hidden, s->heads * s->v_dim, &out->o)))
         return status;
     return STATUS_OK;

@@ -21,8 +21,11 @@ struct attention_weights {
     struct matrix kv_a; /* latent (kv_rank + rope, H) */
     float *kv_a_norm;   /* (kv_rank) */
     struct matrix
-        kv_b;        /* latent (h * (nope + v), kv_rank); per head nope rows of Wk, v rows of Wv */
-    struct matrix o; /* (H, h * v) */
+        kv_b; /* latent (h * (nope + v), kv_rank); per head nope rows of Wk, v rows of Wv */
+    /* Where a checkpoint has no kv_b, its two parts: per head Wk transposed, and Wv. */
+    struct matrix k_b; /* (h * kv_rank, nope) */
+    struct matrix v_b; /* (h * v, kv_rank) */
+    struct matrix o;   /* (H, h * v) */
 };
 
 struct layer {

@@ -23,6 +23,7 @@ static const struct model_shape SHAPE = {
     .nope_dim = 12,
     .rope_dim = 8,
     .v_dim = 20,
+    .rope_consecutive = true,
     .rope = {.theta = 10000,
              .yarn = true,
              .factor = 4,
@@ -155,6 +156,48 @@ static void test_chunks_agree(void **state) {
     teardown(&f);
 }
 
+/* Replaces kv_b by its two parts: per head Wk transposed, and Wv. */
+static void split_kv_b(struct fixture *f) {
+    const struct model_shape *s = &SHAPE;
+    uint32_t head_rows = s->nope_dim + s->v_dim;
+    const float *whole = (const float *)(const void *)f->weights.kv_b.data;
+    float *k = arena_take(f->arena, (size_t)s->heads * s->kv_rank * s->nope_dim, sizeof *k);
+    float *v = arena_take(f->arena, (size_t)s->heads * s->v_dim * s->kv_rank, sizeof *v);
+    for (uint32_t h = 0; h < s->heads; h++, whole += (size_t)head_rows * s->kv_rank) {
+        for (uint32_t c = 0; c < s->kv_rank; c++)
+            for (uint32_t r = 0; r < s->nope_dim; r++)
+                k[((size_t)h * s->kv_rank + c) * s->nope_dim + r] = whole[r * s->kv_rank + c];
+        memcpy(v + (size_t)h * s->v_dim * s->kv_rank, whole + (size_t)s->nope_dim * s->kv_rank,
+               (size_t)s->v_dim * s->kv_rank * sizeof *v);
+    }
+    f->weights.kv_b = (struct matrix){0};
+    f->weights.k_b = matrix_view(WEIGHT_F32, s->heads * s->kv_rank, s->nope_dim, k);
+    f->weights.v_b = matrix_view(WEIGHT_F32, s->heads * s->v_dim, s->kv_rank, v);
+}
+
+/* In one chunk and token by token, so that both forms of attention take both forms of weights. */
+static void test_split_weights_agree(void **state) {
+    (void)state;
+    struct fixture f;
+    setup(&f, 2);
+    static float want[TOKENS * 40], got[TOKENS * 40];
+    const uint32_t chunks[] = {TOKENS, 1};
+    for (size_t i = 0; i < 2; i++) {
+        uint32_t sequence;
+        struct attention_weights whole = f.weights;
+        assert_int_equal(kv_cache_open(f.cache, &sequence), STATUS_OK);
+        run_in_chunks(&f, sequence, chunks[i], want);
+        kv_cache_close(f.cache, sequence);
+        split_kv_b(&f);
+        assert_int_equal(kv_cache_open(f.cache, &sequence), STATUS_OK);
+        run_in_chunks(&f, sequence, chunks[i], got);
+        kv_cache_close(f.cache, sequence);
+        expect_close(want, got, TOKENS * SHAPE.hidden, "split weights");
+        f.weights = whole;
+    }
+    teardown(&f);
+}
+
 /* Two sequences in one batch, one with a past: each row is what it would be alone. */
 static void test_sequences_share_a_batch(void **state) {
     (void)state;
@@ -187,6 +230,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forms_agree),
         cmocka_unit_test(test_chunks_agree),
+        cmocka_unit_test(test_split_weights_agree),
         cmocka_unit_test(test_sequences_share_a_batch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
