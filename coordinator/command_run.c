@@ -8,6 +8,7 @@
 
 #include "common/json.h"
 #include "common/log.h"
+#include "common/weights/gguf.h"
 #include "coordinator/answer.h"
 #include "coordinator/chat_session.h"
 #include "coordinator/command.h"
@@ -87,9 +88,15 @@ static enum status check_tokenizer(const struct run *run) {
         return STATUS_OK;
     if (options->prompt_ids && options->stops.count == 0)
         return STATUS_OK;
-    log_error("%s/tokenizer.json does not exist, so skein cannot read %s; copy the file there%s",
-              options->model.path, options->prompt_ids ? "--stop" : "a text prompt",
-              options->prompt_ids ? "" : " or give token ids with --prompt-ids");
+    const char *wanted = options->prompt_ids ? "--stop" : "a text prompt";
+    const char *instead = options->prompt_ids ? "" : " or give token ids with --prompt-ids";
+    if (gguf_is_path(options->model.path))
+        log_error("%s has no tokenizer, so skein cannot read %s; take another conversion%s",
+                  options->model.path, wanted, instead);
+    else
+        log_error(
+            "%s/tokenizer.json does not exist, so skein cannot read %s; copy the file there%s",
+            options->model.path, wanted, instead);
     return STATUS_NOT_FOUND;
 }
 

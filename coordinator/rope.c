@@ -46,7 +46,7 @@ enum status rope_create(const struct model_shape *shape, uint32_t rows_max, stru
     bool latent = shape->attention == ATTENTION_LATENT;
     uint32_t dims = latent ? shape->rope_dim : shape->head_dim;
     rope->pairs = dims / 2;
-    rope->consecutive = latent;
+    rope->consecutive = shape->rope_consecutive;
     rope->frequencies = arena_take(rope->arena, rope->pairs, sizeof *rope->frequencies);
     rope->cosine = arena_take(rope->arena, (size_t)rows_max * rope->pairs, sizeof(float));
     rope->sine = arena_take(rope->arena, (size_t)rows_max * rope->pairs, sizeof(float));

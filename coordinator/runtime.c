@@ -9,6 +9,7 @@
 #include "common/kernel/kernel.h"
 #include "common/log.h"
 #include "coordinator/cluster.h"
+#include "coordinator/gguf_tokenizer.h"
 #include "coordinator/local_workers.h"
 #include "coordinator/placement.h"
 #include "coordinator/progress.h"
@@ -38,6 +39,20 @@ struct runtime {
     struct engine *engine;
 };
 
+/* STATUS_NOT_FOUND: the model has none. */
+static enum status open_gguf_tokenizer(struct runtime *runtime) {
+    const char *path = runtime->options.model_path;
+    json_t *tokenizer, *config;
+    enum status status = gguf_tokenizer_read(runtime->weights, &tokenizer, &config);
+    if (status)
+        return status;
+    struct tokenizer_source source = {tokenizer, path, config, path};
+    status = tokenizer_parse(&source, runtime->shape.vocabulary, &runtime->tokenizer);
+    json_decref(tokenizer);
+    json_decref(config);
+    return status;
+}
+
 static enum status open_checkpoint(struct runtime *runtime) {
     const char *path = runtime->options.model_path;
     enum status status;
@@ -45,7 +60,9 @@ static enum status open_checkpoint(struct runtime *runtime) {
         (status = model_shape_read(path, &runtime->shape)) ||
         (status = weights_open(path, &runtime->weights)))
         return status;
-    status = tokenizer_load(path, runtime->shape.vocabulary, &runtime->tokenizer);
+    status = weights_metadata(runtime->weights)
+                 ? open_gguf_tokenizer(runtime)
+                 : tokenizer_load(path, runtime->shape.vocabulary, &runtime->tokenizer);
     if (status && status != STATUS_NOT_FOUND)
         return status;
     return threads_create(runtime->options.threads, &runtime->threads);

@@ -13,6 +13,9 @@
 
 #include "common/json.h"
 #include "common/log.h"
+#include "common/weights/gguf.h"
+#include "common/weights/weights.h"
+#include "coordinator/gguf_config.h"
 
 /* Room for a value of the file, or for what would be right, in a message. */
 #define VALUE_BYTES 120
@@ -260,10 +263,13 @@ static void read_yarn(struct reader *reader, const struct model_shape *shape,
 
 static void read_attention(struct reader *reader, struct model_shape *shape) {
     shape->heads = read_count(reader, "num_attention_heads", 1, HEADS_MAX);
-    if (shape->family == FAMILY_DEEPSEEK_V1)
+    bool is_v1 = shape->family == FAMILY_DEEPSEEK_V1;
+    if (is_v1)
         read_multi_head(reader, shape);
     else
         read_latent(reader, shape);
+    /* GGUF files have V1's queries and keys in another order than config.json tells of. */
+    shape->rope_consecutive = read_flag_or(reader, "rope_interleave", !is_v1);
     /* The frequencies are powers of 1/theta and must fall; YaRN divides by its logarithm. */
     shape->rope.theta = read_real(reader, "rope_theta", 1, false);
     if (reader->status == STATUS_OK && find_value(reader, "rope_scaling"))
@@ -349,7 +355,39 @@ static void read_router(struct reader *reader, struct model_shape *shape) {
                               : (float)read_real(reader, "routed_scaling_factor", 0, false);
 }
 
-enum status model_shape_read(const char *directory, struct model_shape *out) {
+enum status model_shape_parse(const json_t *config, const char *place, struct model_shape *out) {
+    struct model_shape shape = {0};
+    struct reader reader = {place, "", config, STATUS_OK};
+    read_family(&reader, &shape);
+    check_features(&reader);
+    check_quantisation(&reader);
+    read_sizes(&reader, &shape);
+    shape.bos_id = read_token(&reader, "bos_token_id", shape.vocabulary);
+    shape.eos_id = read_token(&reader, "eos_token_id", shape.vocabulary);
+    read_attention(&reader, &shape);
+    read_experts(&reader, &shape);
+    read_router(&reader, &shape);
+    if (reader.status == STATUS_OK)
+        *out = shape;
+    return reader.status;
+}
+
+static enum status read_gguf(const char *path, struct model_shape *out) {
+    struct weights *weights;
+    enum status status = weights_open(path, &weights);
+    if (status != STATUS_OK)
+        return status;
+    json_t *config;
+    status = gguf_config_read(weights, &config);
+    if (status == STATUS_OK) {
+        status = model_shape_parse(config, path, out);
+        json_decref(config);
+    }
+    weights_close(weights);
+    return status;
+}
+
+static enum status read_directory(const char *directory, struct model_shape *out) {
     char path[PATH_MAX];
     if ((size_t)snprintf(path, sizeof path, "%s/config.json", directory) >= sizeof path) {
         log_error("%s: the path is too long: give one of less than %d bytes", directory,
@@ -360,21 +398,13 @@ enum status model_shape_read(const char *directory, struct model_shape *out) {
     enum status status = json_read_file(path, false, &root);
     if (status != STATUS_OK)
         return status;
-    struct model_shape shape = {0};
-    struct reader reader = {path, "", root, STATUS_OK};
-    read_family(&reader, &shape);
-    check_features(&reader);
-    check_quantisation(&reader);
-    read_sizes(&reader, &shape);
-    shape.bos_id = read_token(&reader, "bos_token_id", shape.vocabulary);
-    shape.eos_id = read_token(&reader, "eos_token_id", shape.vocabulary);
-    read_attention(&reader, &shape);
-    read_experts(&reader, &shape);
-    read_router(&reader, &shape);
+    status = model_shape_parse(root, path, out);
     json_decref(root);
-    if (reader.status == STATUS_OK)
-        *out = shape;
-    return reader.status;
+    return status;
+}
+
+enum status model_shape_read(const char *path, struct model_shape *out) {
+    return gguf_is_path(path) ? read_gguf(path, out) : read_directory(path, out);
 }
 
 const char *family_name(enum family family) {

@@ -1,7 +1,9 @@
 /* The model's shape: every dimension and every choice in which the families differ, read from
- * config.json and checked once. All other code reads these fields and never asks for the family. */
+ * config.json (or what a GGUF file has in its place) and checked once. All other code reads these
+ * fields and never asks for the family. */
 #pragma once
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -11,8 +13,8 @@
 enum family { FAMILY_DEEPSEEK_V1, FAMILY_DEEPSEEK_V2, FAMILY_DEEPSEEK_V3 };
 
 enum attention_kind {
-    ATTENTION_MULTI_HEAD, /* V1: keys and values per head, RoPE pairs (i, i + d/2) */
-    ATTENTION_LATENT,     /* V2, V3: one compressed vector per position, RoPE pairs (2i, 2i + 1) */
+    ATTENTION_MULTI_HEAD, /* V1: keys and values per head */
+    ATTENTION_LATENT,     /* V2, V3: one compressed vector per position */
 };
 
 enum score_function { SCORE_SOFTMAX, SCORE_SIGMOID };
@@ -51,6 +53,7 @@ struct model_shape {
     uint32_t q_rank;   /* latent: 0 without a query bottleneck */
     uint32_t kv_rank, nope_dim, rope_dim, v_dim;
     struct rope_shape rope;
+    bool rope_consecutive; /* RoPE pairs elements (2i, 2i + 1), else (i, i + d/2) */
 
     uint32_t dense_inner;
     uint32_t expert_inner;
@@ -69,12 +72,16 @@ struct model_shape {
     uint32_t bos_id, eos_id; /* UINT32_MAX when the file names none */
 };
 
-/* Reads and checks `directory`/config.json. Errors: STATUS_NOT_FOUND (no file, or a needed key is
- * missing), STATUS_FORMAT (a value of the wrong type or out of bounds, k over the number of
- * experts, groups that do not divide, ...), STATUS_UNSUPPORTED (a model type, attention bias, score
- * function, RoPE scaling or quantisation that skein does not know): one line that names file, key,
- * value and what would be right. */
-enum status model_shape_read(const char *directory, struct model_shape *out);
+/* Reads and checks the shape of the model at `path`: a directory with a config.json, or a GGUF
+ * file. Errors: STATUS_NOT_FOUND (no file, or a needed key is missing), STATUS_FORMAT (a value of
+ * the wrong type or out of bounds, k over the number of experts, groups that do not divide, ...),
+ * STATUS_UNSUPPORTED (a model type, attention bias, score function, RoPE scaling or quantisation
+ * that skein does not know): one line that names file, key, value and what would be right. For GGUF
+ * files also those of weights_open. */
+enum status model_shape_read(const char *path, struct model_shape *out);
+
+/* As model_shape_read, from what config.json holds; `place` is named in errors. */
+enum status model_shape_parse(const json_t *config, const char *place, struct model_shape *out);
 
 /* "DeepSeek V1", "DeepSeek V2", "DeepSeek V3". */
 const char *family_name(enum family family);

@@ -153,45 +153,41 @@ static enum status read_object(const char *directory, const char *name, char pat
     return json_read_file(path, true, out);
 }
 
-static enum status load_tokenizer_json(struct tokenizer *tokenizer, const char *directory) {
-    char path[PATH_MAX];
-    json_t *root;
-    enum status status = read_object(directory, "tokenizer.json", path, &root);
-    if (status != STATUS_OK)
-        return status;
-    status = read_parts(tokenizer, root, path);
-    json_decref(root);
-    return status;
-}
-
-static enum status load_config_json(struct tokenizer *tokenizer, const char *directory) {
-    char path[PATH_MAX];
-    json_t *root = NULL;
-    enum status status = read_object(directory, "tokenizer_config.json", path, &root);
-    if (status != STATUS_OK && status != STATUS_NOT_FOUND)
-        return status;
-    status = read_config(tokenizer, root, path);
-    json_decref(root);
-    return status;
-}
-
-enum status tokenizer_load(const char *directory, uint32_t vocabulary, struct tokenizer **out) {
+enum status tokenizer_parse(const struct tokenizer_source *source, uint32_t vocabulary,
+                            struct tokenizer **out) {
     struct tokenizer *tokenizer = calloc(1, sizeof *tokenizer);
     if (!tokenizer) {
-        log_error("no memory for the tokenizer of %s; free some and try again", directory);
+        log_error("no memory for the tokenizer of %s; free some and try again",
+                  source->tokenizer_place);
         return STATUS_NO_MEMORY;
     }
     enum status status = vocabulary_init(&tokenizer->vocabulary, vocabulary);
     if (status == STATUS_OK)
-        status = load_tokenizer_json(tokenizer, directory);
+        status = read_parts(tokenizer, source->tokenizer, source->tokenizer_place);
     if (status == STATUS_OK)
-        status = load_config_json(tokenizer, directory);
+        status = read_config(tokenizer, source->config, source->config_place);
     if (status != STATUS_OK) {
         tokenizer_destroy(tokenizer);
         return status;
     }
     *out = tokenizer;
     return STATUS_OK;
+}
+
+enum status tokenizer_load(const char *directory, uint32_t vocabulary, struct tokenizer **out) {
+    char tokenizer_path[PATH_MAX], config_path[PATH_MAX];
+    json_t *root, *config = NULL;
+    enum status status = read_object(directory, "tokenizer.json", tokenizer_path, &root);
+    if (status != STATUS_OK)
+        return status;
+    status = read_object(directory, "tokenizer_config.json", config_path, &config);
+    if (status == STATUS_OK || status == STATUS_NOT_FOUND) {
+        struct tokenizer_source source = {root, tokenizer_path, config, config_path};
+        status = tokenizer_parse(&source, vocabulary, out);
+    }
+    json_decref(root);
+    json_decref(config);
+    return status;
 }
 
 void tokenizer_destroy(struct tokenizer *tokenizer) {

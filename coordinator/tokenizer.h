@@ -4,6 +4,7 @@
  * main's business: there is then no tokenizer object. */
 #pragma once
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -27,6 +28,18 @@ enum status token_list_push(struct token_list *list, uint32_t id);
  * STATUS_UNSUPPORTED by name. Errors: STATUS_NOT_FOUND (no tokenizer.json: nothing is logged, a
  * model may do without), STATUS_FORMAT, STATUS_UNSUPPORTED, STATUS_NO_MEMORY. */
 enum status tokenizer_load(const char *directory, uint32_t vocabulary, struct tokenizer **out);
+
+/* What the two files hold, and how they are named in errors. */
+struct tokenizer_source {
+    const json_t *tokenizer;
+    const char *tokenizer_place;
+    const json_t *config; /* NULL: there is no tokenizer_config.json */
+    const char *config_place;
+};
+
+/* As tokenizer_load, from what the files hold (not owned). */
+enum status tokenizer_parse(const struct tokenizer_source *source, uint32_t vocabulary,
+                            struct tokenizer **out);
 void tokenizer_destroy(struct tokenizer *tokenizer);
 
 /* Appends the ids of `text` (UTF-8; invalid bytes are read as U+FFFD). Special tokens that appear

@@ -53,9 +53,11 @@ done
 check "reference reproduces the golden models" /usr/bin/python3 tests/reference/self_check.py
 check "golden models, in process and on 1, 2, 3, 5 workers" /usr/bin/python3 tests/e2e/check_model.py build/bin/skein \
   tests/data/golden/* --workers 0,1,2,3,5 --placement experts,slices --batch-tokens 1,7,512
+check "golden GGUF models, in process and on 2, 3 workers" /usr/bin/python3 tests/e2e/check_model.py build/bin/skein \
+  tests/data/golden-gguf/* --workers 0,2,3 --placement experts,slices --batch-tokens 1,7,512
 check "golden models, every instruction set" tests/e2e/every_isa.sh build/bin/skein
 check "golden models, ASan" /usr/bin/python3 tests/e2e/check_model.py build-asan/bin/skein \
-  tests/data/golden/* --workers 0,2 --placement experts,slices --batch-tokens 512
+  tests/data/golden/* tests/data/golden-gguf/* --workers 0,2 --placement experts,slices --batch-tokens 512
 check "unseen models" /usr/bin/python3 tests/e2e/unseen_models.py build/bin/skein
 check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin
 check "command line and chat" /usr/bin/python3 tests/e2e/command_line.py build/bin/skein

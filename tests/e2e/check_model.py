@@ -4,7 +4,8 @@
 check_model.py SKEIN DIR... [--workers 0,1,2,3,5] [--placement experts,slices] [--batch-tokens 1,7,32,512]
                [--isa NAME]
 
-Each DIR is a golden model or one written by tests/reference/generate.py. Every combination of worker count (0: in
+Each DIR is a golden model (with model.gguf, that file is the model, and runs with --activations f32) or one written by
+tests/reference/generate.py. Every combination of worker count (0: in
 process), placement (only with workers) and rows per engine step must give: logits and draft logits within 2e-3, the
 same experts for every position with the same weights, and the same greedy tokens. One line for each combination;
 exit status 1 when any is wrong.
@@ -77,12 +78,25 @@ def compare_routes(mine, theirs, scale):
                     raise Wrong(f"{place}: expert {expert} weighs {found[expert]}, expected {weight}")
 
 
+def weights_scale(directory, golden):
+    """What the experts' weights are scaled up by; of a GGUF file, which tells it in binary, the largest weight."""
+    config = os.path.join(directory, "config.json")
+    if os.path.exists(config):
+        with open(config) as f:
+            return max(1.0, json.load(f).get("routed_scaling_factor") or 1.0)
+    return max(1.0, *(max(row) for layer in golden["routes"] for row in layer["weights"]))
+
+
 def check(skein, directory, options):
     """Raises Wrong, or returns the largest difference of the logits."""
     with open(os.path.join(directory, "golden.json")) as f:
         golden = json.load(f)
-    with open(os.path.join(directory, "config.json")) as f:
-        scale = max(1.0, json.load(f).get("routed_scaling_factor") or 1.0)
+    scale = weights_scale(directory, golden)
+    model = os.path.join(directory, "model.gguf")
+    if os.path.exists(model):
+        options = [*options, "--activations", "f32"]
+    else:
+        model = directory
     draft = os.path.join(directory, "mtp_logits.npy")
     with tempfile.TemporaryDirectory(prefix="skein-check-") as temporary:
         ids, logits, routes, mtp = (
@@ -92,7 +106,7 @@ def check(skein, directory, options):
             json.dump(golden["prompt_ids"], f)
         run(
             skein,
-            ["logits", "--model", directory, "--ids", ids, "--out", logits, "--routes", routes]
+            ["logits", "--model", model, "--ids", ids, "--out", logits, "--routes", routes]
             + (["--mtp", mtp] if os.path.exists(draft) else [])
             + options,
         )
@@ -106,7 +120,7 @@ def check(skein, directory, options):
             [
                 "run",
                 "--model",
-                directory,
+                model,
                 "--prompt-ids",
                 ids,
                 "--max-tokens",

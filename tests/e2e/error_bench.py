@@ -13,6 +13,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 GOLDEN = os.path.join(ROOT, "tests", "data", "golden")
 DEMO = os.path.join(ROOT, "deploy", "demo-model")
+GGUF = os.path.join(ROOT, "tests", "data", "golden-gguf", "deepseek-v3-tiny-q8_0", "model.gguf")
 V1, V3, V3_FP8 = (
     os.path.join(GOLDEN, name) for name in ("deepseek-moe-tiny", "deepseek-v3-tiny", "deepseek-v3-tiny-fp8")
 )

@@ -6,7 +6,7 @@ import re
 import struct
 import tempfile
 
-from error_bench import DEMO, V1, V3, V3_FP8
+from error_bench import DEMO, GGUF, V1, V3, V3_FP8
 
 # ---- config.json ----
 
@@ -252,6 +252,11 @@ def index_cases(bench, file):
 # ---- Paths, prompts, tokenizers, options ----
 
 
+def truncated_gguf(bench):
+    with open(GGUF, "rb") as f:
+        return bench.write("truncated.gguf", f.read(1000000))
+
+
 def prompt_cases(bench):
     run = ["run", "--model", V3, "--max-tokens", "2"]
     bench.case("model: no such directory", lambda: bench.refuse_model("/nowhere/at-all", "/nowhere/at-all"))
@@ -265,6 +270,19 @@ def prompt_cases(bench):
     )
     bench.case(
         "model: a text file", lambda: bench.refuse_model(bench.write("notes.txt", "not a model"), "notes.txt")
+    )
+    bench.case(
+        "model: a GGUF file that is none",
+        lambda: bench.refuse_model(bench.write("notes.gguf", "not a model"), "notes.gguf"),
+    )
+    bench.case(
+        "model: a truncated GGUF file",
+        lambda: bench.refuse_model(truncated_gguf(bench), "truncated.gguf", "truncated"),
+    )
+    bench.case("model: no such GGUF file", lambda: bench.refuse_model("/nowhere/m.gguf", "/nowhere/m.gguf"))
+    bench.case(
+        "prompt: text for a GGUF file without a tokenizer",
+        lambda: bench.refuse(["run", "--model", GGUF, "--prompt", "hello"], [GGUF, "tokenizer"]),
     )
     bench.case(
         "prompt: text without a tokenizer", lambda: bench.refuse([*run, "--prompt", "hello"], ["tokenizer"])

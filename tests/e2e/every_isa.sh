@@ -15,5 +15,6 @@ for name in $names; do
     continue
   fi
   echo "--isa $name"
-  "$here/check_model.py" "$skein" "$golden"/* --workers 0,2 --batch-tokens 1,512 --placement slices --isa "$name"
+  "$here/check_model.py" "$skein" "$golden"/* "$golden"-gguf/* --workers 0,2 --batch-tokens 1,512 \
+    --placement slices --isa "$name"
 done

@@ -21,7 +21,7 @@ static void expect_rotation(const struct model_shape *shape, const double *frequ
     rope_begin(rope, &batch);
     rope_rotate(rope, 2, got);
     for (uint32_t i = 0; i < DIMS / 2; i++) {
-        bool consecutive = shape->attention == ATTENTION_LATENT;
+        bool consecutive = shape->rope_consecutive;
         uint32_t a = consecutive ? 2 * i : i, b = consecutive ? 2 * i + 1 : i + DIMS / 2;
         double angle = position * frequencies[i];
         double first = (x[a] * cos(angle) - x[b] * sin(angle)) * magnitude;
@@ -40,13 +40,19 @@ static void test_plain(void **state) {
     (void)state;
     struct model_shape heads = {
         .attention = ATTENTION_MULTI_HEAD, .head_dim = DIMS, .rope = {.theta = 10000}};
-    struct model_shape latent = {
-        .attention = ATTENTION_LATENT, .rope_dim = DIMS, .nope_dim = 48, .rope = {.theta = 50000}};
+    struct model_shape latent = {.attention = ATTENTION_LATENT,
+                                 .rope_dim = DIMS,
+                                 .nope_dim = 48,
+                                 .rope = {.theta = 50000},
+                                 .rope_consecutive = true};
+    struct model_shape permuted = heads;
+    permuted.rope_consecutive = true;
     double frequencies[DIMS / 2];
     const uint32_t positions[] = {2, 3, 100, 131071};
     for (size_t i = 0; i < sizeof positions / sizeof *positions; i++) {
         plain_frequencies(10000, frequencies);
         expect_rotation(&heads, frequencies, 1, positions[i]);
+        expect_rotation(&permuted, frequencies, 1, positions[i]);
         plain_frequencies(50000, frequencies);
         expect_rotation(&latent, frequencies, 1, positions[i]);
     }
@@ -61,7 +67,8 @@ static void test_yarn(void **state) {
     struct model_shape shape = {.attention = ATTENTION_LATENT,
                                 .rope_dim = DIMS,
                                 .nope_dim = 48,
-                                .rope = {10000, true, 40, 4096, 32, 1, 0.707, 1.0}};
+                                .rope = {10000, true, 40, 4096, 32, 1, 0.707, 1.0},
+                                .rope_consecutive = true};
     const double ramp[DIMS / 2] = {0, 0, 0, 0.25, 0.5, 0.75, 1, 1};
     double frequencies[DIMS / 2];
     plain_frequencies(10000, frequencies);

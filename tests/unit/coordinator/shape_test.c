@@ -134,6 +134,7 @@ static void published_v1_is_read(void **state) {
     assert_int_equal(s.kv_heads, 16);
     assert_int_equal(s.head_dim, 128);
     assert_int_equal(s.kv_rank, 0);
+    assert_false(s.rope_consecutive);
     assert_false(s.rope.yarn);
     assert_int_equal(s.dense_inner, 10944);
     assert_int_equal(s.expert_inner, 1408);
@@ -155,10 +156,16 @@ static void published_v1_is_read(void **state) {
     assert_int_equal(s.eos_id, 100001);
 }
 
+static void pairs_of_rope_may_be_told(void **state) {
+    assert_true(accept(*state, V1, "rope_interleave", "true").rope_consecutive);
+    assert_false(accept(*state, V3, "rope_interleave", "false").rope_consecutive);
+}
+
 static void published_v2_is_read(void **state) {
     struct model_shape s = accept(*state, V2, NULL, NULL);
     assert_int_equal(s.family, FAMILY_DEEPSEEK_V2);
     assert_int_equal(s.attention, ATTENTION_LATENT);
+    assert_true(s.rope_consecutive);
     assert_int_equal(s.q_rank, 1536);
     assert_int_equal(s.kv_rank, 512);
     assert_int_equal(s.nope_dim, 128);
@@ -520,6 +527,7 @@ static void families_have_names(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(pairs_of_rope_may_be_told, setup, teardown),
         cmocka_unit_test_setup_teardown(published_v1_is_read, setup, teardown),
         cmocka_unit_test_setup_teardown(published_v2_is_read, setup, teardown),
         cmocka_unit_test_setup_teardown(published_v3_is_read, setup, teardown),
