@@ -71,7 +71,7 @@ static void add_model_rows(struct model_options *options, struct option_table *t
          .type = OPTION_PATH,
          .target = &options->path,
          .argument = "PATH",
-         .help = "The model: a Hugging Face directory."},
+         .help = "The model: a Hugging Face directory or a GGUF file."},
         {.name = "threads",
          .letter = 't',
          .type = OPTION_COUNT,
@@ -312,7 +312,7 @@ void options_describe_inspect(struct inspect_options *options, struct option_tab
          .type = OPTION_PATH,
          .target = &options->path,
          .argument = "PATH",
-         .help = "The model: a Hugging Face directory."},
+         .help = "The model: a Hugging Face directory or a GGUF file."},
         {.name = "json",
          .type = OPTION_FLAG,
          .target = &options->json,
@@ -353,9 +353,8 @@ enum status options_check_model(const struct model_options *options) {
         return STATUS_USAGE;
     }
     if (strcmp(options->activations, "q8") == 0) {
-        log_error("--activations q8 applies to integer-quantised weights only, and %s has none; "
-                  "use auto or f32",
-                  options->path);
+        log_error("--activations q8 is not supported, weights of every format are multiplied with "
+                  "unrounded values; use auto or f32");
         return STATUS_UNSUPPORTED;
     }
     return STATUS_OK;

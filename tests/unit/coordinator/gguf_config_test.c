@@ -73,6 +73,7 @@ static const struct pair V2[] = {
 
 struct fixture {
     char directory[64], path[128];
+    const char *tensor; /* the only one of the file */
     struct log_capture log;
 };
 
@@ -80,6 +81,7 @@ static int setup(void **state) {
     struct fixture *f = calloc(1, sizeof *f);
     test_directory_make(f->directory);
     snprintf(f->path, sizeof f->path, "%s/m.gguf", f->directory);
+    f->tensor = "output.weight";
     *state = f;
     return 0;
 }
@@ -128,7 +130,7 @@ static void write_changed(struct fixture *f, const char *architecture, const str
     for (size_t i = 0; i < more_count; i++)
         if (!find_pair(V3, sizeof V3 / sizeof *V3, more[i].key))
             put_pair(&file, architecture, &more[i]);
-    gguf_tensor(&file, "output.weight", 1, &(uint64_t){1}, 0, &value, sizeof value);
+    gguf_tensor(&file, f->tensor, 1, &(uint64_t){1}, 0, &value, sizeof value);
     gguf_write(&file, f->directory, "m.gguf");
 }
 
@@ -240,6 +242,13 @@ static void a_draft_module_is_no_layer(void **state) {
     assert_int_equal(s.layers, 61);
     assert_int_equal(s.draft_layers, 1);
     assert_true(s.is_expert_layer[61]);
+}
+
+static void a_model_without_a_head_takes_the_embedding(void **state) {
+    struct fixture *f = *state;
+    f->tensor = "token_embd.weight";
+    write_changed(f, "deepseek2", NULL, 0, NULL, 0);
+    assert_true(accept(f, NULL).tied_head);
 }
 
 static void v1_is_read(void **state) {
@@ -396,6 +405,7 @@ int main(void) {
         TEST(v2_is_read),
         TEST(missing_groups_are_known),
         TEST(a_draft_module_is_no_layer),
+        TEST(a_model_without_a_head_takes_the_embedding),
         TEST(v1_is_read),
         TEST(missing_keys_are_named),
         TEST(wrong_values_are_named),

@@ -148,7 +148,7 @@ static const struct rule RULES[] = {
     {{"run", "-m", "x", "-v", "-q"}, STATUS_USAGE, "--verbose and --quiet"},
     {{"run", "-m", "x", "--activations", "q8"},
      STATUS_UNSUPPORTED,
-     "integer-quantised weights only, and x has none"},
+     "--activations q8 is not supported"},
     {{"run", "-m", "x", "--repetition-penalty", "0"}, STATUS_USAGE, "from 0.01 to 100"},
     {{"run", "-m", "x", "--batch-tokens", "0"}, STATUS_USAGE, "from 1 to 8192"},
     {{"run", "-m", "x", "--prompt", "a", "--think"}, STATUS_OK, ""},
