@@ -55,6 +55,7 @@ check "golden models, in process and on 1, 2, 3, 5 workers" /usr/bin/python3 tes
   tests/data/golden/* --workers 0,1,2,3,5 --placement experts,slices --batch-tokens 1,7,512
 check "golden GGUF models, in process and on 2, 3 workers" /usr/bin/python3 tests/e2e/check_model.py build/bin/skein \
   tests/data/golden-gguf/* --workers 0,2,3 --placement experts,slices --batch-tokens 1,7,512
+check "the demo model as GGUF" /usr/bin/python3 tests/e2e/gguf_models.py build/bin/skein
 check "golden models, every instruction set" tests/e2e/every_isa.sh build/bin/skein
 check "golden models, ASan" /usr/bin/python3 tests/e2e/check_model.py build-asan/bin/skein \
   tests/data/golden/* tests/data/golden-gguf/* --workers 0,2 --placement experts,slices --batch-tokens 512
