@@ -51,4 +51,53 @@ static inline __m256 load_fp8(const uint8_t *p) {
 
 #include "common/kernel/simd.h"
 
+#define IVEC               __m256i
+#define ILOAD(p)           _mm256_loadu_si256((const __m256i *)(p))
+#define ISET(a)            _mm256_set1_epi32(a)
+#define ISET8(a)           _mm256_set1_epi8(a)
+#define IADD(a, b)         _mm256_add_epi32(a, b)
+#define ISUB(a, b)         _mm256_sub_epi32(a, b)
+#define IMUL(a, b)         _mm256_mullo_epi32(a, b)
+#define IAND(a, b)         _mm256_and_si256(a, b)
+#define IOR(a, b)          _mm256_or_si256(a, b)
+#define SHIFT_LEFT(v, n)   _mm256_slli_epi16(v, n)
+#define SHIFT_RIGHT(v, n)  _mm256_srli_epi16(v, n)
+#define IDOT(acc, w, p)    dot_bytes(acc, w, ISET(four_bytes(p)))
+#define IDOT_Q8(acc, w, p) dot_signed(acc, w, ISET(four_bytes(p)))
+#define Q8_OFFSET          0
+#define FLOATS(v)          _mm256_cvtepi32_ps(v)
+#define LOAD_U8(p)         _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p)))
+#define LOAD_I8(p)         _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p)))
+#define STORE_I8(p, v)     store_bytes(p, v)
+#define ABS(v)             _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v)
+#define PANEL_BATCH        2
+
+static inline int four_bytes(const int8_t *p) {
+    int value;
+    memcpy(&value, p, sizeof value);
+    return value;
+}
+
+/* Pairs are summed in 16 bits, which holds 2 x 63 x 127: enough for values of up to six bits. */
+static inline __m256i dot_bytes(__m256i sum, __m256i w, __m256i x) {
+    __m256i pairs = _mm256_maddubs_epi16(w, x);
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+/* Values of eight bits would overflow there with their offset, so it is taken off and their sign is
+ * moved to the activations: 2 x 128 x 127 fits. */
+static inline __m256i dot_signed(__m256i sum, __m256i w, __m256i x) {
+    __m256i values = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
+    return dot_bytes(sum, _mm256_abs_epi8(values), _mm256_sign_epi8(x, values));
+}
+
+static inline void store_bytes(int8_t *p, __m256 v) {
+    __m256i wide = _mm256_cvtps_epi32(v);
+    __m128i words =
+        _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(words, words));
+}
+
+#include "common/kernel/panel_simd.h"
+
 const struct kernel KERNEL_AVX2 = TABLE("avx2");

@@ -1,4 +1,4 @@
-/* AVX-512 (F, BW, DQ, VL): sixteen lanes. */
+/* AVX-512 (F, BW, DQ, VL, VNNI): sixteen lanes. */
 #include <immintrin.h>
 #include <stdint.h>
 
@@ -33,5 +33,35 @@ static inline __m512 load_fp8(const uint8_t *p) {
 }
 
 #include "common/kernel/simd.h"
+
+#define IVEC              __m512i
+#define ILOAD(p)          _mm512_loadu_si512(p)
+#define ISET(a)           _mm512_set1_epi32(a)
+#define ISET8(a)          _mm512_set1_epi8(a)
+#define IADD(a, b)        _mm512_add_epi32(a, b)
+#define ISUB(a, b)        _mm512_sub_epi32(a, b)
+#define IMUL(a, b)        _mm512_mullo_epi32(a, b)
+#define IAND(a, b)        _mm512_and_si512(a, b)
+#define IOR(a, b)         _mm512_or_si512(a, b)
+#define SHIFT_LEFT(v, n)  _mm512_slli_epi16(v, n)
+#define SHIFT_RIGHT(v, n) _mm512_srli_epi16(v, n)
+#define IDOT(acc, w, p)   _mm512_dpbusd_epi32(acc, w, ISET(four_bytes(p)))
+#define IDOT_Q8           IDOT
+#define Q8_OFFSET         128
+#define FLOATS(v)         _mm512_cvtepi32_ps(v)
+#define LOAD_U8(p)        _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(p)))
+#define LOAD_I8(p)        _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(p)))
+#define STORE_I8(p, v)                                                                             \
+    _mm_storeu_si128((__m128i *)(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)))
+#define ABS(v)      _mm512_abs_ps(v)
+#define PANEL_BATCH 4
+
+static inline int four_bytes(const int8_t *p) {
+    int value;
+    memcpy(&value, p, sizeof value);
+    return value;
+}
+
+#include "common/kernel/panel_simd.h"
 
 const struct kernel KERNEL_AVX512 = TABLE("avx512");

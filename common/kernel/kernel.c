@@ -22,7 +22,8 @@ size_t kernel_list(const struct kernel **out, size_t max) {
     if (count < max && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         out[count++] = &KERNEL_AVX2;
     if (count < max && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512vnni"))
         out[count++] = &KERNEL_AVX512;
 #endif
     return count;

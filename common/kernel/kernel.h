@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/kernel/panel.h"
 #include "common/status.h"
 #include "common/weights/matrix.h"
 
@@ -27,6 +28,15 @@ struct kernel {
 
     /* sum of values[i] * x[i], in f32; `values` and `count` as above. */
     float (*dot[WEIGHT_FORMAT_COUNT])(const void *values, const float *x, size_t count);
+
+    /* Activations in 8 bits, 32 with one scale: `count` is a multiple of 32. */
+    void (*quantise)(const float *x, size_t count, struct q8_block *out);
+
+    /* y[r * y_stride + i] = row i of the panel . x[r] for its sixteen rows and r in [0, batch), for
+     * the formats that panel_has_format(); x[r] is columns / 32 blocks at x + r * x_stride. */
+    void (*panel_dot[WEIGHT_FORMAT_COUNT])(const uint8_t *panel, uint32_t columns,
+                                           const struct q8_block *x, size_t x_stride, size_t batch,
+                                           float *y, size_t y_stride);
 
     /* y[i] += a * x[i] */
     void (*add_scaled)(float a, const float *x, size_t count, float *y);

@@ -144,5 +144,10 @@ static void softmax(float *x, size_t count) {
         .expand = {expand_f32, expand_f16, expand_bf16, expand_fp8,                                \
                    BLOCK_FORMATS(BLOCK_EXPAND_ENTRY)},                                             \
         .dot = {dot_f32, dot_f16, dot_bf16, dot_fp8, BLOCK_FORMATS(BLOCK_DOT_ENTRY)},              \
-        .add_scaled = add_scaled, .swiglu = swiglu, .rms_norm = rms_norm, .softmax = softmax,      \
+        .panel_dot = {[WEIGHT_Q4_0] = dot_q4_0,                                                    \
+                      [WEIGHT_Q8_0] = dot_q8_0,                                                    \
+                      [WEIGHT_Q4_K] = dot_q4_k,                                                    \
+                      [WEIGHT_Q6_K] = dot_q6_k},                                                   \
+        .quantise = quantise, .add_scaled = add_scaled, .swiglu = swiglu, .rms_norm = rms_norm,    \
+        .softmax = softmax,                                                                        \
     }

@@ -1,0 +1,44 @@
+/* Quantised weights in the order in which kernels read them, and activations in 8 bits to go with
+ * them.
+ *
+ * A panel is sixteen rows of a matrix side by side: four consecutive values of each row make 64
+ * bytes, so that one instruction multiplies four activations with sixteen rows. Packing keeps every
+ * value exactly; the formats with 6-bit scales take 2.8 % more room for them. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/weights/matrix.h"
+
+#define PANEL_ROWS 16u
+
+/* 32 consecutive activations: x[i] is about scale * values[i]. */
+struct q8_block {
+    float scale;
+    int32_t sums[2]; /* of the first and of the last 16 values */
+    int8_t values[32];
+};
+
+#define Q8_BLOCK_VALUES 32u
+
+/* Whether matrices of the format can be packed: Q4_0, Q8_0, Q4_K, Q6_K. */
+bool panel_has_format(enum weight_format format);
+
+/* Bytes of one panel of rows with `columns` values. */
+size_t panel_bytes(enum weight_format format, uint32_t columns);
+
+/* Packs sixteen rows as stored, weight_row_bytes() apart, into `panel`; they do not overlap. */
+void panel_pack(enum weight_format format, const uint8_t *rows, uint32_t columns, uint8_t *panel);
+
+/* In plain C, for the kernel tables; contracts in kernel.h. */
+void panel_quantise(const float *x, size_t count, struct q8_block *out);
+void panel_dot_q4_0(const uint8_t *panel, uint32_t columns, const struct q8_block *x,
+                    size_t x_stride, size_t batch, float *y, size_t y_stride);
+void panel_dot_q8_0(const uint8_t *panel, uint32_t columns, const struct q8_block *x,
+                    size_t x_stride, size_t batch, float *y, size_t y_stride);
+void panel_dot_q4_k(const uint8_t *panel, uint32_t columns, const struct q8_block *x,
+                    size_t x_stride, size_t batch, float *y, size_t y_stride);
+void panel_dot_q6_k(const uint8_t *panel, uint32_t columns, const struct q8_block *x,
+                    size_t x_stride, size_t batch, float *y, size_t y_stride);
