@@ -56,7 +56,11 @@ enum status attention_create(const struct model_shape *shape, struct threads *th
     attention->mixed = arena_take(arena, rows_max * widths.mixed, sizeof(float));
     attention->scratch =
         arena_take(arena, threads_count(threads) * attention->scratch_floats, sizeof(float));
-    if (!attention->q_low || !attention->q || !attention->kv || !attention->mixed ||
+    size_t inputs = larger(larger(shape->hidden, shape->q_rank), widths.mixed);
+    struct q8_block *q8 = arena_take(arena, rows_max * (inputs / Q8_BLOCK_VALUES + 1), sizeof *q8);
+    attention->matmul =
+        (struct matmul_workspace){threads, attention->scratch, attention->scratch_floats, q8};
+    if (!q8 || !attention->q_low || !attention->q || !attention->kv || !attention->mixed ||
         !attention->scratch)
         goto err_memory;
     *out = attention;
@@ -99,7 +103,7 @@ float *attention_cache_row(const struct attention_call *call, uint32_t row) {
 
 void attention_project(const struct attention *attention, const struct matrix *w, const float *x,
                        uint32_t rows, float *y) {
-    matmul(attention->threads, w, x, rows, y, attention->scratch, attention->scratch_floats);
+    matmul(&attention->matmul, w, x, rows, y);
 }
 
 void attention_begin(struct attention *attention, const struct batch *batch) {

@@ -127,10 +127,11 @@ static void apply_values(const struct attention_call *call, uint32_t head, uint3
     uint32_t first;
     const struct matrix *values = find_value_weights(call, head, &first);
     float *mixed = attention->mixed + ((size_t)row * s->heads + head) * s->v_dim;
+    const struct matmul_input input = {.x = sums, .x_stride = s->kv_rank, .batch = count};
     for (uint32_t at = 0; at < s->v_dim; at += MATMUL_TILE_ROWS) {
         uint32_t left = s->v_dim - at;
-        matmul_tile(values, first + at, left < MATMUL_TILE_ROWS ? left : MATMUL_TILE_ROWS, sums,
-                    s->kv_rank, count, mixed + at, (size_t)s->heads * s->v_dim, scratch);
+        matmul_tile(values, first + at, left < MATMUL_TILE_ROWS ? left : MATMUL_TILE_ROWS, &input,
+                    mixed + at, (size_t)s->heads * s->v_dim, scratch);
     }
 }
 

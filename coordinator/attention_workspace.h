@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/arena.h"
+#include "common/kernel/matmul.h"
 #include "common/threads.h"
 #include "coordinator/attend.h"
 #include "coordinator/batch.h"
@@ -26,6 +27,7 @@ struct attention {
     float *mixed;   /* (rows, heads, value dimensions): input of the output projection */
     float *scratch; /* (threads, scratch_floats) */
     size_t scratch_floats;
+    struct matmul_workspace matmul; /* on the same scratch */
 };
 
 /* One layer's call, as the tasks see it. */

@@ -30,7 +30,7 @@ struct engine {
     float *mixed;      /* (rows_max, 2 hidden) attention's output; the draft module's input */
     uint32_t *experts; /* (rows_max, k) */
     float *weights;    /* (rows_max, k) */
-    float *scratch;    /* (threads, matmul_scratch_floats) */
+    struct matmul_workspace matmul;
     struct expert_task *tasks; /* (rows_max) every row through one feed-forward */
 };
 
@@ -55,11 +55,15 @@ enum status engine_create(const struct engine_options *options, struct engine **
     engine->mixed = arena_take(arena, (size_t)rows * shape->hidden * 2, sizeof(float));
     engine->experts = arena_take(arena, (size_t)rows * shape->experts_per_token, sizeof(uint32_t));
     engine->weights = arena_take(arena, (size_t)rows * shape->experts_per_token, sizeof(float));
-    engine->scratch =
+    float *scratch =
         arena_take(arena, threads_count(options->threads) * matmul_scratch_floats(), sizeof(float));
+    struct q8_block *q8 =
+        arena_take(arena, (size_t)rows * (2 * shape->hidden / Q8_BLOCK_VALUES + 1), sizeof *q8);
+    engine->matmul =
+        (struct matmul_workspace){options->threads, scratch, matmul_scratch_floats(), q8};
     engine->tasks = arena_take(arena, rows, sizeof *engine->tasks);
     if (!engine->x || !engine->normed || !engine->mixed || !engine->experts || !engine->weights ||
-        !engine->scratch || !engine->tasks)
+        !scratch || !q8 || !engine->tasks)
         goto err_memory;
     *out = engine;
     return STATUS_OK;
@@ -184,8 +188,7 @@ enum status engine_forward(struct engine *engine, const struct batch *batch, con
 }
 
 void engine_logits(struct engine *engine, const float *hidden, uint32_t rows, float *logits) {
-    matmul(engine->threads, &engine->model->head, hidden, rows, logits, engine->scratch,
-           matmul_scratch_floats());
+    matmul(&engine->matmul, &engine->model->head, hidden, rows, logits);
 }
 
 enum status engine_forward_draft(struct engine *engine, const struct batch *batch,
@@ -200,8 +203,7 @@ enum status engine_forward_draft(struct engine *engine, const struct batch *batc
               2 * width);
     norm_rows(engine, hidden, model->draft.hidden_norm, batch->rows, engine->mixed + width,
               2 * width);
-    matmul(engine->threads, &model->draft.projection, engine->mixed, batch->rows, engine->x,
-           engine->scratch, matmul_scratch_floats());
+    matmul(&engine->matmul, &model->draft.projection, engine->mixed, batch->rows, engine->x);
     add_attention(engine, layer, batch);
     enum status status = add_ffn(engine, layer, batch);
     if (status)

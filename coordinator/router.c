@@ -15,9 +15,9 @@ struct router {
     const struct model_shape *shape;
     struct threads *threads;
     struct arena *arena;
-    float *logits;  /* (rows_max, experts) */
-    float *choice;  /* (threads, experts) */
-    float *scratch; /* (threads, matmul_scratch_floats) */
+    float *logits; /* (rows_max, experts) */
+    float *choice; /* (threads, experts) */
+    struct matmul_workspace matmul;
 };
 
 struct router_call {
@@ -37,8 +37,10 @@ enum status router_create(const struct model_shape *shape, struct threads *threa
     uint32_t count = threads_count(threads);
     router->logits = arena_take(router->arena, (size_t)rows_max * shape->experts, sizeof(float));
     router->choice = arena_take(router->arena, (size_t)count * shape->experts, sizeof(float));
-    router->scratch = arena_take(router->arena, count * matmul_scratch_floats(), sizeof(float));
-    if (!router->logits || !router->choice || !router->scratch)
+    float *scratch = arena_take(router->arena, count * matmul_scratch_floats(), sizeof(float));
+    /* The gate is f32, so there is nothing to quantise. */
+    router->matmul = (struct matmul_workspace){threads, scratch, matmul_scratch_floats(), NULL};
+    if (!router->logits || !router->choice || !scratch)
         goto err_memory;
     *out = router;
     return STATUS_OK;
@@ -138,8 +140,7 @@ static void choose_row(void *context, size_t row, unsigned thread) {
 
 void router_forward(struct router *router, const struct layer *layer, const float *x, uint32_t rows,
                     uint32_t *experts, float *weights) {
-    matmul(router->threads, &layer->gate, x, rows, router->logits, router->scratch,
-           matmul_scratch_floats());
+    matmul(&router->matmul, &layer->gate, x, rows, router->logits);
     struct router_call call = {router, layer, experts, weights};
     threads_run(router->threads, rows, choose_row, &call);
 }

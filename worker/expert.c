@@ -25,9 +25,9 @@ struct group {
     const struct expert *expert;
     const struct expert_task *tasks; /* (count) */
     uint32_t count;
-    uint32_t position;  /* of its first row in `gathered` and `inner` */
-    uint32_t tile;      /* number of its first gate/up tile in the wave */
-    const float *input; /* (count, hidden) */
+    uint32_t position; /* of its first row in `gathered` and `inner` */
+    uint32_t tile;     /* number of its first gate/up tile in the wave */
+    struct matmul_input input;
 };
 
 struct expert_workspace {
@@ -39,9 +39,12 @@ struct expert_workspace {
     uint32_t tiles;  /* gate/up tiles of the wave */
     float *gathered; /* (wave_rows, hidden) inputs of experts whose rows are scattered */
     float *inner;    /* (wave_rows, inner_max) silu(gate) * up * weight */
-    float *scratch;  /* (threads, scratch_floats) */
+    struct q8_block *gathered_q8, *inner_q8; /* the same in 8 bits, for packed matrices */
+    size_t gathered_blocks, inner_blocks;    /* of one row */
+    float *scratch;                          /* (threads, scratch_floats) */
     size_t scratch_floats;
-    float *out; /* the caller's */
+    const float *x; /* the caller's */
+    float *out;
 };
 
 static uint32_t smaller(uint32_t a, uint32_t b) {
@@ -69,11 +72,17 @@ enum status expert_workspace_create(struct threads *threads, uint32_t hidden, ui
         workspace->groups = arena_take(workspace->arena, rows, sizeof *workspace->groups);
         workspace->gathered = arena_take(workspace->arena, (size_t)rows * hidden, sizeof(float));
         workspace->inner = arena_take(workspace->arena, (size_t)rows * inner_max, sizeof(float));
+        workspace->gathered_blocks = hidden / Q8_BLOCK_VALUES + 1;
+        workspace->inner_blocks = inner_max / Q8_BLOCK_VALUES + 1;
+        workspace->gathered_q8 = arena_take(workspace->arena, rows * workspace->gathered_blocks,
+                                            sizeof *workspace->gathered_q8);
+        workspace->inner_q8 = arena_take(workspace->arena, rows * workspace->inner_blocks,
+                                         sizeof *workspace->inner_q8);
         workspace->scratch = arena_take(
             workspace->arena, threads_count(threads) * workspace->scratch_floats, sizeof(float));
     }
     if (!workspace->arena || !workspace->groups || !workspace->gathered || !workspace->inner ||
-        !workspace->scratch) {
+        !workspace->gathered_q8 || !workspace->inner_q8 || !workspace->scratch) {
         log_error("not enough memory to compute %u rows of %u values; lower --batch-tokens",
                   rows_max, hidden);
         expert_workspace_destroy(workspace);
@@ -95,17 +104,25 @@ static bool is_contiguous(const struct group *group) {
     return group->tasks[group->count - 1].row - group->tasks[0].row == group->count - 1;
 }
 
+static bool takes_q8(const struct group *group) {
+    return group->expert->gate.packed || group->expert->up.packed;
+}
+
+/* Copies scattered rows together, and quantises rows for packed matrices. */
 static void gather_group(void *context, size_t task, unsigned thread) {
     (void)thread;
     struct expert_workspace *workspace = context;
     const struct group *group = &workspace->groups[task];
-    size_t hidden = workspace->hidden;
-    float *to = workspace->gathered + group->position * hidden;
-    if (is_contiguous(group))
-        return;
-    for (uint32_t i = 0; i < group->count; i++)
-        memcpy(to + i * hidden, group->input + group->tasks[i].row * hidden,
-               hidden * sizeof(float));
+    size_t hidden = workspace->hidden, stride = workspace->gathered_blocks;
+    for (uint32_t i = 0; i < group->count; i++) {
+        const float *row = workspace->x + group->tasks[i].row * hidden;
+        if (!is_contiguous(group))
+            memcpy(workspace->gathered + (group->position + i) * hidden, row,
+                   hidden * sizeof(float));
+        if (takes_q8(group))
+            kernel_get()->quantise(row, hidden,
+                                   workspace->gathered_q8 + (group->position + i) * stride);
+    }
 }
 
 /* One tile of gate and up of one expert, for all its rows. */
@@ -127,13 +144,17 @@ static void project_up(void *context, size_t task, unsigned thread) {
     float *up = scratch + matmul_scratch_floats();
     size_t stride = workspace->inner_max;
     float *gate = workspace->inner + group->position * stride + row;
-    matmul_tile(&expert->gate, row, rows, group->input, workspace->hidden, group->count, gate,
-                stride, scratch);
-    matmul_tile(&expert->up, row, rows, group->input, workspace->hidden, group->count, up,
-                MATMUL_TILE_ROWS, scratch);
-    for (uint32_t i = 0; i < group->count; i++)
+    matmul_tile(&expert->gate, row, rows, &group->input, gate, stride, scratch);
+    matmul_tile(&expert->up, row, rows, &group->input, up, MATMUL_TILE_ROWS, scratch);
+    for (uint32_t i = 0; i < group->count; i++) {
         kernel_get()->swiglu(gate + i * stride, up + i * MATMUL_TILE_ROWS, rows,
                              group->tasks[i].weight);
+        if (expert->down.packed)
+            kernel_get()->quantise(gate + i * stride, rows,
+                                   workspace->inner_q8 +
+                                       (group->position + i) * workspace->inner_blocks +
+                                       row / Q8_BLOCK_VALUES);
+    }
 }
 
 /* One tile of the hidden dimension: the down projections of all experts of the wave. */
@@ -146,9 +167,14 @@ static void project_down(void *context, size_t task, unsigned thread) {
     float *sums = scratch + matmul_scratch_floats();
     for (size_t g = 0; g < workspace->group_count; g++) {
         const struct group *group = &workspace->groups[g];
-        matmul_tile(&group->expert->down, row, rows,
-                    workspace->inner + group->position * (size_t)workspace->inner_max,
-                    workspace->inner_max, group->count, sums, MATMUL_TILE_ROWS, scratch);
+        const struct matmul_input input = {
+            .x = workspace->inner + group->position * (size_t)workspace->inner_max,
+            .x_stride = workspace->inner_max,
+            .q8 = workspace->inner_q8 + group->position * workspace->inner_blocks,
+            .q8_stride = workspace->inner_blocks,
+            .batch = group->count,
+        };
+        matmul_tile(&group->expert->down, row, rows, &input, sums, MATMUL_TILE_ROWS, scratch);
         for (uint32_t i = 0; i < group->count; i++)
             kernel_get()->add_scaled(1.0f, sums + i * MATMUL_TILE_ROWS, rows,
                                      workspace->out + group->tasks[i].row * hidden + row);
@@ -156,8 +182,8 @@ static void project_down(void *context, size_t task, unsigned thread) {
 }
 
 /* Forms groups from the front of `tasks` until the wave is full; returns how many tasks it took. */
-static size_t form_wave(struct expert_workspace *workspace, const float *x,
-                        const struct expert_task *tasks, size_t count) {
+static size_t form_wave(struct expert_workspace *workspace, const struct expert_task *tasks,
+                        size_t count) {
     size_t taken = 0;
     workspace->group_count = 0;
     workspace->tiles = 0;
@@ -169,36 +195,44 @@ static size_t form_wave(struct expert_workspace *workspace, const float *x,
         if (end > workspace->wave_rows)
             break;
         struct group *group = &workspace->groups[workspace->group_count++];
-        *group = (struct group){tasks[taken].expert, tasks + taken,    (uint32_t)(end - taken),
-                                (uint32_t)taken,     workspace->tiles, x};
-        if (is_contiguous(group))
-            group->input = x + (size_t)tasks[taken].row * workspace->hidden;
+        *group = (struct group){
+            .expert = tasks[taken].expert,
+            .tasks = tasks + taken,
+            .count = (uint32_t)(end - taken),
+            .position = (uint32_t)taken,
+            .tile = workspace->tiles,
+        };
         workspace->tiles += tiles_of(group->expert->gate.rows);
         taken = end;
     }
     return taken;
 }
 
-/* Copies the scattered rows together; afterwards every group's input is (count, hidden). */
+/* Makes every group's input ready: in place, or gathered; in 8 bits too where a matrix wants it. */
 static void gather(struct expert_workspace *workspace) {
-    size_t scattered = 0;
-    for (size_t g = 0; g < workspace->group_count; g++)
-        scattered += !is_contiguous(&workspace->groups[g]);
-    if (!scattered)
-        return;
-    threads_run(workspace->threads, workspace->group_count, gather_group, workspace);
+    size_t hidden = workspace->hidden, needed = 0;
     for (size_t g = 0; g < workspace->group_count; g++) {
         struct group *group = &workspace->groups[g];
-        if (!is_contiguous(group))
-            group->input = workspace->gathered + group->position * (size_t)workspace->hidden;
+        needed += !is_contiguous(group) || takes_q8(group);
+        group->input = (struct matmul_input){
+            .x = is_contiguous(group) ? workspace->x + group->tasks[0].row * hidden
+                                      : workspace->gathered + group->position * hidden,
+            .x_stride = hidden,
+            .q8 = workspace->gathered_q8 + group->position * workspace->gathered_blocks,
+            .q8_stride = workspace->gathered_blocks,
+            .batch = group->count,
+        };
     }
+    if (needed)
+        threads_run(workspace->threads, workspace->group_count, gather_group, workspace);
 }
 
 void expert_forward(struct expert_workspace *workspace, const float *x,
                     const struct expert_task *tasks, size_t count, float *out) {
+    workspace->x = x;
     workspace->out = out;
     while (count) {
-        size_t taken = form_wave(workspace, x, tasks, count);
+        size_t taken = form_wave(workspace, tasks, count);
         gather(workspace);
         threads_run(workspace->threads, workspace->tiles, project_up, workspace);
         threads_run(workspace->threads, tiles_of(workspace->hidden), project_down, workspace);

@@ -1,6 +1,7 @@
-/* A tile of W is expanded in blocks of columns that stay in the second-level cache, and each block
- * is multiplied with the whole batch while it is there. For a few rows expansion costs more than it
- * saves, so those take dot products straight from the stored format. */
+/* Packed panels are multiplied as they are. Of all other matrices a tile is expanded in blocks of
+ * columns that stay in the second-level cache, and each block is multiplied with the whole batch
+ * while it is there. For a few rows expansion costs more than it saves, so those take dot products
+ * straight from the stored format. */
 #include "common/kernel/matmul.h"
 
 #include <cblas.h>
@@ -26,8 +27,18 @@ static const float *scale_row(const struct matrix *w, uint32_t row) {
     return w->scales + (size_t)(row / FP8_BLOCK) * ((w->columns + FP8_BLOCK - 1) / FP8_BLOCK);
 }
 
+/* Rows of W that lie in panels. */
+static uint32_t packed_rows(const struct matrix *w) {
+    return w->packed ? w->rows / PANEL_ROWS * PANEL_ROWS : 0;
+}
+
+/* A row that is in no panel, from a column on. */
 static const uint8_t *row_at(const struct matrix *w, uint32_t row, uint32_t column) {
-    return w->data + row * weight_row_bytes(w->format, w->columns) +
+    uint32_t packed = packed_rows(w);
+    const uint8_t *rows = w->data;
+    if (packed)
+        rows += packed / PANEL_ROWS * panel_bytes(w->format, w->columns);
+    return rows + (row - packed) * weight_row_bytes(w->format, w->columns) +
            weight_row_bytes(w->format, column);
 }
 
@@ -68,42 +79,83 @@ static float dot_row(const struct matrix *w, uint32_t row, const float *x) {
     return sum;
 }
 
-void matmul_tile(const struct matrix *w, uint32_t row, uint32_t rows, const float *x,
-                 size_t x_stride, size_t batch, float *y, size_t y_stride, float *scratch) {
-    if (batch < GEMM_BATCH_MIN) {
-        for (uint32_t i = 0; i < rows; i++)
-            for (size_t r = 0; r < batch; r++)
-                y[r * y_stride + i] = dot_row(w, row + i, x + r * x_stride);
-        return;
-    }
+/* Few rows: straight from the stored format. */
+static void dot_tile(const struct matrix *w, uint32_t row, uint32_t rows,
+                     const struct matmul_input *input, float *y, size_t y_stride) {
+    for (uint32_t i = 0; i < rows; i++)
+        for (size_t r = 0; r < input->batch; r++)
+            y[r * y_stride + i] = dot_row(w, row + i, input->x + r * input->x_stride);
+}
+
+/* More rows: through a tile in f32. */
+static void expand_tile(const struct matrix *w, uint32_t row, uint32_t rows,
+                        const struct matmul_input *input, float *y, size_t y_stride,
+                        float *scratch) {
     for (uint32_t column = 0; column < w->columns; column += TILE_COLUMNS) {
         uint32_t columns = smaller(TILE_COLUMNS, w->columns - column);
         matmul_expand(w, row, rows, column, columns, scratch, columns);
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)batch, (int)rows, (int)columns,
-                    1.0f, x + column, (int)x_stride, scratch, (int)columns, column ? 1.0f : 0.0f, y,
-                    (int)y_stride);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)input->batch, (int)rows,
+                    (int)columns, 1.0f, input->x + column, (int)input->x_stride, scratch,
+                    (int)columns, column ? 1.0f : 0.0f, y, (int)y_stride);
     }
 }
 
+/* Panels take any number of rows. */
+static void panel_tile(const struct matrix *w, uint32_t row, uint32_t rows,
+                       const struct matmul_input *input, float *y, size_t y_stride) {
+    size_t step = panel_bytes(w->format, w->columns);
+    for (uint32_t i = 0; i < rows; i += PANEL_ROWS)
+        kernel_get()->panel_dot[w->format](w->data + (row + i) / PANEL_ROWS * step, w->columns,
+                                           input->q8, input->q8_stride, input->batch, y + i,
+                                           y_stride);
+}
+
+void matmul_tile(const struct matrix *w, uint32_t row, uint32_t rows,
+                 const struct matmul_input *input, float *y, size_t y_stride, float *scratch) {
+    uint32_t packed = packed_rows(w);
+    if (row < packed) {
+        uint32_t in_panels = smaller(rows, packed - row);
+        panel_tile(w, row, in_panels, input, y, y_stride);
+        row += in_panels;
+        rows -= in_panels;
+        y += in_panels;
+    }
+    if (input->batch < GEMM_BATCH_MIN)
+        dot_tile(w, row, rows, input, y, y_stride);
+    else if (rows)
+        expand_tile(w, row, rows, input, y, y_stride, scratch);
+}
+
 struct matmul_loop {
+    const struct matmul_workspace *workspace;
     const struct matrix *w;
-    const float *x;
-    size_t batch;
+    struct matmul_input input;
     float *y;
-    float *scratch;
-    size_t scratch_stride;
 };
+
+static void quantise_row(void *context, size_t row, unsigned thread) {
+    (void)thread;
+    const struct matmul_loop *loop = context;
+    kernel_get()->quantise(loop->input.x + row * loop->input.x_stride, loop->w->columns,
+                           loop->workspace->q8 + row * loop->input.q8_stride);
+}
 
 static void matmul_task(void *context, size_t task, unsigned thread) {
     const struct matmul_loop *loop = context;
     uint32_t row = (uint32_t)task * MATMUL_TILE_ROWS;
     uint32_t rows = smaller(MATMUL_TILE_ROWS, loop->w->rows - row);
-    matmul_tile(loop->w, row, rows, loop->x, loop->w->columns, loop->batch, loop->y + row,
-                loop->w->rows, loop->scratch + thread * loop->scratch_stride);
+    matmul_tile(loop->w, row, rows, &loop->input, loop->y + row, loop->w->rows,
+                loop->workspace->scratch + thread * loop->workspace->scratch_stride);
 }
 
-void matmul(struct threads *threads, const struct matrix *w, const float *x, size_t batch, float *y,
-            float *scratch, size_t scratch_stride) {
-    struct matmul_loop loop = {w, x, batch, y, scratch, scratch_stride};
-    threads_run(threads, (w->rows + MATMUL_TILE_ROWS - 1) / MATMUL_TILE_ROWS, matmul_task, &loop);
+void matmul(const struct matmul_workspace *workspace, const struct matrix *w, const float *x,
+            size_t batch, float *y) {
+    struct matmul_loop loop = {workspace, w, {x, w->columns, NULL, 0, batch}, y};
+    if (w->packed) {
+        loop.input.q8 = workspace->q8;
+        loop.input.q8_stride = w->columns / Q8_BLOCK_VALUES;
+        threads_run(workspace->threads, batch, quantise_row, &loop);
+    }
+    threads_run(workspace->threads, (w->rows + MATMUL_TILE_ROWS - 1) / MATMUL_TILE_ROWS,
+                matmul_task, &loop);
 }

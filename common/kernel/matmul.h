@@ -4,6 +4,7 @@
  * a tile of W to f32 and go through OpenBLAS's sgemm. Both read each weight once per batch. */
 #pragma once
 
+#include "common/kernel/panel.h"
 #include "common/threads.h"
 #include "common/weights/matrix.h"
 
@@ -18,12 +19,31 @@ size_t matmul_scratch_floats(void);
 void matmul_expand(const struct matrix *w, uint32_t row, uint32_t rows, uint32_t column,
                    uint32_t columns, float *out, size_t stride);
 
-/* y[r][i] = W[row + i] . x[r] for i in [0, rows), r in [0, batch); x_stride and y_stride in floats.
- * `scratch` as above, of the calling thread. */
-void matmul_tile(const struct matrix *w, uint32_t row, uint32_t rows, const float *x,
-                 size_t x_stride, size_t batch, float *y, size_t y_stride, float *scratch);
+/* Rows of activations on their way into a product. Packed matrices take the 8-bit form, all others
+ * f32. */
+struct matmul_input {
+    const float *x;
+    size_t x_stride;           /* floats between rows */
+    const struct q8_block *q8; /* NULL where no packed matrix comes along */
+    size_t q8_stride;          /* blocks between rows */
+    size_t batch;
+};
 
-/* y (batch, w->rows) = x (batch, w->columns) W^T over all threads. Thread t's scratch starts at
- * scratch + t * scratch_stride and holds at least matmul_scratch_floats(). */
-void matmul(struct threads *threads, const struct matrix *w, const float *x, size_t batch, float *y,
-            float *scratch, size_t scratch_stride);
+/* y[r][i] = W[row + i] . input[r] for i in [0, rows), r in [0, batch); y_stride in floats. `row` is
+ * a multiple of PANEL_ROWS where W is packed. `scratch` as above, of the calling thread. */
+void matmul_tile(const struct matrix *w, uint32_t row, uint32_t rows,
+                 const struct matmul_input *input, float *y, size_t y_stride, float *scratch);
+
+/* What matmul needs besides its operands. The owner takes the memory. */
+struct matmul_workspace {
+    struct threads *threads;
+    float
+        *scratch; /* (threads), scratch_stride floats apart, each matmul_scratch_floats() or more */
+    size_t scratch_stride;
+    struct q8_block *q8; /* (largest batch, most columns / Q8_BLOCK_VALUES) */
+};
+
+/* y (batch, w->rows) = x (batch, w->columns) W^T over all threads; quantises x first where W is
+ * packed. */
+void matmul(const struct matmul_workspace *workspace, const struct matrix *w, const float *x,
+            size_t batch, float *y);

@@ -1,15 +1,17 @@
-/* Packing goes value by value: it runs once, while a model is loaded. The dot products here define
- * what the vector variants must give; integer sums are exact, so they may differ only by the order
- * of the last additions in f32. */
+/* Packing moves four values at a time; it runs once, while a model is loaded. The dot products
+ * define what the vector variants must give; integer sums are exact, so they may differ only by the
+ * order of the last additions in f32. */
 #include "common/kernel/panel.h"
 
 #include <assert.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/kernel/block_formats.h"
 #include "common/kernel/half.h"
 #include "common/kernel/panel_formats.h"
+#include "common/log.h"
 
 static const struct {
     size_t block_bytes; /* of a panel's block */
@@ -29,62 +31,80 @@ size_t panel_bytes(enum weight_format format, uint32_t columns) {
     return columns / PANELS[format].block_values * PANELS[format].block_bytes;
 }
 
-/* Puts the value of (row, column of the sub-block) into nibble groups. */
-static void put_nibble(uint8_t nibbles[4][64], uint32_t row, uint32_t column, unsigned value) {
-    uint32_t group = column / 4, place = 4 * row + column % 4;
-    nibbles[group % 4][place] |= (uint8_t)(value << (group < 4 ? 0 : 4));
+/* Four values of one row and group. */
+static void put_four(uint8_t group[64], uint32_t row, uint32_t four) {
+    memcpy(group + 4 * row, &four, sizeof four);
 }
 
-static unsigned nibble_of(const uint8_t *bytes, uint32_t index, bool high) {
-    return high ? bytes[index] >> 4 : bytes[index] & 15u;
+static uint32_t four_at(const uint8_t *bytes) {
+    uint32_t four;
+    memcpy(&four, bytes, sizeof four);
+    return four;
 }
 
+#define FOUR_LOW  0x0f0f0f0fu
+#define FOUR_PAIR 0x03030303u
+
+/* The nibbles of a sub-block whose 32 columns lie in the low (shift 0) or high (4) nibbles of 32
+ * bytes. */
+static void pack_nibbles(const uint8_t *bytes, unsigned shift, uint32_t row,
+                         uint8_t nibbles[4][64]) {
+    for (uint32_t g = 0; g < 4; g++)
+        put_four(nibbles[g], row,
+                 (four_at(bytes + 4 * g) >> shift & FOUR_LOW) |
+                     (four_at(bytes + 16 + 4 * g) >> shift & FOUR_LOW) << 4);
+}
+
+/* A block of Q4_0 has columns c and c + 16 in one byte already, as groups g and g + 4 want it. */
 static void pack_q4_0(const struct block_q4_0 *block, uint32_t row, struct panel_q4_0 *out) {
     out->scales[row] = block->scale;
-    for (uint32_t c = 0; c < 32; c++)
-        put_nibble(out->nibbles, row, c, nibble_of(block->nibbles, c % 16, c >= 16));
+    for (uint32_t g = 0; g < 4; g++)
+        put_four(out->nibbles[g], row, four_at(block->nibbles + 4 * g));
 }
 
 static void pack_q8_0(const struct block_q8_0 *block, uint32_t row, struct panel_q8_0 *out) {
     out->scales[row] = block->scale;
-    for (uint32_t c = 0; c < 32; c++)
-        out->values[c / 4][4 * row + c % 4] = (uint8_t)(block->values[c] + 128);
+    for (uint32_t g = 0; g < 8; g++)
+        put_four(out->values[g], row,
+                 four_at((const uint8_t *)block->values + 4 * g) ^ 0x80808080u);
 }
 
 static void pack_q4_k(const struct block_q4_k *block, uint32_t row, struct panel_q4_k *out) {
+    const uint8_t *packed = block->scales;
     out->scales[row] = block->scale;
     out->minimums[row] = block->minimum;
     for (uint32_t s = 0; s < 8; s++) {
-        const uint8_t *packed = block->scales;
         out->small_scales[s][row] =
-            s < 4 ? packed[s] & 63 : (uint8_t)((packed[s + 4] & 15) | (packed[s - 4] >> 6) << 4);
+            s < 4 ? packed[s] & 63 : (uint8_t)((packed[s + 4] & 15) | packed[s - 4] >> 6 << 4);
         out->small_minimums[s][row] =
-            s < 4 ? packed[s + 4] & 63 : (uint8_t)(packed[s + 4] >> 4 | (packed[s] >> 6) << 4);
-        for (uint32_t c = 0; c < 32; c++)
-            put_nibble(out->nibbles[s], row, c, nibble_of(block->nibbles, s / 2 * 32 + c, s % 2));
+            s < 4 ? packed[s + 4] & 63 : (uint8_t)(packed[s + 4] >> 4 | packed[s] >> 6 << 4);
+        pack_nibbles(block->nibbles + s / 2 * 32, s % 2 * 4, row, out->nibbles[s]);
     }
 }
 
+/* Sub-block s is quarter s % 4 of half s / 4. */
 static void pack_q6_k(const struct block_q6_k *block, uint32_t row, struct panel_q6_k *out) {
     out->scales[row] = block->scale;
     for (uint32_t s = 0; s < 16; s++)
         out->small_scales[s][row] = block->scales[s];
-    for (uint32_t s = 0; s < 8; s++)
-        for (uint32_t c = 0; c < 32; c++) {
-            /* Sub-block s is quarter s % 4 of half s / 4. */
-            uint32_t half = s / 4, quarter = s % 4, group = c / 4;
-            unsigned low =
-                nibble_of(block->nibbles, half * 64 + quarter % 2 * 32 + c, quarter >= 2);
-            unsigned high = block->pairs[half * 32 + c] >> (2 * quarter) & 3u;
-            put_nibble(out->nibbles[s], row, c, low);
-            out->pairs[s][group / 4][4 * row + c % 4] |= (uint8_t)(high << (2 * (group % 4)));
+    for (uint32_t s = 0; s < 8; s++) {
+        uint32_t half = s / 4, quarter = s % 4;
+        pack_nibbles(block->nibbles + half * 64 + quarter % 2 * 32, quarter / 2 * 4, row,
+                     out->nibbles[s]);
+        for (uint32_t h = 0; h < 2; h++) {
+            uint32_t pairs = 0;
+            for (uint32_t j = 0; j < 4; j++)
+                pairs |= (four_at(block->pairs + half * 32 + 16 * h + 4 * j) >> (2 * quarter) &
+                          FOUR_PAIR)
+                         << (2 * j);
+            put_four(out->pairs[s][h], row, pairs);
         }
+    }
 }
 
 void panel_pack(enum weight_format format, const uint8_t *rows, uint32_t columns, uint8_t *panel) {
     size_t row_bytes = weight_row_bytes(format, columns), step = PANELS[format].block_bytes;
     uint32_t blocks = columns / PANELS[format].block_values;
-    memset(panel, 0, panel_bytes(format, columns));
     for (uint32_t row = 0; row < PANEL_ROWS; row++)
         for (uint32_t b = 0; b < blocks; b++) {
             const uint8_t *source = rows + row * row_bytes;
@@ -98,6 +118,31 @@ void panel_pack(enum weight_format format, const uint8_t *rows, uint32_t columns
             else
                 pack_q6_k((const struct block_q6_k *)source + b, row, out);
         }
+}
+
+/* From the last panel to the first, because a packed panel may be larger than its rows: what it
+ * overwrites behind them has been packed before. */
+enum status panel_pack_matrix(struct matrix *matrix) {
+    uint32_t panels = matrix->rows / PANEL_ROWS;
+    if (!panel_has_format(matrix->format) || panels == 0)
+        return STATUS_OK;
+    size_t row_bytes = weight_row_bytes(matrix->format, matrix->columns);
+    size_t rows_bytes = PANEL_ROWS * row_bytes;
+    size_t packed_bytes = panel_bytes(matrix->format, matrix->columns);
+    uint8_t *data = (uint8_t *)matrix->data, *rows = malloc(rows_bytes);
+    if (!rows) {
+        log_error("no memory to pack a matrix of %u columns", matrix->columns);
+        return STATUS_NO_MEMORY;
+    }
+    memmove(data + panels * packed_bytes, data + panels * rows_bytes,
+            matrix->rows % PANEL_ROWS * row_bytes);
+    for (uint32_t p = panels; p-- > 0;) {
+        memcpy(rows, data + p * rows_bytes, rows_bytes);
+        panel_pack(matrix->format, rows, matrix->columns, data + p * packed_bytes);
+    }
+    free(rows);
+    matrix->packed = true;
+    return STATUS_OK;
 }
 
 void panel_quantise(const float *x, size_t count, struct q8_block *out) {

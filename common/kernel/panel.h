@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/status.h"
 #include "common/weights/matrix.h"
 
 #define PANEL_ROWS 16u
@@ -28,6 +29,11 @@ bool panel_has_format(enum weight_format format);
 
 /* Bytes of one panel of rows with `columns` values. */
 size_t panel_bytes(enum weight_format format, uint32_t columns);
+
+/* Packs the matrix in place where its format allows, in storage of matrix_bytes() that the caller
+ * owns and may write: whole panels first, then the rows that fill none, as stored. Errors:
+ * STATUS_NO_MEMORY (for a copy of one panel). */
+enum status panel_pack_matrix(struct matrix *matrix);
 
 /* Packs sixteen rows as stored, weight_row_bytes() apart, into `panel`; they do not overlap. */
 void panel_pack(enum weight_format format, const uint8_t *rows, uint32_t columns, uint8_t *panel);

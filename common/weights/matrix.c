@@ -2,6 +2,8 @@
  * 2^20 x 2^20 x 4 bytes, so no product overflows. */
 #include "common/weights/matrix.h"
 
+#include "common/kernel/panel.h"
+
 static const struct {
     const char *name;
     uint32_t stored_values; /* that are stored together in ... */
@@ -60,12 +62,17 @@ size_t matrix_bytes(enum weight_format format, uint32_t rows, uint32_t columns) 
     size_t bytes = data_bytes(format, rows, columns);
     if (format == WEIGHT_FP8_E4M3)
         bytes += blocks(rows) * blocks(columns) * sizeof(float);
+    if (panel_has_format(format)) {
+        size_t packed = rows / PANEL_ROWS * panel_bytes(format, columns) +
+                        rows % PANEL_ROWS * weight_row_bytes(format, columns);
+        bytes = packed > bytes ? packed : bytes;
+    }
     return (bytes + 63) / 64 * 64;
 }
 
 struct matrix matrix_view(enum weight_format format, uint32_t rows, uint32_t columns,
                           const void *storage) {
-    struct matrix matrix = {format, rows, columns, storage, NULL};
+    struct matrix matrix = {format, rows, columns, storage, NULL, false};
     if (format == WEIGHT_FP8_E4M3)
         matrix.scales = (const float *)(matrix.data + data_bytes(format, rows, columns));
     return matrix;

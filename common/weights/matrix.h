@@ -39,6 +39,7 @@ struct matrix {
     uint32_t columns;    /* inputs */
     const uint8_t *data; /* (rows, columns) row-major, matrix_row_bytes() apart */
     const float *scales; /* FP8: (ceil(rows / 128), ceil(columns / 128)); else NULL */
+    bool packed;         /* whole panels of rows are packed, see common/kernel/panel.h */
 };
 
 /* "F32", "F16", "BF16", "FP8", "Q4_0", ... Never NULL. */
@@ -59,8 +60,8 @@ uint32_t weight_block_rows(enum weight_format format);
  * and only whole blocks can be expanded. */
 bool weight_is_blocked(enum weight_format format);
 
-/* Bytes that a matrix takes in memory or on the wire: its data, then (FP8, padded to 4) its scales.
- * Always a multiple of 64, so that matrices can follow one another. */
+/* Bytes that a matrix takes in memory or on the wire, packed or not: its data, then (FP8, padded to
+ * 4) its scales. Always a multiple of 64, so that matrices can follow one another. */
 size_t matrix_bytes(enum weight_format format, uint32_t rows, uint32_t columns);
 
 /* The matrix whose matrix_bytes() bytes start at `storage` (64-byte aligned, not owned). */

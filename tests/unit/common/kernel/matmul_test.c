@@ -66,7 +66,8 @@ static void check_case(struct threads *threads, enum weight_format format,
     float *scratch = malloc(threads_count(threads) * scratch_floats * sizeof(float));
     random_fill(&random, 1, (size_t)size->batch * size->columns, x);
     matmul_expand(&w, 0, size->rows, 0, size->columns, expanded, size->columns);
-    matmul(threads, &w, x, size->batch, y, scratch, scratch_floats);
+    const struct matmul_workspace workspace = {threads, scratch, scratch_floats, NULL};
+    matmul(&workspace, &w, x, size->batch, y);
     for (uint32_t r = 0; r < size->batch; r++)
         for (uint32_t i = 0; i < size->rows; i++) {
             double sum = 0, magnitude = 0;
