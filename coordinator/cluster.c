@@ -216,6 +216,7 @@ static enum status say_assign(struct member *member) {
     assign.hidden = load->hidden;
     assign.batch_rows = load->batch_rows;
     assign.experts_per_token = load->experts_per_token;
+    assign.exact_activations = load->exact;
     assign.n_layer_inner = assign.n_layer_gate_format = layers;
     assign.n_layer_up_format = assign.n_layer_down_format = layers;
     assign.layer_inner = lists;

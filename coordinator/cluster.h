@@ -50,6 +50,7 @@ struct cluster_load_options {
     uint32_t hidden;
     uint32_t batch_rows;        /* most rows in one frame */
     uint32_t experts_per_token; /* most entries for one row and worker */
+    bool exact;                 /* weights are to meet unrounded activations */
     cluster_progress progress;  /* may be NULL */
     void *context;              /* for `progress` */
 };

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "common/arena.h"
+#include "common/kernel/panel.h"
 #include "common/log.h"
 
 #define TENSOR_NAME_BYTES 128
@@ -14,6 +15,7 @@ struct loader {
     const struct weights *weights;
     const struct model_shape *shape;
     struct arena *arena;
+    bool exact;
     uint32_t layer;
 };
 
@@ -28,6 +30,13 @@ static enum status load_matrix(const struct loader *loader, const char *part, ui
     return weights_load_matrix(loader->weights, name, rows, columns, loader->arena, out);
 }
 
+/* A matrix that is only used in products. */
+static enum status load_packed(const struct loader *loader, const char *part, uint32_t rows,
+                               uint32_t columns, struct matrix *out) {
+    enum status status = load_matrix(loader, part, rows, columns, out);
+    return status || loader->exact ? status : panel_pack_matrix(out);
+}
+
 static enum status load_norm(const struct loader *loader, const char *part, size_t count,
                              float **out) {
     char name[TENSOR_NAME_BYTES];
@@ -39,10 +48,10 @@ static enum status load_multi_head(const struct loader *loader, struct attention
     const struct model_shape *s = loader->shape;
     uint32_t q_rows = s->heads * s->head_dim, kv_rows = s->kv_heads * s->head_dim;
     enum status status;
-    if ((status = load_matrix(loader, "self_attn.q_proj", q_rows, s->hidden, &out->q)) ||
-        (status = load_matrix(loader, "self_attn.k_proj", kv_rows, s->hidden, &out->k)) ||
-        (status = load_matrix(loader, "self_attn.v_proj", kv_rows, s->hidden, &out->v)) ||
-        (status = load_matrix(loader, "self_attn.o_proj", s->hidden, q_rows, &out->o)))
+    if ((status = load_packed(loader, "self_attn.q_proj", q_rows, s->hidden, &out->q)) ||
+        (status = load_packed(loader, "self_attn.k_proj", kv_rows, s->hidden, &out->k)) ||
+        (status = load_packed(loader, "self_attn.v_proj", kv_rows, s->hidden, &out->v)) ||
+        (status = load_packed(loader, "self_attn.o_proj", s->hidden, q_rows, &out->o)))
         return status;
     return STATUS_OK;
 }
@@ -52,10 +61,10 @@ static enum status load_latent_query(const struct loader *loader, struct attenti
     uint32_t rows = s->heads * (s->nope_dim + s->rope_dim);
     enum status status;
     if (s->q_rank == 0)
-        return load_matrix(loader, "self_attn.q_proj", rows, s->hidden, &out->q);
-    if ((status = load_matrix(loader, "self_attn.q_a_proj", s->q_rank, s->hidden, &out->q_a)) ||
+        return load_packed(loader, "self_attn.q_proj", rows, s->hidden, &out->q);
+    if ((status = load_packed(loader, "self_attn.q_a_proj", s->q_rank, s->hidden, &out->q_a)) ||
         (status = load_norm(loader, "self_attn.q_a_layernorm", s->q_rank, &out->q_a_norm)) ||
-        (status = load_matrix(loader, "self_attn.q_b_proj", rows, s->q_rank, &out->q_b)))
+        (status = load_packed(loader, "self_attn.q_b_proj", rows, s->q_rank, &out->q_b)))
         return status;
     return STATUS_OK;
 }
@@ -80,11 +89,11 @@ static enum status load_latent(const struct loader *loader, struct attention_wei
     const struct model_shape *s = loader->shape;
     enum status status;
     if ((status = load_latent_query(loader, out)) ||
-        (status = load_matrix(loader, "self_attn.kv_a_proj_with_mqa", s->kv_rank + s->rope_dim,
+        (status = load_packed(loader, "self_attn.kv_a_proj_with_mqa", s->kv_rank + s->rope_dim,
                               s->hidden, &out->kv_a)) ||
         (status = load_norm(loader, "self_attn.kv_a_layernorm", s->kv_rank, &out->kv_a_norm)) ||
         (status = load_latent_expansion(loader, out)) ||
-        (status = load_matrix(loader, "self_attn.o_proj", s->hidden, s->heads * s->v_dim, &out->o)))
+        (status = load_packed(loader, "self_attn.o_proj", s->hidden, s->heads * s->v_dim, &out->o)))
         return status;
     return STATUS_OK;
 }
@@ -96,13 +105,13 @@ static enum status load_ffn(const struct loader *loader, const char *prefix, uin
     char part[TENSOR_NAME_BYTES / 2];
     enum status status;
     snprintf(part, sizeof part, "%sgate_proj", prefix);
-    if ((status = load_matrix(loader, part, inner, hidden, &out->gate)))
+    if ((status = load_packed(loader, part, inner, hidden, &out->gate)))
         return status;
     snprintf(part, sizeof part, "%sup_proj", prefix);
-    if ((status = load_matrix(loader, part, inner, hidden, &out->up)))
+    if ((status = load_packed(loader, part, inner, hidden, &out->up)))
         return status;
     snprintf(part, sizeof part, "%sdown_proj", prefix);
-    return load_matrix(loader, part, hidden, inner, &out->down);
+    return load_packed(loader, part, hidden, inner, &out->down);
 }
 
 /* The router decides, so it is held in f32 whatever the file stores. */
@@ -146,7 +155,7 @@ static enum status load_draft(struct loader *loader, struct model *model) {
     loader->layer = loader->shape->layers;
     if ((status = load_norm(loader, "enorm", hidden, &draft->embedding_norm)) ||
         (status = load_norm(loader, "hnorm", hidden, &draft->hidden_norm)) ||
-        (status = load_matrix(loader, "eh_proj", hidden, 2 * hidden, &draft->projection)) ||
+        (status = load_packed(loader, "eh_proj", hidden, 2 * hidden, &draft->projection)) ||
         (status = load_norm(loader, "shared_head.norm", hidden, &draft->head_norm)))
         return status;
     model->has_draft = true;
@@ -166,13 +175,14 @@ static enum status load_ends(const struct loader *loader, struct model *model) {
         model->head = model->embedding;
         return STATUS_OK;
     }
-    return weights_load_matrix(weights, "lm_head.weight", s->vocabulary, s->hidden, model->arena,
-                               &model->head);
+    status = weights_load_matrix(weights, "lm_head.weight", s->vocabulary, s->hidden, model->arena,
+                                 &model->head);
+    return status || loader->exact ? status : panel_pack_matrix(&model->head);
 }
 
 enum status model_load(const struct weights *weights, const struct model_shape *shape,
-                       bool with_draft, struct model **out) {
-    if (with_draft && shape->draft_layers == 0) {
+                       const struct model_load_options *options, struct model **out) {
+    if (options->with_draft && shape->draft_layers == 0) {
         log_error(
             "%s: the model has no multi-token-prediction module (num_nextn_predict_layers is 0)",
             weights_path(weights));
@@ -185,11 +195,11 @@ enum status model_load(const struct weights *weights, const struct model_shape *
         return STATUS_NO_MEMORY;
     }
     model->shape = *shape;
-    struct loader loader = {weights, &model->shape, model->arena, 0};
+    struct loader loader = {weights, &model->shape, model->arena, options->exact, 0};
     enum status status = load_ends(&loader, model);
     for (; status == STATUS_OK && loader.layer < shape->layers; loader.layer++)
         status = load_layer(&loader, &model->layers[loader.layer]);
-    if (status == STATUS_OK && with_draft)
+    if (status == STATUS_OK && options->with_draft)
         status = load_draft(&loader, model);
     if (status) {
         model_destroy(model);

@@ -57,12 +57,17 @@ struct model {
     struct draft_module draft;
 };
 
-/* Loads the weights of `shape` from `weights`; the draft module only when `with_draft`. The caller
+struct model_load_options {
+    bool with_draft; /* the draft module too */
+    bool exact;      /* weights are not packed, so that they meet unrounded activations */
+};
+
+/* Loads the weights of `shape` from `weights`. The caller
  * destroys the model. Errors: as weights_load_matrix (a tensor is missing, has another shape or
  * type); STATUS_UNSUPPORTED when a draft module is asked for and the model has none;
  * STATUS_NO_MEMORY. */
 enum status model_load(const struct weights *weights, const struct model_shape *shape,
-                       bool with_draft, struct model **out);
+                       const struct model_load_options *options, struct model **out);
 void model_destroy(struct model *model);
 
 /* Bytes of memory taken for weights. */

@@ -107,8 +107,9 @@ static void add_model_rows(struct model_options *options, struct option_table *t
          .target = &options->activations,
          .argument = "FORMAT",
          .choices = "auto|f32|q8",
-         .help = "What weights are multiplied with: auto takes what is fastest for their format, "
-                 "f32 unrounded values."},
+         .help = "What weights are multiplied with: auto takes what is fastest for their format "
+                 "(q8 for "
+                 "Q4_0, Q8_0, Q4_K and Q6_K), f32 unrounded values for every format."},
         {.name = "verbose",
          .letter = 'v',
          .type = OPTION_FLAG,
@@ -352,11 +353,6 @@ enum status options_check_model(const struct model_options *options) {
         log_error("--verbose and --quiet exclude each other; give one of them");
         return STATUS_USAGE;
     }
-    if (strcmp(options->activations, "q8") == 0) {
-        log_error("--activations q8 is not supported, weights of every format are multiplied with "
-                  "unrounded values; use auto or f32");
-        return STATUS_UNSUPPORTED;
-    }
     return STATUS_OK;
 }
 
@@ -406,6 +402,7 @@ struct runtime_options options_for_runtime(const struct model_options *options) 
         .model_path = options->path,
         .workers = options->workers,
         .cluster = options->cluster,
+        .exact = strcmp(options->activations, "f32") == 0,
         .local_workers = options->local_workers,
         .threads = options->threads,
         .isa = options->isa,

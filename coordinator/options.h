@@ -73,7 +73,7 @@ struct option_catalogue {
 void options_describe_all(struct option_catalogue *catalogue);
 
 /* Check what no single option can. Errors: STATUS_USAGE with one line
- * (no --model, options that exclude each other), STATUS_UNSUPPORTED (--activations q8). */
+ * (no --model, options that exclude each other). */
 enum status options_check_model(const struct model_options *options);
 enum status options_check_run(const struct run_options *options);
 enum status options_check_logits(const struct logits_options *options);

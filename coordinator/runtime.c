@@ -162,6 +162,7 @@ static enum status load_workers(struct runtime *runtime, struct progress *progre
         .batch_rows = runtime->options.batch_rows,
         .hidden = runtime->shape.hidden,
         .experts_per_token = runtime->shape.experts_per_token,
+        .exact = runtime->options.exact,
         .progress = show_bytes_done,
         .context = progress,
     };
@@ -174,6 +175,7 @@ static enum status load_in_process(struct runtime *runtime, struct progress *pro
         .layer_count = runtime->layers,
         .shards = runtime->placement->shards[0],
         .shard_count = runtime->placement->slots[0],
+        .exact = runtime->options.exact,
     };
     enum status status;
     if ((status = expert_store_create(UINT64_MAX, &runtime->store)) ||
@@ -191,8 +193,8 @@ static enum status load(struct runtime *runtime) {
     progress_stop(progress);
     if (status)
         return status;
-    return model_load(runtime->weights, &runtime->shape, runtime->options.with_draft,
-                      &runtime->model);
+    const struct model_load_options own = {runtime->options.with_draft, runtime->options.exact};
+    return model_load(runtime->weights, &runtime->shape, &own, &runtime->model);
 }
 
 /* The widest feed-forward that runs on the coordinator. */

@@ -23,6 +23,7 @@ struct runtime_options {
     uint32_t batch_rows;    /* rows of one engine step at most */
     uint32_t context;       /* positions of the KV cache; 0: a default within the model's context */
     bool with_draft;        /* load the draft module too */
+    bool exact;             /* multiply all weights with unrounded activations */
     bool show_progress;
 };
 

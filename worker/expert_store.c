@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/kernel/panel.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/memory.h"
@@ -29,6 +30,7 @@ struct expert_store {
     uint64_t fingerprint;
     struct shard_layout *layouts; /* (layer_count) */
     uint32_t layer_count;
+    bool exact;
     struct slot *slots; /* (count) */
     uint32_t count;
     uint64_t bytes;
@@ -157,7 +159,8 @@ static bool same_layout(const struct shard_layout *a, const struct shard_layout 
 static void take_over(struct expert_store *store, struct expert_store *next) {
     if (store->count > 0)
         qsort(store->slots, store->count, sizeof *store->slots, compare_slots);
-    for (uint32_t i = 0; i < next->count && store->fingerprint == next->fingerprint; i++) {
+    bool same = store->fingerprint == next->fingerprint && store->exact == next->exact;
+    for (uint32_t i = 0; i < next->count && same; i++) {
         struct slot *slot = &next->slots[i];
         struct slot *old = store->count == 0 ? NULL
                                              : bsearch(slot, store->slots, store->count,
@@ -167,6 +170,7 @@ static void take_over(struct expert_store *store, struct expert_store *next) {
             !same_layout(&store->layouts[layer], &next->layouts[layer]))
             continue;
         slot->storage = old->storage;
+        slot->expert = old->expert;
         slot->filled = old->filled;
         old->storage = NULL;
     }
@@ -185,6 +189,7 @@ static enum status copy_assignment(const struct assignment *assignment, struct e
     }
     out->fingerprint = assignment->fingerprint;
     out->layer_count = assignment->layer_count;
+    out->exact = assignment->exact;
     out->count = assignment->shard_count;
     for (uint32_t i = 0; i < out->layer_count; i++)
         out->layouts[i] = assignment->layouts[i];
@@ -200,8 +205,9 @@ static enum status copy_assignment(const struct assignment *assignment, struct e
 static enum status take_storage(struct expert_store *store) {
     for (uint32_t i = 0; i < store->count; i++) {
         struct slot *slot = &store->slots[i];
-        if (!slot->storage)
-            slot->storage = storage_take(slot->bytes);
+        if (slot->storage)
+            continue;
+        slot->storage = storage_take(slot->bytes);
         if (!slot->storage) {
             log_error("the system refuses %zu bytes for slot %" PRIu32 " of %" PRIu32
                       "; lower --memory",
@@ -231,6 +237,7 @@ enum status expert_store_assign(struct expert_store *store, const struct assignm
     store->fingerprint = next.fingerprint;
     store->layouts = next.layouts;
     store->layer_count = next.layer_count;
+    store->exact = next.exact;
     store->slots = next.slots;
     store->count = next.count;
     store->bytes = next.bytes;
@@ -262,6 +269,16 @@ uint64_t expert_store_bytes_filled(const struct expert_store *store) {
     return bytes;
 }
 
+/* The slot's bytes are all there: brings them into the order in which the kernels read them. */
+static enum status pack_slot(const struct expert_store *store, struct slot *slot) {
+    if (store->exact)
+        return STATUS_OK;
+    enum status status = panel_pack_matrix(&slot->expert.gate);
+    if (status == STATUS_OK)
+        status = panel_pack_matrix(&slot->expert.up);
+    return status ? status : panel_pack_matrix(&slot->expert.down);
+}
+
 /* One expert_store_load, shared by the threads of the pool. */
 struct load {
     struct expert_store *store;
@@ -280,6 +297,8 @@ static void load_slot(void *context, size_t index, unsigned thread) {
     if (!atomic_load(&load->store->cancelled)) {
         const struct shard_layout *layout = &load->store->layouts[slot->shard.layer];
         status = shard_read(load->weights, layout, &slot->shard, slot->storage);
+        if (status == STATUS_OK)
+            status = pack_slot(load->store, slot);
     }
     if (status) {
         slot->filled = 0;
@@ -315,7 +334,7 @@ enum status expert_store_fill(struct expert_store *store, uint32_t slot, uint64_
     }
     memcpy(store->slots[slot].storage + offset, bytes, count);
     store->slots[slot].filled += count;
-    return STATUS_OK;
+    return expert_store_is_filled(store, slot) ? pack_slot(store, &store->slots[slot]) : STATUS_OK;
 }
 
 const struct expert *expert_store_get(const struct expert_store *store, uint32_t slot) {

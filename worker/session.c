@@ -354,9 +354,14 @@ static struct load_job *create_load_job(const Control__Assign *assign) {
     for (size_t i = 0; i < assign->n_shard_layer; i++)
         job->shards[i] = (struct shard){assign->shard_layer[i], assign->shard_expert[i],
                                         assign->shard_begin[i], assign->shard_end[i]};
-    job->assignment =
-        (struct assignment){assign->fingerprint, job->layouts, (uint32_t)assign->n_layer_inner,
-                            job->shards, (uint32_t)assign->n_shard_layer};
+    job->assignment = (struct assignment){
+        .fingerprint = assign->fingerprint,
+        .layouts = job->layouts,
+        .layer_count = (uint32_t)assign->n_layer_inner,
+        .shards = job->shards,
+        .shard_count = (uint32_t)assign->n_shard_layer,
+        .exact = assign->exact_activations,
+    };
     atomic_init(&job->cancelled, false);
     atomic_init(&job->bytes_done, 0);
     atomic_init(&job->bytes_total, 0);

@@ -229,7 +229,7 @@ static int start(void **state) {
     struct shard shards[PLAN_SLOTS];
     for (uint32_t slot = 0; slot < PLAN_SLOTS; slot++)
         shards[slot] = plan_shard(&plan, slot);
-    const struct assignment assignment = {1, layouts, FIXTURE_LAYERS, shards, PLAN_SLOTS};
+    const struct assignment assignment = {1, layouts, FIXTURE_LAYERS, shards, PLAN_SLOTS, false};
     model_open(&model);
     assert_int_equal(threads_create(2, &threads), STATUS_OK);
     assert_int_equal(expert_store_create(1 << 20, &store), STATUS_OK);
