@@ -143,4 +143,5 @@ def main():
     print(f"{o.out}: {at / 2**30:.2f} GiB")
 
 
-main()
+if __name__ == "__main__":
+    main()
