@@ -125,6 +125,66 @@ static void test_slices_add_up(void **state) {
     free(f);
 }
 
+/* Q8_0 experts, packed: the result is that of the same experts with unrounded activations but for
+ * the rounding of both activations to 8 bits. */
+static void test_packed_experts(void **state) {
+    (void)state;
+    enum { WIDTH = 64, WIDE = 96 };
+    struct random random = {17};
+    size_t up_bytes = matrix_bytes(WEIGHT_Q8_0, WIDTH, WIDE);
+    size_t down_bytes = matrix_bytes(WEIGHT_Q8_0, WIDE, WIDTH);
+    struct expert plain[2], packed[2];
+    uint8_t *storage[12];
+    for (int m = 0; m < 12; m++) {
+        size_t bytes = m % 3 == 2 ? down_bytes : up_bytes;
+        storage[m] = aligned_alloc(64, bytes);
+        for (size_t i = 0; i < bytes; i++)
+            storage[m][i] = (uint8_t)random_bits(&random);
+        for (size_t i = 0; i + 34 <= bytes; i += 34)
+            memcpy(storage[m] + i, &(uint16_t){0x1400}, sizeof(uint16_t));
+        if (m >= 6)
+            memcpy(storage[m], storage[m - 6], bytes);
+    }
+    for (int e = 0; e < 4; e++) {
+        struct expert *expert = e < 2 ? &plain[e] : &packed[e - 2];
+        expert->gate = matrix_view(WEIGHT_Q8_0, WIDTH, WIDE, storage[3 * e]);
+        expert->up = matrix_view(WEIGHT_Q8_0, WIDTH, WIDE, storage[3 * e + 1]);
+        expert->down = matrix_view(WEIGHT_Q8_0, WIDE, WIDTH, storage[3 * e + 2]);
+        if (e >= 2) {
+            assert_int_equal(panel_pack_matrix(&expert->gate), STATUS_OK);
+            assert_int_equal(panel_pack_matrix(&expert->up), STATUS_OK);
+            assert_int_equal(panel_pack_matrix(&expert->down), STATUS_OK);
+        }
+    }
+    static float x[ROWS * WIDE], want[ROWS * WIDE], got[ROWS * WIDE];
+    random_fill(&random, 1, ROWS * WIDE, x);
+    struct expert_task tasks[ROWS + 3], same[ROWS + 3];
+    for (uint32_t t = 0; t < ROWS + 3; t++) {
+        tasks[t] = (struct expert_task){&plain[t >= ROWS], t < ROWS ? t : 7 * (t - ROWS), 0.7f};
+        same[t] = tasks[t];
+        same[t].expert = &packed[t >= ROWS];
+    }
+    struct threads *pool;
+    struct expert_workspace *workspace;
+    assert_int_equal(threads_create(2, &pool), STATUS_OK);
+    assert_int_equal(expert_workspace_create(pool, WIDE, WIDTH, ROWS, &workspace), STATUS_OK);
+    expert_forward(workspace, x, tasks, ROWS + 3, want);
+    expert_forward(workspace, x, same, ROWS + 3, got);
+    double error = 0, size = 0;
+    for (uint32_t i = 0; i < ROWS * WIDE; i++) {
+        error += pow((double)want[i] - (double)got[i], 2);
+        size += pow((double)want[i], 2);
+    }
+    assert_true(size > 1e-6);
+    if (!(sqrt(error / size) < 0.02))
+        fail_msg("off by %g of the result", sqrt(error / size));
+    assert_true(error > 0);
+    for (int m = 0; m < 12; m++)
+        free(storage[m]);
+    expert_workspace_destroy(workspace);
+    threads_destroy(pool);
+}
+
 static int select_kernels(void **state) {
     (void)state;
     return kernel_select("auto");
@@ -134,6 +194,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_agrees_with_sums),
         cmocka_unit_test(test_slices_add_up),
+        cmocka_unit_test(test_packed_experts),
     };
     return cmocka_run_group_tests(tests, select_kernels, NULL);
 }

@@ -149,11 +149,75 @@ static void test_expand_blocks(void **state) {
     }
 }
 
+/* Sane Q8_0 rows: f16 scales of about 1/64, any values. */
+static void fill_q8_0(struct random *random, size_t bytes, uint8_t *storage) {
+    for (size_t i = 0; i < bytes; i++)
+        storage[i] = (uint8_t)random_bits(random);
+    for (size_t i = 0; i + 34 <= bytes; i += 34) {
+        const uint16_t scale = 0x2400;
+        memcpy(storage + i, &scale, sizeof scale);
+    }
+}
+
+/* Rows in panels see the activations as quantised, the rows that fill no panel as they are. */
+static void check_packed(const struct matmul_workspace *workspace, uint32_t rows, size_t batch) {
+    enum { COLUMNS = 96 };
+    struct random random = {rows + batch};
+    size_t bytes = matrix_bytes(WEIGHT_Q8_0, rows, COLUMNS);
+    uint8_t *storage = aligned_alloc(64, bytes);
+    float *weights = malloc(rows * COLUMNS * sizeof(float)),
+          *y = malloc(rows * batch * sizeof(float));
+    static float x[9 * COLUMNS];
+    struct q8_block q8[COLUMNS / Q8_BLOCK_VALUES];
+    fill_q8_0(&random, rows * weight_row_bytes(WEIGHT_Q8_0, COLUMNS), storage);
+    random_fill(&random, 1, batch * COLUMNS, x);
+    struct matrix w = matrix_view(WEIGHT_Q8_0, rows, COLUMNS, storage);
+    matmul_expand(&w, 0, rows, 0, COLUMNS, weights, COLUMNS);
+    assert_int_equal(panel_pack_matrix(&w), STATUS_OK);
+    assert_int_equal(w.packed, rows >= PANEL_ROWS);
+    matmul(workspace, &w, x, batch, y);
+    for (size_t r = 0; r < batch; r++) {
+        kernel_get()->quantise(x + r * COLUMNS, COLUMNS, q8);
+        for (uint32_t i = 0; i < rows; i++) {
+            double sum = 0;
+            for (uint32_t c = 0; c < COLUMNS; c++) {
+                const struct q8_block *block = &q8[c / Q8_BLOCK_VALUES];
+                double rounded = (double)block->scale * block->values[c % Q8_BLOCK_VALUES];
+                bool in_panel = i < rows / PANEL_ROWS * PANEL_ROWS;
+                sum += weights[i * COLUMNS + c] * (in_panel ? rounded : (double)x[r * COLUMNS + c]);
+            }
+            if (!(fabs(sum - (double)y[r * rows + i]) < 1e-3))
+                fail_msg("row %u of %u, batch %zu: %g, expected %g", i, rows, batch,
+                         (double)y[r * rows + i], sum);
+        }
+    }
+    free(storage);
+    free(weights);
+    free(y);
+}
+
+static void test_packed_products(void **state) {
+    (void)state;
+    struct threads *threads;
+    assert_int_equal(threads_create(3, &threads), STATUS_OK);
+    float *scratch = malloc(3 * matmul_scratch_floats() * sizeof(float));
+    struct q8_block *q8 = malloc(9 * 3 * sizeof *q8);
+    const struct matmul_workspace workspace = {threads, scratch, matmul_scratch_floats(), q8};
+    const uint32_t rows[] = {5, 16, 37, 64, 79};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        for (size_t batch = 1; batch <= 9; batch++)
+            check_packed(&workspace, rows[i], batch);
+    free(q8);
+    free(scratch);
+    threads_destroy(threads);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_expand_blocks),
         cmocka_unit_test(test_products),
         cmocka_unit_test(test_expand_rectangle),
+        cmocka_unit_test(test_packed_products),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -107,6 +107,38 @@ static void test_extremes(void **state) {
         }
 }
 
+/* In place: every panel and the rows behind them end up where they belong, also where panels are
+ * larger than their rows. */
+static void test_pack_matrix(void **state) {
+    (void)state;
+    struct random random = {4};
+    for (size_t f = 0; f < sizeof FORMATS / sizeof *FORMATS; f++)
+        for (uint32_t rows = 15; rows <= 70; rows += 11) {
+            const uint32_t columns = 512;
+            size_t row_bytes = weight_row_bytes(FORMATS[f], columns);
+            size_t packed_bytes = panel_bytes(FORMATS[f], columns);
+            size_t bytes = matrix_bytes(FORMATS[f], rows, columns);
+            uint8_t *plain = malloc(rows * row_bytes), *storage = aligned_alloc(64, bytes);
+            uint8_t *panel = malloc(packed_bytes);
+            random_rows(&random, FORMATS[f], rows * row_bytes, plain);
+            memcpy(storage, plain, rows * row_bytes);
+            struct matrix matrix = matrix_view(FORMATS[f], rows, columns, storage);
+            assert_int_equal(panel_pack_matrix(&matrix), STATUS_OK);
+            assert_int_equal(matrix.packed, rows >= PANEL_ROWS);
+            uint32_t panels = rows / PANEL_ROWS;
+            for (uint32_t p = 0; p < panels; p++) {
+                panel_pack(FORMATS[f], plain + p * PANEL_ROWS * row_bytes, columns, panel);
+                assert_memory_equal(storage + p * packed_bytes, panel, packed_bytes);
+            }
+            assert_memory_equal(storage + panels * packed_bytes,
+                                plain + panels * PANEL_ROWS * row_bytes,
+                                rows % PANEL_ROWS * row_bytes);
+            free(plain);
+            free(storage);
+            free(panel);
+        }
+}
+
 static void test_quantise(void **state) {
     (void)state;
     const struct kernel *list[8];
@@ -141,6 +173,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_products),
         cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_pack_matrix),
         cmocka_unit_test(test_quantise),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
