@@ -72,12 +72,6 @@ static inline __m256 load_fp8(const uint8_t *p) {
 #define ABS(v)             _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v)
 #define PANEL_BATCH        2
 
-static inline int four_bytes(const int8_t *p) {
-    int value;
-    memcpy(&value, p, sizeof value);
-    return value;
-}
-
 /* Pairs are summed in 16 bits, which holds 2 x 63 x 127: enough for values of up to six bits. */
 static inline __m256i dot_bytes(__m256i sum, __m256i w, __m256i x) {
     __m256i pairs = _mm256_maddubs_epi16(w, x);
@@ -100,4 +94,4 @@ static inline void store_bytes(int8_t *p, __m256 v) {
 
 #include "common/kernel/panel_simd.h"
 
-const struct kernel KERNEL_AVX2 = TABLE("avx2");
+const struct kernel KERNEL_AVX2 = TABLE("avx2", PEAK_AVX2);

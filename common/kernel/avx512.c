@@ -56,12 +56,6 @@ static inline __m512 load_fp8(const uint8_t *p) {
 #define ABS(v)      _mm512_abs_ps(v)
 #define PANEL_BATCH 4
 
-static inline int four_bytes(const int8_t *p) {
-    int value;
-    memcpy(&value, p, sizeof value);
-    return value;
-}
-
 #include "common/kernel/panel_simd.h"
 
-const struct kernel KERNEL_AVX512 = TABLE("avx512");
+const struct kernel KERNEL_AVX512 = TABLE("avx512", PEAK_AVX512);

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "common/kernel/panel.h"
+#include "common/kernel/peak.h"
 #include "common/status.h"
 #include "common/weights/matrix.h"
 
@@ -49,6 +50,9 @@ struct kernel {
 
     /* Replaces x by exp(x - max(x)) / sum; count >= 1. */
     void (*softmax)(float *x, size_t count);
+
+    /* What the instruction set can do at most, for measuring. */
+    const struct peak *peak;
 };
 
 /* Chooses the table for the process: "auto" takes the widest that this processor has. Call once,

@@ -20,6 +20,12 @@
 /* How far ahead weights are asked for: memory's latency at full bandwidth, in bytes. */
 #define PREFETCH_BYTES 3072
 
+static inline int four_bytes(const int8_t *p) {
+    int value;
+    memcpy(&value, p, sizeof value);
+    return value;
+}
+
 PANEL_INLINE void unpack_nibbles(const uint8_t nibbles[4][64], size_t half, IVEC groups[8]) {
     for (int g = 0; g < 4; g++) {
         IVEC v = ILOAD(nibbles[g] + half);

@@ -74,4 +74,5 @@ const struct kernel KERNEL_REFERENCE = {
     .swiglu = swiglu,
     .rms_norm = rms_norm,
     .softmax = softmax,
+    .peak = &PEAK_REFERENCE,
 };

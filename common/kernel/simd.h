@@ -138,7 +138,7 @@ static void softmax(float *x, size_t count) {
         x[i] *= factor;
 }
 
-#define TABLE(NAME)                                                                                \
+#define TABLE(NAME, PEAK)                                                                          \
     {                                                                                              \
         .name = NAME,                                                                              \
         .expand = {expand_f32, expand_f16, expand_bf16, expand_fp8,                                \
@@ -149,5 +149,5 @@ static void softmax(float *x, size_t count) {
                       [WEIGHT_Q4_K] = dot_q4_k,                                                    \
                       [WEIGHT_Q6_K] = dot_q6_k},                                                   \
         .quantise = quantise, .add_scaled = add_scaled, .swiglu = swiglu, .rms_norm = rms_norm,    \
-        .softmax = softmax,                                                                        \
+        .softmax = softmax, .peak = &(PEAK),                                                       \
     }

@@ -1,10 +1,13 @@
-/* The variants of the kernel table, for kernel.c alone. */
+/* The variants of the kernel table, for the files of the kernels alone. */
 #pragma once
 
 #include "common/kernel/kernel.h"
 
 extern const struct kernel KERNEL_REFERENCE;
+extern const struct peak PEAK_REFERENCE;
 #if defined(__x86_64__)
 extern const struct kernel KERNEL_AVX2;
 extern const struct kernel KERNEL_AVX512;
+extern const struct peak PEAK_AVX2;
+extern const struct peak PEAK_AVX512;
 #endif
