@@ -81,6 +81,9 @@
 /* Lines that the chat's history keeps: months of questions, read in a millisecond. */
 #define HISTORY_LINES_MAX 1000
 
+/* Repetitions of `skein bench`: beyond these a median gets no steadier. */
+#define BENCH_REPETITIONS_MAX 10000
+
 /* ---- Cluster. */
 /* Payload of one data frame: BATCH_ROWS_MAX rows of HIDDEN_MAX f32 (2 GiB) and 64 entries of 12
  * bytes for each row (6 MiB), so a bound of 3 GiB leaves headers room. */

@@ -292,6 +292,14 @@ struct engine *runtime_engine(struct runtime *runtime) {
     return runtime->engine;
 }
 
+struct threads *runtime_threads(struct runtime *runtime) {
+    return runtime->threads;
+}
+
+const struct shard_layout *runtime_layouts(const struct runtime *runtime) {
+    return runtime->layouts;
+}
+
 size_t runtime_holder_stats(const struct runtime *runtime, struct holder_stats *out, size_t max) {
     size_t holders = runtime->placement->holders;
     for (size_t h = 0; h < holders && h < max; h++)

@@ -40,6 +40,12 @@ const struct tokenizer *runtime_tokenizer(const struct runtime *runtime);
 
 struct engine *runtime_engine(struct runtime *runtime);
 
+/* The engine's pool, for use between its steps. */
+struct threads *runtime_threads(struct runtime *runtime);
+
+/* What the routed experts of each layer are stored as: (layers). */
+const struct shard_layout *runtime_layouts(const struct runtime *runtime);
+
 /* Figures of each holder of experts since the start; returns how many holders there are (at most
  * `max` are written). */
 size_t runtime_holder_stats(const struct runtime *runtime, struct holder_stats *out, size_t max);

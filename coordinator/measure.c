@@ -1,0 +1,136 @@
+/* Prefill and decode take turns, so that a busy moment of the machine touches both alike. The
+ * context that stands in the cache already is noise and no real text: attention takes as long
+ * whatever it reads, and computing tens of thousands of positions would take minutes. */
+#include "coordinator/measure.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+
+struct measuring {
+    struct engine *engine;
+    const struct measure_options *options;
+    uint32_t sequence;
+    uint32_t *tokens; /* (token_count) of the prompt and, its first, of the answer */
+    uint32_t token_count;
+    float *logits; /* (vocabulary) */
+    double *rates; /* (2, repetitions) prefill, decode */
+};
+
+static void choose_tokens(struct measuring *measuring) {
+    uint32_t vocabulary = engine_model(measuring->engine)->shape.vocabulary;
+    unsigned short state[3] = {1, 2, 3};
+    for (uint32_t i = 0; i < measuring->token_count; i++)
+        measuring->tokens[i] = (uint32_t)nrand48(state) % vocabulary;
+}
+
+/* Rows within [-1, 1], about what normalised keys and values are. */
+static enum status fill_context(struct measuring *measuring) {
+    struct kv_cache *cache = engine_cache(measuring->engine);
+    uint32_t layers = engine_model(measuring->engine)->shape.layers;
+    uint32_t depth = measuring->options->depth, width = kv_cache_width(cache);
+    enum status status = kv_cache_extend(cache, measuring->sequence, depth);
+    if (status)
+        return status;
+    unsigned short state[3] = {4, 5, 6};
+    for (uint32_t layer = 0; layer < layers; layer++)
+        for (uint32_t position = 0; position < depth; position++) {
+            float *row = kv_cache_row(cache, layer, measuring->sequence, position);
+            for (uint32_t i = 0; i < width; i++)
+                row[i] = (float)jrand48(state) * 0x1p-31f;
+        }
+    return STATUS_OK;
+}
+
+/* `rows` tokens from `first` on, which come behind what the cache holds. */
+static enum status step(struct measuring *measuring, uint32_t first, uint32_t rows,
+                        bool want_logits) {
+    struct engine *engine = measuring->engine;
+    struct kv_cache *cache = engine_cache(engine);
+    uint32_t position = kv_cache_length(cache, measuring->sequence);
+    enum status status = kv_cache_extend(cache, measuring->sequence, rows);
+    if (status)
+        return status;
+    struct batch_segment segment = {measuring->sequence, position, 0, rows};
+    struct batch batch = {measuring->tokens + first, rows, &segment, 1};
+    const float *hidden;
+    if ((status = engine_forward(engine, &batch, &hidden)))
+        return status;
+    if (want_logits)
+        engine_logits(engine, hidden + (size_t)(rows - 1) * engine_model(engine)->shape.hidden, 1,
+                      measuring->logits);
+    return STATUS_OK;
+}
+
+/* `tokens` behind the context, at most `rows_max` in a step; the logits of the last one, or of
+ * every one where they come one by one. */
+static enum status time_tokens(struct measuring *measuring, uint32_t tokens, uint32_t rows_max,
+                               double *tokens_per_s) {
+    kv_cache_truncate(engine_cache(measuring->engine), measuring->sequence,
+                      measuring->options->depth);
+    uint64_t started_ns = clock_now_ns();
+    for (uint32_t done = 0, rows; done < tokens; done += rows) {
+        rows = tokens - done < rows_max ? tokens - done : rows_max;
+        bool is_last = done + rows == tokens;
+        enum status status = step(measuring, done, rows, is_last || rows_max == 1);
+        if (status)
+            return status;
+    }
+    *tokens_per_s = tokens / clock_elapsed_s(started_ns);
+    return STATUS_OK;
+}
+
+static enum status repeat(struct measuring *measuring) {
+    const struct measure_options *options = measuring->options;
+    uint32_t rows_max = engine_rows_max(measuring->engine);
+    double *prefill = measuring->rates, *decode = prefill + options->repetitions, unused;
+    enum status status;
+    if ((status = time_tokens(measuring, options->prefill_tokens, rows_max, &unused)) ||
+        (status = time_tokens(measuring, 1, 1, &unused)))
+        return status;
+    for (uint32_t i = 0; i < options->repetitions; i++)
+        if ((status = time_tokens(measuring, options->prefill_tokens, rows_max, &prefill[i])) ||
+            (status = time_tokens(measuring, options->decode_tokens, 1, &decode[i])))
+            return status;
+    return STATUS_OK;
+}
+
+static int compare_rates(const void *a, const void *b) {
+    double left = *(const double *)a, right = *(const double *)b;
+    return (left > right) - (left < right);
+}
+
+/* Sorts `rates` (count). */
+static struct measure_rate summarise(double *rates, uint32_t count) {
+    qsort(rates, count, sizeof *rates, compare_rates);
+    double median = count % 2 ? rates[count / 2] : (rates[count / 2 - 1] + rates[count / 2]) / 2;
+    return (struct measure_rate){median, rates[0], rates[count - 1]};
+}
+
+enum status measure_model(struct engine *engine, const struct measure_options *options,
+                          struct measure_result *out) {
+    uint32_t prefill = options->prefill_tokens, decode = options->decode_tokens;
+    struct measuring measuring = {.engine = engine, .options = options};
+    measuring.token_count = prefill > decode ? prefill : decode;
+    measuring.tokens = malloc(measuring.token_count * sizeof *measuring.tokens);
+    measuring.logits = malloc(engine_model(engine)->shape.vocabulary * sizeof(float));
+    measuring.rates = malloc(2 * options->repetitions * sizeof *measuring.rates);
+    enum status status = STATUS_NO_MEMORY;
+    if (!measuring.tokens || !measuring.logits || !measuring.rates)
+        goto err_memory;
+    if ((status = kv_cache_open(engine_cache(engine), &measuring.sequence)))
+        goto err_memory;
+    choose_tokens(&measuring);
+    if (!(status = fill_context(&measuring)) && !(status = repeat(&measuring)))
+        *out = (struct measure_result){
+            .prefill = summarise(measuring.rates, options->repetitions),
+            .decode = summarise(measuring.rates + options->repetitions, options->repetitions),
+        };
+    kv_cache_close(engine_cache(engine), measuring.sequence);
+err_memory:
+    free(measuring.rates);
+    free(measuring.logits);
+    free(measuring.tokens);
+    return status;
+}

@@ -1,0 +1,122 @@
+/* What is run, seen through the engine's observer of routes; and that rates are well formed. */
+#include "tests/unit/test.h"
+
+#include "coordinator/measure.h"
+#include "coordinator/runtime.h"
+
+#define GOLDEN TEST_DATA_DIR "/golden/deepseek-v3-tiny"
+
+struct seen {
+    uint32_t layer; /* only this one counts */
+    uint32_t prompt_rows, single_rows;
+    uint32_t first_min, end_max, rows_max;
+};
+
+static void observe(void *context, uint32_t layer, const struct batch *batch,
+                    const uint32_t *experts, const float *weights) {
+    (void)experts, (void)weights;
+    struct seen *seen = context;
+    if (layer != seen->layer)
+        return;
+    uint32_t first = batch->segments[0].position, end = first + batch->rows;
+    assert_int_equal(batch->segment_count, 1);
+    *(batch->rows > 1 ? &seen->prompt_rows : &seen->single_rows) += batch->rows;
+    seen->first_min = first < seen->first_min ? first : seen->first_min;
+    seen->end_max = end > seen->end_max ? end : seen->end_max;
+    seen->rows_max = batch->rows > seen->rows_max ? batch->rows : seen->rows_max;
+}
+
+static struct runtime *open_model(void) {
+    struct runtime *runtime;
+    const struct runtime_options options = {.model_path = GOLDEN,
+                                            .threads = 2,
+                                            .isa = "auto",
+                                            .placement = "experts",
+                                            .batch_rows = 16,
+                                            .context = 256};
+    assert_int_equal(runtime_open(&options, &runtime), STATUS_OK);
+    return runtime;
+}
+
+static uint32_t first_expert_layer(const struct model_shape *shape) {
+    uint32_t layer = 0;
+    while (!shape->is_expert_layer[layer])
+        layer++;
+    return layer;
+}
+
+static void expect_free_sequence(struct engine *engine) {
+    uint32_t sequence;
+    assert_int_equal(kv_cache_open(engine_cache(engine), &sequence), STATUS_OK);
+    kv_cache_close(engine_cache(engine), sequence);
+}
+
+static void expect_ordered(const struct measure_rate *rate) {
+    assert_true(rate->min > 0 && rate->min <= rate->median && rate->median <= rate->max);
+}
+
+static void test_runs_what_was_asked(void **state) {
+    (void)state;
+    struct runtime *runtime = open_model();
+    struct engine *engine = runtime_engine(runtime);
+    for (uint32_t depth = 0; depth <= 130; depth += 130) {
+        struct seen seen = {.layer = first_expert_layer(runtime_shape(runtime)),
+                            .first_min = UINT32_MAX};
+        const struct measure_options options = {
+            .prefill_tokens = 40, .decode_tokens = 6, .depth = depth, .repetitions = 3};
+        struct measure_result result;
+        engine_observe_routes(engine, observe, &seen);
+        assert_int_equal(measure_model(engine, &options, &result), STATUS_OK);
+        engine_observe_routes(engine, NULL, NULL);
+        /* One more prompt and one more token, to warm up. */
+        assert_int_equal(seen.prompt_rows, 4 * 40);
+        assert_int_equal(seen.single_rows, 1 + 3 * 6);
+        assert_int_equal(seen.first_min, depth);
+        assert_int_equal(seen.end_max, depth + 40);
+        assert_int_equal(seen.rows_max, 16);
+        expect_ordered(&result.prefill);
+        expect_ordered(&result.decode);
+        expect_free_sequence(engine);
+    }
+    runtime_close(runtime);
+}
+
+static void test_median(void **state) {
+    (void)state;
+    struct runtime *runtime = open_model();
+    struct measure_options options = {.prefill_tokens = 1, .decode_tokens = 2, .repetitions = 1};
+    struct measure_result result;
+    assert_int_equal(measure_model(runtime_engine(runtime), &options, &result), STATUS_OK);
+    assert_true(result.decode.min == result.decode.max);
+    assert_true(result.decode.median == result.decode.max);
+    options.repetitions = 2;
+    assert_int_equal(measure_model(runtime_engine(runtime), &options, &result), STATUS_OK);
+    assert_true(result.prefill.median == (result.prefill.min + result.prefill.max) / 2);
+    runtime_close(runtime);
+}
+
+static void test_depth_over_the_cache(void **state) {
+    (void)state;
+    struct runtime *runtime = open_model();
+    for (uint32_t depth = 250; depth <= 300; depth += 50) {
+        const struct measure_options options = {
+            .prefill_tokens = 8, .decode_tokens = 2, .depth = depth, .repetitions = 1};
+        struct measure_result result;
+        struct log_capture capture;
+        log_capture_begin(&capture);
+        assert_int_equal(measure_model(runtime_engine(runtime), &options, &result),
+                         STATUS_NO_MEMORY);
+        log_capture_expect(&capture, "the context is full", "room for 256", NULL);
+        expect_free_sequence(runtime_engine(runtime));
+    }
+    runtime_close(runtime);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_runs_what_was_asked),
+        cmocka_unit_test(test_median),
+        cmocka_unit_test(test_depth_over_the_cache),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
