@@ -15,5 +15,11 @@ int command_logits(int argc, char **argv);
 /* Prints a model's architecture, memory split and formats. */
 int command_inspect(int argc, char **argv);
 
+/* Measures the machine and the model's speed on it. */
+int command_bench(int argc, char **argv);
+
+/* Measures how well the model predicts a text. */
+int command_perplexity(int argc, char **argv);
+
 /* Prints the bash completion script. */
 int command_completion(int argc, char **argv);

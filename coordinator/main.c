@@ -15,6 +15,8 @@ static const struct {
     {"run", command_run},
     {"logits", command_logits},
     {"inspect", command_inspect},
+    {"bench", command_bench},
+    {"perplexity", command_perplexity},
     {"completion", command_completion},
 };
 

@@ -10,7 +10,8 @@
 #include "common/kernel/kernel.h"
 #include "common/log.h"
 
-#define BATCH_TOKENS_DEFAULT 512
+#define BATCH_TOKENS_DEFAULT      512
+#define PERPLEXITY_WINDOW_DEFAULT 512
 
 static void begin_table(struct option_table *table, const char *name, const char *summary,
                         const char *usage, const char *details) {
@@ -85,15 +86,6 @@ static void add_model_rows(struct model_options *options, struct option_table *t
          .argument = "NAME",
          .choices = KERNEL_CHOICES,
          .help = "Instruction set of the kernels; auto takes the widest there is."},
-        {.name = "context",
-         .letter = 'c',
-         .type = OPTION_COUNT,
-         .target = &options->context,
-         .argument = "N",
-         .maximum = CONTEXT_MAX,
-         .help =
-             "Positions to keep memory for, rounded up to a multiple of 128; 0: 8192, or what the "
-             "model was trained for if that is less."},
         {.name = "batch-tokens",
          .letter = 'b',
          .type = OPTION_COUNT,
@@ -123,6 +115,21 @@ static void add_model_rows(struct model_options *options, struct option_table *t
     };
     ADD_ROWS(table, rows);
     add_placement_rows(options, table);
+}
+
+static void add_context_row(struct model_options *options, struct option_table *table) {
+    const struct option rows[] = {
+        {.name = "context",
+         .letter = 'c',
+         .type = OPTION_COUNT,
+         .target = &options->context,
+         .argument = "N",
+         .maximum = CONTEXT_MAX,
+         .help =
+             "Positions to keep memory for, rounded up to a multiple of 128; 0: 8192, or what the "
+             "model was trained for if that is less."},
+    };
+    ADD_ROWS(table, rows);
 }
 
 static void add_sampling_rows(struct run_options *options, struct option_table *table) {
@@ -234,6 +241,7 @@ void options_describe_run(struct run_options *options, struct option_table *tabl
                 "--model PATH [--prompt TEXT | --file FILE | --prompt-ids FILE] [options]",
                 RUN_DETAILS);
     add_model_rows(&options->model, table);
+    add_context_row(&options->model, table);
     add_prompt_rows(options, table);
     const struct option rows[] = {
         {.name = "max-tokens",
@@ -276,6 +284,7 @@ void options_describe_logits(struct logits_options *options, struct option_table
     begin_table(table, "logits", "Write the logits of given token ids to a file.",
                 "--model PATH --ids FILE.json --out FILE.npy [options]", LOGITS_DETAILS);
     add_model_rows(&options->model, table);
+    add_context_row(&options->model, table);
     const struct option rows[] = {
         {.name = "ids",
          .type = OPTION_PATH,
@@ -322,6 +331,109 @@ void options_describe_inspect(struct inspect_options *options, struct option_tab
     ADD_ROWS(table, rows);
 }
 
+static const char BENCH_DETAILS[] =
+    "Measures this machine, then the model, then the machine again. The table and --json give\n"
+    "medians over the repetitions with the slowest and fastest one, and what the machine would\n"
+    "reach at most: for decoding, reading the weights of each token at full bandwidth; for the\n"
+    "prompt, multiplying at full rate or reading all weights that are used, whatever takes "
+    "longer.\n"
+    "With workers, the machine's figures are those of the coordinator.\n"
+    "\n"
+    "Examples:\n"
+    "  skein bench --model MODEL\n"
+    "  skein bench --model MODEL -p 512 -n 64 -d 4096 --json\n";
+
+void options_describe_bench(struct bench_options *options, struct option_table *table) {
+    *options = (struct bench_options){.prompt_tokens = 128, .decode_tokens = 32, .repetitions = 3};
+    begin_table(table, "bench", "Measure this machine and the model's speed on it.",
+                "--model PATH [-p N] [-n N] [-r N] [-d DEPTH] [--json] [options]", BENCH_DETAILS);
+    add_model_rows(&options->model, table);
+    add_context_row(&options->model, table);
+    const struct option rows[] = {
+        {.name = "prompt-tokens",
+         .letter = 'p',
+         .type = OPTION_COUNT,
+         .target = &options->prompt_tokens,
+         .argument = "N",
+         .minimum = 1,
+         .maximum = CONTEXT_MAX,
+         .help = "Length of the prompt."},
+        {.name = "decode-tokens",
+         .letter = 'n',
+         .type = OPTION_COUNT,
+         .target = &options->decode_tokens,
+         .argument = "N",
+         .minimum = 1,
+         .maximum = CONTEXT_MAX,
+         .help = "Tokens that are computed one by one."},
+        {.name = "repetitions",
+         .letter = 'r',
+         .type = OPTION_COUNT,
+         .target = &options->repetitions,
+         .argument = "N",
+         .minimum = 1,
+         .maximum = BENCH_REPETITIONS_MAX,
+         .help = "How often both are measured."},
+        {.name = "depth",
+         .letter = 'd',
+         .type = OPTION_COUNT,
+         .target = &options->depth,
+         .argument = "DEPTH",
+         .maximum = CONTEXT_MAX,
+         .help = "Positions that the KV cache holds before either begins."},
+        {.name = "json",
+         .type = OPTION_FLAG,
+         .target = &options->json,
+         .help = "Print one JSON object."},
+    };
+    ADD_ROWS(table, rows);
+}
+
+static const char PERPLEXITY_DETAILS[] =
+    "How well the model predicts a text: e to the mean negative log-likelihood of its tokens; "
+    "lower\n"
+    "is better. Each window of --context tokens starts from nothing, and all its tokens but the\n"
+    "first count. Figures of two formats of one model are comparable with the same text and\n"
+    "--context.\n"
+    "\n"
+    "Example:\n"
+    "  skein perplexity --model MODEL --file text.txt\n";
+
+void options_describe_perplexity(struct perplexity_text_options *options,
+                                 struct option_table *table) {
+    *options = (struct perplexity_text_options){.file = NULL};
+    begin_table(table, "perplexity", "Measure how well the model predicts a text.",
+                "--model PATH (--file TEXT | --ids FILE.json) [options]", PERPLEXITY_DETAILS);
+    add_model_rows(&options->model, table);
+    options->model.context = PERPLEXITY_WINDOW_DEFAULT;
+    const struct option rows[] = {
+        {.name = "context",
+         .letter = 'c',
+         .type = OPTION_COUNT,
+         .target = &options->model.context,
+         .argument = "N",
+         .minimum = 2,
+         .maximum = CONTEXT_MAX,
+         .help = "Tokens of one window."},
+        {.name = "file",
+         .letter = 'f',
+         .type = OPTION_PATH,
+         .target = &options->file,
+         .argument = "TEXT",
+         .help = "The text."},
+        {.name = "ids",
+         .type = OPTION_PATH,
+         .target = &options->ids,
+         .argument = "FILE.json",
+         .help = "A JSON list of token ids instead of a text."},
+        {.name = "json",
+         .type = OPTION_FLAG,
+         .target = &options->json,
+         .help = "Print one JSON object."},
+    };
+    ADD_ROWS(table, rows);
+}
+
 void options_describe_completion(struct option_table *table) {
     begin_table(table, "completion", "Print the completion script for bash.", "[--help]",
                 "Load it into the running shell with\n  source <(skein completion)\n"
@@ -333,7 +445,9 @@ void options_describe_all(struct option_catalogue *catalogue) {
     options_describe_run(&catalogue->run, &catalogue->tables[0]);
     options_describe_logits(&catalogue->logits, &catalogue->tables[1]);
     options_describe_inspect(&catalogue->inspect, &catalogue->tables[2]);
-    options_describe_completion(&catalogue->tables[3]);
+    options_describe_bench(&catalogue->bench, &catalogue->tables[3]);
+    options_describe_perplexity(&catalogue->perplexity, &catalogue->tables[4]);
+    options_describe_completion(&catalogue->tables[5]);
     for (size_t i = 0; i < OPTION_TABLES; i++)
         catalogue->commands[i] = &catalogue->tables[i].command;
 }
@@ -390,6 +504,31 @@ enum status options_check_logits(const struct logits_options *options) {
 
 enum status options_check_inspect(const struct inspect_options *options) {
     return require(options->path, "model", "PATH");
+}
+
+enum status options_check_bench(const struct bench_options *options) {
+    enum status status = options_check_model(&options->model);
+    if (status != STATUS_OK)
+        return status;
+    uint32_t longer = options->prompt_tokens > options->decode_tokens ? options->prompt_tokens
+                                                                      : options->decode_tokens;
+    if (options->depth > CONTEXT_MAX - longer) {
+        log_error("--depth %u and %u tokens behind it are over the longest context, %d",
+                  options->depth, longer, CONTEXT_MAX);
+        return STATUS_USAGE;
+    }
+    return STATUS_OK;
+}
+
+enum status options_check_perplexity(const struct perplexity_text_options *options) {
+    enum status status = options_check_model(&options->model);
+    if (status != STATUS_OK)
+        return status;
+    if (!options->file == !options->ids) {
+        log_error("give either a text with --file or token ids with --ids");
+        return STATUS_USAGE;
+    }
+    return STATUS_OK;
 }
 
 void options_set_log(const struct model_options *options) {

@@ -48,6 +48,19 @@ struct inspect_options {
     bool json;
 };
 
+struct bench_options {
+    struct model_options model;
+    uint32_t prompt_tokens, decode_tokens, depth, repetitions;
+    bool json;
+};
+
+/* Here model.context is the length of a window. */
+struct perplexity_text_options {
+    struct model_options model;
+    const char *file, *ids;
+    bool json;
+};
+
 /* One command with its options; `command.options` points into this struct, so it must not be moved.
  */
 struct option_table {
@@ -59,14 +72,19 @@ struct option_table {
 void options_describe_run(struct run_options *options, struct option_table *table);
 void options_describe_logits(struct logits_options *options, struct option_table *table);
 void options_describe_inspect(struct inspect_options *options, struct option_table *table);
+void options_describe_bench(struct bench_options *options, struct option_table *table);
+void options_describe_perplexity(struct perplexity_text_options *options,
+                                 struct option_table *table);
 void options_describe_completion(struct option_table *table);
 
 /* All commands, for lists of them. */
-#define OPTION_TABLES 4
+#define OPTION_TABLES 6
 struct option_catalogue {
     struct run_options run;
     struct logits_options logits;
     struct inspect_options inspect;
+    struct bench_options bench;
+    struct perplexity_text_options perplexity;
     struct option_table tables[OPTION_TABLES];
     const struct command *commands[OPTION_TABLES];
 };
@@ -78,6 +96,8 @@ enum status options_check_model(const struct model_options *options);
 enum status options_check_run(const struct run_options *options);
 enum status options_check_logits(const struct logits_options *options);
 enum status options_check_inspect(const struct inspect_options *options);
+enum status options_check_bench(const struct bench_options *options);
+enum status options_check_perplexity(const struct perplexity_text_options *options);
 
 /* Sets the log's level by --verbose and --quiet, for the whole process. */
 void options_set_log(const struct model_options *options);

@@ -1,0 +1,173 @@
+/* The machine is measured before the model and after it, and the best counts: on a machine that
+ * others use too, one moment says little. Figures are for people as a table and for programs as one
+ * JSON object; nothing is printed before all are there. */
+#include <errno.h>
+#include <string.h>
+
+#include "common/json.h"
+#include "common/kernel/kernel.h"
+#include "common/log.h"
+#include "coordinator/command.h"
+#include "coordinator/machine.h"
+#include "coordinator/measure.h"
+#include "coordinator/options.h"
+#include "coordinator/runtime.h"
+#include "coordinator/workload.h"
+
+struct bench {
+    const struct bench_options *options;
+    unsigned threads;
+    struct machine_rates machine;
+    struct workload workload;
+    struct measure_result model;
+    /* Tokens for each second at the machine's rates. Prefill is held back by multiplying or by
+     * reading, whatever takes longer. */
+    double prefill_multiply_bound, prefill_bound, decode_bound;
+};
+
+static void predict(struct bench *bench) {
+    uint32_t tokens = bench->options->prompt_tokens;
+    double multiply_s = workload_multiply_s(&bench->workload, &bench->machine, tokens);
+    double read_s = workload_read_s(&bench->workload, &bench->machine, tokens,
+                                    bench->options->model.batch_tokens);
+    bench->prefill_multiply_bound = tokens / multiply_s;
+    bench->prefill_bound = tokens / (multiply_s > read_s ? multiply_s : read_s);
+    bench->decode_bound =
+        bench->machine.read_bytes_per_s / (double)workload_decode_bytes(&bench->workload);
+}
+
+static enum status measure_all(struct bench *bench, struct runtime *runtime) {
+    const struct bench_options *options = bench->options;
+    struct threads *threads = runtime_threads(runtime);
+    const struct measure_options measure = {
+        .prefill_tokens = options->prompt_tokens,
+        .decode_tokens = options->decode_tokens,
+        .depth = options->depth,
+        .repetitions = options->repetitions,
+    };
+    struct engine *engine = runtime_engine(runtime);
+    enum status status;
+    if ((status = machine_measure(threads, MACHINE_READ_BYTES, &bench->machine)) ||
+        (status = measure_model(engine, &measure, &bench->model)) ||
+        (status = machine_measure(threads, MACHINE_READ_BYTES, &bench->machine)))
+        return status;
+    bench->threads = threads_count(threads);
+    workload_count(engine_model(engine), runtime_layouts(runtime), &bench->workload);
+    predict(bench);
+    return STATUS_OK;
+}
+
+static enum status measure(struct bench *bench) {
+    const struct bench_options *options = bench->options;
+    struct runtime_options runtime_options = options_for_runtime(&options->model);
+    uint32_t longer = options->prompt_tokens > options->decode_tokens ? options->prompt_tokens
+                                                                      : options->decode_tokens;
+    if (runtime_options.context < options->depth + longer)
+        runtime_options.context = options->depth + longer;
+    struct runtime *runtime;
+    enum status status = runtime_open(&runtime_options, &runtime);
+    if (status)
+        return status;
+    status = measure_all(bench, runtime);
+    runtime_close(runtime);
+    return status;
+}
+
+/* ---- As a table. */
+
+static void print_rate(const char *what, uint32_t tokens, const struct measure_rate *rate,
+                       double bound) {
+    printf("%-9s %7u %10.2f %10.2f %10.2f %11.2f %8.1f %%\n", what, tokens, rate->median, rate->min,
+           rate->max, bound, 100 * rate->median / bound);
+}
+
+static void print_table(const struct bench *bench) {
+    const double *rates = bench->machine.operations_per_s;
+    const struct bench_options *options = bench->options;
+    char bytes[CONFIG_SIZE_TEXT];
+    printf("machine   %s, %u threads; reads %.1f GB/s\n", kernel_get()->name, bench->threads,
+           bench->machine.read_bytes_per_s / 1e9);
+    printf("          multiplies f32 %.1f GFLOP/s", rates[PEAK_F32] / 1e9);
+    if (rates[PEAK_BF16] > 0)
+        printf(", bf16 %.1f GFLOP/s", rates[PEAK_BF16] / 1e9);
+    if (rates[PEAK_INT8] > 0)
+        printf(", int8 %.1f GOP/s", rates[PEAK_INT8] / 1e9);
+    printf("\nmodel     %s of weights for each token; %u positions in the KV cache\n\n",
+           config_format_size(workload_decode_bytes(&bench->workload), bytes), options->depth);
+    printf("%-9s %7s %10s %10s %10s %11s %10s\n", "", "tokens", "tokens/s", "min", "max", "at most",
+           "reached");
+    print_rate("prefill", options->prompt_tokens, &bench->model.prefill, bench->prefill_bound);
+    print_rate("decode", options->decode_tokens, &bench->model.decode, bench->decode_bound);
+}
+
+/* ---- As JSON. */
+
+static json_t *machine_to_json(const struct bench *bench) {
+    const double *rates = bench->machine.operations_per_s;
+    return json_pack("{s:s, s:i, s:f, s:f, s:f, s:f}", "isa", kernel_get()->name, "threads",
+                     (int)bench->threads, "read_gb_per_s", bench->machine.read_bytes_per_s / 1e9,
+                     "int8_gops", rates[PEAK_INT8] / 1e9, "bf16_gflops", rates[PEAK_BF16] / 1e9,
+                     "f32_gflops", rates[PEAK_F32] / 1e9);
+}
+
+static json_t *bench_to_json(const struct bench *bench) {
+    const struct measure_rate *prefill = &bench->model.prefill, *decode = &bench->model.decode;
+    json_t *prefill_json =
+        json_pack("{s:I, s:f, s:f, s:f, s:f}", "tokens", (json_int_t)bench->options->prompt_tokens,
+                  "tokens_per_s", prefill->median, "min", prefill->min, "max", prefill->max,
+                  "peak_fraction", prefill->median / bench->prefill_multiply_bound);
+    json_t *decode_json = json_pack(
+        "{s:I, s:f, s:f, s:f, s:I, s:f}", "tokens", (json_int_t)bench->options->decode_tokens,
+        "tokens_per_s", decode->median, "min", decode->min, "max", decode->max,
+        "weight_bytes_per_token", (json_int_t)workload_decode_bytes(&bench->workload),
+        "bandwidth_fraction", decode->median / bench->decode_bound);
+    json_t *predicted = json_pack("{s:f, s:f}", "prefill_tokens_per_s", bench->prefill_bound,
+                                  "decode_tokens_per_s", bench->decode_bound);
+    return json_pack("{s:o, s:o, s:o, s:o}", "machine", machine_to_json(bench), "prefill",
+                     prefill_json, "decode", decode_json, "predicted", predicted);
+}
+
+static enum status print_json(const struct bench *bench) {
+    json_t *object = bench_to_json(bench);
+    if (!object)
+        return STATUS_NO_MEMORY;
+    json_dumpf(object, stdout, JSON_COMPACT);
+    putchar('\n');
+    json_decref(object);
+    return STATUS_OK;
+}
+
+static enum status run_bench(const struct bench_options *options) {
+    struct bench bench = {.options = options};
+    enum status status = measure(&bench);
+    if (status)
+        return status;
+    if (!options->json)
+        print_table(&bench);
+    else if ((status = print_json(&bench)))
+        return status;
+    if (fflush(stdout) || ferror(stdout)) {
+        log_error("cannot write to standard output: %s", strerror(errno));
+        return STATUS_IO;
+    }
+    return STATUS_OK;
+}
+
+int command_bench(int argc, char **argv) {
+    struct bench_options options;
+    struct option_table table;
+    struct config *config = config_create();
+    if (!config)
+        return status_exit_code(STATUS_NO_MEMORY);
+    options_describe_bench(&options, &table);
+    bool done;
+    enum status status = config_parse_arguments(config, &table.command, argc, argv, &done);
+    if (status == STATUS_OK && !done)
+        status = options_check_bench(&options);
+    if (status == STATUS_OK && !done) {
+        options_set_log(&options.model);
+        status = run_bench(&options);
+    }
+    config_destroy(config);
+    return status_exit_code(status);
+}
