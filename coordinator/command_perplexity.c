@@ -1,5 +1,5 @@
-/* The text's ids are there before anything is measured: given as such they are read before the
- * model is opened, else the model's tokenizer makes them. */
+/* Whatever is read is read before the model is opened, so that a mistake is found at once; a text
+ * then waits for the model's tokenizer. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +16,8 @@
 
 struct evaluation {
     const struct perplexity_text_options *options;
-    struct token_list text;
+    struct prompt_text text; /* empty where ids were given */
+    struct token_list tokens;
     struct runtime *runtime;
     struct perplexity result;
     double elapsed_s;
@@ -27,33 +28,27 @@ static enum status read_ids(struct evaluation *evaluation) {
     enum status status = model_shape_read(evaluation->options->model.path, &shape);
     if (status)
         return status;
-    return json_read_ids(evaluation->options->ids, shape.vocabulary, &evaluation->text.ids,
-                         &evaluation->text.count);
+    return json_read_ids(evaluation->options->ids, shape.vocabulary, &evaluation->tokens.ids,
+                         &evaluation->tokens.count);
 }
 
-static enum status encode_file(struct evaluation *evaluation) {
-    const struct perplexity_text_options *options = evaluation->options;
+static enum status encode_text(struct evaluation *evaluation) {
     const struct tokenizer *tokenizer = runtime_tokenizer(evaluation->runtime);
     if (!tokenizer) {
         log_error("%s has no tokenizer, so skein cannot read a text; give token ids with --ids",
-                  options->model.path);
+                  evaluation->options->model.path);
         return STATUS_NOT_FOUND;
     }
-    struct prompt_text text;
-    enum status status = prompt_read_file(options->file, &text);
-    if (status)
-        return status;
-    status = tokenizer_encode(tokenizer, text.bytes, text.count, false, &evaluation->text);
-    free(text.bytes);
-    return status;
+    return tokenizer_encode(tokenizer, evaluation->text.bytes, evaluation->text.count, false,
+                            &evaluation->tokens);
 }
 
 static enum status check_count(const struct evaluation *evaluation) {
     const struct perplexity_text_options *options = evaluation->options;
-    if (evaluation->text.count >= 2)
+    if (evaluation->tokens.count >= 2)
         return STATUS_OK;
     log_error("%s has %zu tokens; a perplexity needs at least 2",
-              options->ids ? options->ids : options->file, evaluation->text.count);
+              options->ids ? options->ids : options->file, evaluation->tokens.count);
     return STATUS_USAGE;
 }
 
@@ -61,21 +56,24 @@ static enum status open_all(struct evaluation *evaluation) {
     const struct perplexity_text_options *options = evaluation->options;
     struct runtime_options runtime = options_for_runtime(&options->model);
     enum status status;
-    if (options->ids && ((status = read_ids(evaluation)) || (status = check_count(evaluation))))
+    if (options->ids) {
+        if ((status = read_ids(evaluation)) || (status = check_count(evaluation)))
+            return status;
+        return runtime_open(&runtime, &evaluation->runtime);
+    }
+    if ((status = prompt_read_file(options->file, &evaluation->text)) ||
+        (status = runtime_open(&runtime, &evaluation->runtime)) ||
+        (status = encode_text(evaluation)))
         return status;
-    if ((status = runtime_open(&runtime, &evaluation->runtime)))
-        return status;
-    if (!options->ids && ((status = encode_file(evaluation)) || (status = check_count(evaluation))))
-        return status;
-    return STATUS_OK;
+    return check_count(evaluation);
 }
 
 /* One line on the terminal, rewritten in place. */
 static void show_progress(void *context, size_t ids_done, const struct perplexity *now) {
     const struct evaluation *evaluation = context;
     fprintf(stderr, "\rscoring  %3.0f%%  %zu of %zu tokens  perplexity %.4f ",
-            100.0 * (double)ids_done / (double)evaluation->text.count, ids_done,
-            evaluation->text.count, now->value);
+            100.0 * (double)ids_done / (double)evaluation->tokens.count, ids_done,
+            evaluation->tokens.count, now->value);
     fflush(stderr);
 }
 
@@ -83,8 +81,8 @@ static enum status measure(struct evaluation *evaluation) {
     const struct perplexity_text_options *options = evaluation->options;
     bool shows = !options->model.quiet && isatty(STDERR_FILENO);
     const struct perplexity_options perplexity = {
-        .ids = evaluation->text.ids,
-        .count = evaluation->text.count,
+        .ids = evaluation->tokens.ids,
+        .count = evaluation->tokens.count,
         .window = options->model.context,
         .threads = runtime_threads(evaluation->runtime),
         .observer = shows ? show_progress : NULL,
@@ -101,7 +99,7 @@ static enum status measure(struct evaluation *evaluation) {
 
 static enum status print(const struct evaluation *evaluation) {
     const struct perplexity *result = &evaluation->result;
-    double tokens_per_s = (double)evaluation->text.count / evaluation->elapsed_s;
+    double tokens_per_s = (double)evaluation->tokens.count / evaluation->elapsed_s;
     if (evaluation->options->json) {
         json_t *object = json_pack("{s:f, s:f, s:I, s:f}", "perplexity", result->value,
                                    "standard_error", result->standard_error, "tokens",
@@ -139,7 +137,8 @@ int command_perplexity(int argc, char **argv) {
         if (!(status = open_all(&evaluation)) && !(status = measure(&evaluation)))
             status = print(&evaluation);
         runtime_close(evaluation.runtime);
-        free(evaluation.text.ids);
+        free(evaluation.tokens.ids);
+        free(evaluation.text.bytes);
     }
     config_destroy(config);
     return status_exit_code(status);

@@ -16,6 +16,7 @@ from command_line_chat import chat_cases  # noqa: E402
 from command_line_options import (
     completion_cases,
     help_cases,
+    measuring_cases,
     output_cases,
     prompt_cases,
     sampling_cases,
@@ -34,6 +35,7 @@ def main():
         prompt_cases(bench)
         sampling_cases(bench)
         output_cases(bench)
+        measuring_cases(bench)
         help_cases(bench)
         completion_cases(bench)
         worker_cases(bench)

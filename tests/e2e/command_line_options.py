@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import math
 import os
+import pty
 import subprocess
 
 from error_bench import DEMO, V3, Failed
@@ -10,7 +12,7 @@ from error_bench import DEMO, V3, Failed
 TIMEOUT_S = 120
 SUM, SUM_ANSWER = "What is 37 plus 58?", "37 + 58 = 95."
 STORY = "Tell me a story about a fox."
-COMMANDS = ("run", "logits", "inspect", "completion")
+COMMANDS = ("run", "logits", "inspect", "bench", "perplexity", "completion")
 
 # The chat format's control tokens, as --raw takes them.
 BOS, EOS, USER, ASSISTANT = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"
@@ -406,6 +408,154 @@ def check_logits(bench, *workers):
             require(all(type(v) is kind for row in layer[key] for v in row), f"{key} are no {kind.__name__}s")
 
 
+RATE_KEYS = {"tokens": int, "tokens_per_s": float, "min": float, "max": float}
+BENCH_KEYS = {
+    "machine": {
+        "isa": str,
+        "threads": int,
+        "read_gb_per_s": float,
+        "int8_gops": float,
+        "bf16_gflops": float,
+        "f32_gflops": float,
+    },
+    "prefill": {**RATE_KEYS, "peak_fraction": float},
+    "decode": {**RATE_KEYS, "weight_bytes_per_token": int, "bandwidth_fraction": float},
+    "predicted": {"prefill_tokens_per_s": float, "decode_tokens_per_s": float},
+}
+
+
+def demo_decode_bytes():
+    """Bytes of the demo model's matrices that one token reads: all but the embedding and 28 of 32 routed experts."""
+    with open(os.path.join(DEMO, "config.json")) as f:
+        config = json.load(f)
+    with open(os.path.join(DEMO, "model.safetensors"), "rb") as f:
+        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+    total = 0
+    for name, tensor in header.items():
+        draft = f"model.layers.{config['num_hidden_layers']}."
+        if name == "__metadata__" or len(tensor["shape"]) != 2 or "embed" in name or name.startswith(draft):
+            continue
+        size = tensor["data_offsets"][1] - tensor["data_offsets"][0]
+        if name.endswith("mlp.gate.weight"):
+            size = 4 * math.prod(tensor["shape"])
+        if ".mlp.experts." in name:
+            size = size * config["num_experts_per_tok"] // config["n_routed_experts"]
+        total += size
+    return total
+
+
+def check_bench(bench, *args):
+    command = ["bench", "--model", DEMO, "-p", "20", "-n", "3", "-r", "2", "--json", *args]
+    result = json.loads(call(bench.skein, *command)[0])
+    require_equal("the parts", list(result), list(BENCH_KEYS))
+    for part, keys in BENCH_KEYS.items():
+        require_types(part, result[part], keys)
+        for key, value in result[part].items():
+            may_lack = key in ("int8_gops", "bf16_gflops")
+            require(
+                type(value) is str or (math.isfinite(value) and (value > 0 or may_lack and value == 0)),
+                f"{part}.{key} is {value!r}",
+            )
+    for part, tokens in (("prefill", 20), ("decode", 3)):
+        rates = result[part]
+        require_equal(f"{part}.tokens", rates["tokens"], tokens)
+        require(rates["min"] <= rates["tokens_per_s"] <= rates["max"], f"the median of {part} is {rates}")
+    decode = result["decode"]
+    require_equal("weight_bytes_per_token", decode["weight_bytes_per_token"], demo_decode_bytes())
+    ratio = decode["tokens_per_s"] * decode["weight_bytes_per_token"] / result["machine"]["read_gb_per_s"] / 1e9
+    require(abs(ratio / decode["bandwidth_fraction"] - 1) < 1e-6, f"bandwidth_fraction is no {ratio}")
+    return result
+
+
+def check_bench_isa(bench):
+    machine = check_bench(bench, "--isa", "reference", "--threads", "1", "--depth", "50")["machine"]
+    require_equal("isa", machine["isa"], "reference")
+    require_equal("threads", machine["threads"], 1)
+    require_equal("what plain C lacks", (machine["int8_gops"], machine["bf16_gflops"]), (0, 0))
+
+
+def check_bench_table(bench):
+    out, err = call(bench.skein, "bench", "--model", DEMO, "-p", "8", "-n", "2", "-r", "1")
+    require_equal("standard error", err, "")
+    for word in ("machine", "GB/s", "GFLOP/s", "prefill", "decode", "tokens/s", "at most"):
+        require(word in out, f"the table lacks {word!r}: {out!r}")
+
+
+PERPLEXITY_KEYS = {"perplexity": float, "standard_error": float, "tokens": int, "tokens_per_s": float}
+
+
+def perplexity(bench, *args):
+    result = json.loads(call(bench.skein, "perplexity", "--json", *args)[0])
+    require_types("the object", result, PERPLEXITY_KEYS)
+    require(all(value > 0 for value in result.values()), f"a figure is not above 0: {result}")
+    return result
+
+
+def check_perplexity_ids(bench, *workers):
+    import numpy
+
+    with open(os.path.join(V3, "golden.json")) as f:
+        ids = json.load(f)["prompt_ids"]
+    logits = numpy.load(os.path.join(V3, "logits.npy")).astype(numpy.float64)[:-1]
+    surprise = numpy.log(numpy.exp(logits).sum(1)) - logits[numpy.arange(len(ids) - 1), ids[1:]]
+    path = bench.write("perplexity-ids.json", json.dumps(ids))
+    result = perplexity(bench, "--model", V3, "--ids", path, *workers)
+    require_equal("tokens", result["tokens"], len(ids) - 1)
+    expected = math.exp(surprise.mean())
+    require(abs(result["perplexity"] / expected - 1) < 1e-4, f"it is {result}, expected {expected}")
+
+
+def check_perplexity_file(bench):
+    """What the model says itself it finds likely, and less so in reverse order."""
+    said = "".join(
+        answer_json(bench, "--prompt", question)["text"] + "\n"
+        for question in (SUM, STORY, "Tell me a story about an owl.")
+    )
+    path, reverse = bench.write("said.txt", said), bench.write("reverse.txt", said[::-1])
+    own = perplexity(bench, "--model", DEMO, "--file", path)
+    other = perplexity(bench, "--model", DEMO, "--file", reverse)
+    require(own["perplexity"] * 10 < other["perplexity"], f"{own} against {other} in reverse")
+    windows = perplexity(bench, "--model", DEMO, "--file", path, "--context", "16")
+    count = own["tokens"] + 1
+    require_equal("tokens in windows of 16", windows["tokens"], count - -(-count // 16))
+    out, err = call(bench.skein, "perplexity", "--model", DEMO, "--file", path)
+    require(out.startswith(f"perplexity {own['perplexity']:.4f} +/- "), f"the line is {out!r}")
+    require_equal("standard error", err, "")
+
+
+def check_perplexity_progress(bench):
+    """On a terminal a line follows the work and is gone in the end; --quiet keeps it away."""
+    ids = bench.write("many-ids.json", json.dumps([i % 300 for i in range(1000)]))
+    for args, expected in (([], True), (["--quiet"], False)):
+        main_end, program_end = pty.openpty()
+        command = ["perplexity", "--model", V3, "--ids", ids, "--batch-tokens", "64", *args]
+        run = subprocess.run(
+            [bench.skein, *command], stdout=subprocess.PIPE, stderr=program_end, timeout=TIMEOUT_S
+        )
+        os.close(program_end)
+        shown = b""
+        try:
+            while piece := os.read(main_end, 1 << 16):
+                shown += piece
+        except OSError:  # the end, as Linux says it on a terminal
+            pass
+        os.close(main_end)
+        require_equal("the exit status", run.returncode, 0)
+        require_equal("whether there is progress", b"1000 of 1000 tokens" in shown, expected)
+        require(not expected or shown.endswith(b"\r\x1b[K"), f"the line is left: {shown[-60:]!r}")
+
+
+def measuring_cases(bench):
+    bench.case("bench --json", lambda: check_bench(bench))
+    bench.case("bench --json on two local workers", lambda: check_bench(bench, "--local-workers", "2"))
+    bench.case("bench --isa reference, with a context", lambda: check_bench_isa(bench))
+    bench.case("bench as a table", lambda: check_bench_table(bench))
+    bench.case("perplexity --ids", lambda: check_perplexity_ids(bench))
+    bench.case("perplexity --ids on two local workers", lambda: check_perplexity_ids(bench, "--local-workers", "2"))
+    bench.case("perplexity --file", lambda: check_perplexity_file(bench))
+    bench.case("perplexity on a terminal", lambda: check_perplexity_progress(bench))
+
+
 def output_cases(bench):
     bench.case("--json in process", lambda: check_json(bench))
     bench.case("--json on two local workers", lambda: check_json(bench, "--local-workers", "2", workers=2))
@@ -472,6 +622,8 @@ def help_cases(bench):
         ("no model", bench.skein, ["run", "--prompt", "x"], ["--model"]),
         ("two prompts", bench.skein, [*run, "--prompt", "x", "--file", "y"], ["--prompt", "--file"]),
         ("a word too many", bench.skein, [*run, "hello"], ["hello"]),
+        ("no repetitions", bench.skein, ["bench", "--model", DEMO, "-r", "0"], ["--repetitions", "1"]),
+        ("no text", bench.skein, ["perplexity", "--model", DEMO], ["--file", "--ids"]),
     ):  # fmt: skip
         bench.case(f"mistake: {name}", lambda: check_mistake(program, args, *parts))
 

@@ -344,6 +344,17 @@ def prompt_cases(bench):
             ["--mtp|draft"],
         ),
     )
+    for name, args, places, status in (
+        ("no file", ["--model", DEMO, "--file", "/nowhere/t.txt"], ["/nowhere/t.txt"], 1),
+        ("no tokenizer", ["--model", V3, "--file", bench.write("t.txt", "hello")], ["tokenizer"], 1),
+        ("one token", ["--model", V3, "--ids", bench.write("one.json", "[5]")], ["one.json", "at least 2"], 2),
+        ("an empty text", ["--model", DEMO, "--file", bench.write("e.txt", "")], ["e.txt", "at least 2"], 2),
+        ("ids beyond the vocabulary", ["--model", V3, "--ids", bench.write("b.json", "[1, 320]")], ["b.json"], 1),
+    ):
+        bench.case(
+            f"perplexity: {name}",
+            lambda args=args, places=places, status=status: bench.refuse(["perplexity", *args], places, status),
+        )
 
     with open(os.path.join(DEMO, "tokenizer.json")) as f:
         tokenizer = f.read()

@@ -1,14 +1,7 @@
 /* The tables: well formed, complete for the runtime, and the rules that span several options. */
+#include "tests/unit/test.h"
+
 #include "coordinator/options.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-#include "common/log.h"
 
 static void test_tables_are_well_formed(void **state) {
     (void)state;
@@ -193,6 +186,71 @@ static void test_rules_of_other_commands(void **state) {
     free(text);
 }
 
+static enum status parse_bench(struct bench_options *options, char **argv) {
+    struct option_table *table = calloc(1, sizeof *table);
+    struct config *config = config_create();
+    int argc = 0;
+    bool done;
+    while (argv[argc])
+        argc++;
+    options_describe_bench(options, table);
+    enum status status = config_parse_arguments(config, &table->command, argc, argv, &done);
+    if (status == STATUS_OK)
+        status = options_check_bench(options);
+    config_destroy(config);
+    free(table);
+    return status;
+}
+
+static void test_bench(void **state) {
+    (void)state;
+    struct bench_options options;
+    assert_int_equal(parse_bench(&options, (char *[]){"bench", "-m", "/m", NULL}), STATUS_OK);
+    assert_int_equal(options.prompt_tokens, 128);
+    assert_int_equal(options.decode_tokens, 32);
+    assert_int_equal(options.repetitions, 3);
+    assert_int_equal(options.depth, 0);
+    assert_false(options.json);
+    char *all[] = {"bench", "-m", "/m", "-p",      "7",      "-n",        "8", "-r",
+                   "9",     "-d", "5",  "--quiet", "--json", "--threads", "2", NULL};
+    assert_int_equal(parse_bench(&options, all), STATUS_OK);
+    assert_int_equal(options.prompt_tokens, 7);
+    assert_int_equal(options.decode_tokens, 8);
+    assert_int_equal(options.repetitions, 9);
+    assert_int_equal(options.depth, 5);
+    assert_int_equal(options.model.threads, 2);
+    assert_true(options.json && options.model.quiet);
+    struct log_capture capture;
+    log_capture_begin(&capture);
+    char *deep[] = {"bench", "-m", "/m", "-d", "16777100", "-p", "117", NULL};
+    assert_int_equal(parse_bench(&options, deep), STATUS_USAGE);
+    log_capture_expect(&capture, "--depth 16777100 and 117 tokens", "16777216", NULL);
+    deep[6] = "116";
+    assert_int_equal(parse_bench(&options, deep), STATUS_OK);
+}
+
+static void test_perplexity(void **state) {
+    (void)state;
+    struct perplexity_text_options options;
+    struct option_table *table = calloc(1, sizeof *table);
+    options_describe_perplexity(&options, table);
+    free(table);
+    assert_int_equal(options_for_runtime(&options.model).context, 512);
+    options.model.path = "x";
+    struct log_capture capture;
+    log_capture_begin(&capture);
+    assert_int_equal(options_check_perplexity(&options), STATUS_USAGE);
+    log_capture_expect(&capture, "--file", "--ids", NULL);
+    options.file = "f";
+    assert_int_equal(options_check_perplexity(&options), STATUS_OK);
+    options.ids = "i";
+    log_capture_begin(&capture);
+    assert_int_equal(options_check_perplexity(&options), STATUS_USAGE);
+    log_capture_expect(&capture, "--file", "--ids", NULL);
+    options.file = NULL;
+    assert_int_equal(options_check_perplexity(&options), STATUS_OK);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tables_are_well_formed),
@@ -200,6 +258,8 @@ int main(void) {
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_rules),
         cmocka_unit_test(test_rules_of_other_commands),
+        cmocka_unit_test(test_bench),
+        cmocka_unit_test(test_perplexity),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
