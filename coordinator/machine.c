@@ -11,15 +11,16 @@
 #include "common/log.h"
 #include "common/memory.h"
 
-#define READ_PASSES     8
-#define MULTIPLY_PASSES 5
+/* Passes are repeated for so long. One takes milliseconds, so that some fall between the moments in
+ * which another process has one of the processors. */
+#define MEASURE_S 0.2
 
 /* Two huge pages: long enough for the prefetchers to get going. */
 #define READ_TASK_BYTES (4u << 20)
 
 /* Tasks of a multiplying pass for each thread, and how long one takes at least. */
 #define MULTIPLY_TASKS  4u
-#define MULTIPLY_TASK_S 1e-3
+#define MULTIPLY_TASK_S 2e-4
 
 static void raise_to(double *best, double value) {
     if (value > *best)
@@ -50,11 +51,12 @@ static enum status measure_read(struct threads *threads, size_t bytes, double *b
     }
     size_t tasks = bytes / READ_TASK_BYTES;
     threads_run(threads, tasks, fill_task, memory);
-    for (int pass = 0; pass < READ_PASSES; pass++) {
+    uint64_t began_ns = clock_now_ns();
+    do {
         uint64_t started_ns = clock_now_ns();
         threads_run(threads, tasks, read_task, memory);
         raise_to(bytes_per_s, (double)bytes / clock_elapsed_s(started_ns));
-    }
+    } while (clock_elapsed_s(began_ns) < MEASURE_S);
     memory_unmap(memory, bytes);
     return STATUS_OK;
 }
@@ -84,11 +86,12 @@ static void measure_multiplier(struct threads *threads, const struct peak_multip
     struct multiply_call call = {multiplier, find_rounds(multiplier)};
     size_t tasks = (size_t)MULTIPLY_TASKS * threads_count(threads);
     double operations = (double)tasks * (double)call.rounds * multiplier->operations;
-    for (int pass = 0; pass < MULTIPLY_PASSES; pass++) {
+    uint64_t began_ns = clock_now_ns();
+    do {
         uint64_t started_ns = clock_now_ns();
         threads_run(threads, tasks, multiply_task, &call);
         raise_to(operations_per_s, operations / clock_elapsed_s(started_ns));
-    }
+    } while (clock_elapsed_s(began_ns) < MEASURE_S);
 }
 
 enum status machine_measure(struct threads *threads, size_t read_bytes,

@@ -9,7 +9,7 @@
 #include "common/threads.h"
 
 /* Enough to be out of reach of every cache but the largest servers'. */
-#define MACHINE_READ_BYTES (512u << 20)
+#define MACHINE_READ_BYTES (256u << 20)
 
 /* Of all threads together. */
 struct machine_rates {
@@ -17,7 +17,7 @@ struct machine_rates {
     double operations_per_s[PEAK_UNIT_COUNT]; /* 0: there is no multiplier of this kind */
 };
 
-/* Measures for about half a second and raises `rates` (zero at first) to the best that it sees, so
+/* Measures for about a second and raises `rates` (zero at first) to the best that it sees, so
  * that a second call makes up for a moment in which the machine was busy. `read_bytes`, a multiple
  * of 4 MiB, are taken and given back. Errors: STATUS_NO_MEMORY. */
 enum status machine_measure(struct threads *threads, size_t read_bytes,
