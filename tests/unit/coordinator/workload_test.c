@@ -12,7 +12,7 @@
 /* Data is never looked at, but a matrix without any does not exist. */
 static struct matrix matrix_of(enum weight_format format, uint32_t rows, uint32_t columns) {
     static const uint8_t DATA;
-    return (struct matrix){format, rows, columns, &DATA, NULL};
+    return (struct matrix){format, rows, columns, &DATA, NULL, false};
 }
 
 /* A dense layer in BF16 with multi-head attention, and an expert layer in FP8 with an F32 router.
