@@ -8,7 +8,7 @@
 
 #include "common/kernel/kernel.h"
 
-/* Columns expanded at a time: 32 x 1024 f32 = 128 KiB. A multiple of every format's block. */
+/* Columns expanded at a time: 64 x 1024 f32 = 256 KiB. A multiple of every format's block. */
 #define TILE_COLUMNS 1024u
 /* From this many rows on, expanding and sgemm win: on one core of a Zen 5 with 2048 x 2048
  * matrices, dot products were faster up to 7 rows of FP8 and up to 10 of BF16, with AVX2 and with

@@ -11,6 +11,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "common/kernel/block_expand.h"
 #include "common/kernel/blocks.h"
 #include "common/kernel/variants.h"
 
@@ -67,6 +68,16 @@ DEFINE_FORMAT(f32, float, LOAD_F32, WEIGHT_F32, 1.0f)
 DEFINE_FORMAT(f16, uint16_t, LOAD_F16, WEIGHT_F16, 1.0f)
 DEFINE_FORMAT(bf16, uint16_t, LOAD_BF16, WEIGHT_BF16, 1.0f)
 DEFINE_FORMAT(fp8, uint8_t, LOAD_FP8, WEIGHT_FP8_E4M3, FP8_FACTOR)
+
+/* The block formats: their plain C, compiled for this instruction set, with its dot product. */
+#define DEFINE_BLOCK_LOOPS(FORMAT, NAME)                                                           \
+    BLOCK_EXPAND_LOOP(static, expand_##NAME, FORMAT, NAME)                                         \
+    BLOCK_DOT_LOOP(static, dot_block_##NAME, FORMAT, NAME, dot_f32)
+
+BLOCK_FORMATS(DEFINE_BLOCK_LOOPS)
+
+#define SIMD_EXPAND_ENTRY(FORMAT, NAME) [WEIGHT_##FORMAT] = expand_##NAME,
+#define SIMD_DOT_ENTRY(FORMAT, NAME)    [WEIGHT_##FORMAT] = dot_block_##NAME,
 
 static void add_scaled(float a, const float *x, size_t count, float *y) {
     size_t i = 0;
@@ -142,8 +153,8 @@ static void softmax(float *x, size_t count) {
     {                                                                                              \
         .name = NAME,                                                                              \
         .expand = {expand_f32, expand_f16, expand_bf16, expand_fp8,                                \
-                   BLOCK_FORMATS(BLOCK_EXPAND_ENTRY)},                                             \
-        .dot = {dot_f32, dot_f16, dot_bf16, dot_fp8, BLOCK_FORMATS(BLOCK_DOT_ENTRY)},              \
+                   BLOCK_FORMATS(SIMD_EXPAND_ENTRY)},                                              \
+        .dot = {dot_f32, dot_f16, dot_bf16, dot_fp8, BLOCK_FORMATS(SIMD_DOT_ENTRY)},               \
         .panel_dot = {[WEIGHT_Q4_0] = dot_q4_0,                                                    \
                       [WEIGHT_Q8_0] = dot_q8_0,                                                    \
                       [WEIGHT_Q4_K] = dot_q4_k,                                                    \
