@@ -6,7 +6,7 @@ set -euo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$top"
-deploy/install-packages.sh libcmocka-dev clang clang-format libclang-rt-14-dev python3-numpy shellcheck >/dev/null
+deploy/install-packages.sh libcmocka-dev clang clang-format libclang-rt-14-dev python3-numpy shellcheck procps >/dev/null
 
 passed=0
 failed=0
