@@ -1,8 +1,9 @@
 /* The coordinator's own weights: everything but the routed experts, in the format of the
  * checkpoint.
  *
- * Loaded once by runtime, then read-only. Matrices keep their stored format and are expanded in
- * tiles by common/kernel; only vectors (norms, biases) and the router are held as f32. */
+ * Loaded once by runtime, then read-only. Matrices keep their stored format, packed where a product
+ * of packed weights exists (common/kernel/panel); only vectors (norms, biases) and the router are
+ * held as f32. */
 #pragma once
 
 #include "common/status.h"

@@ -1,7 +1,8 @@
 /* y = W x for a batch of rows, in tiles: the one place where weights meet activations.
  *
- * Few rows go through the kernel's dot products, straight from the stored format; more rows expand
- * a tile of W to f32 and go through OpenBLAS's sgemm. Both read each weight once per batch. */
+ * Packed panels meet activations in 8 bits. All other weights meet f32: few rows through the
+ * kernel's dot products, straight from the stored format; more rows through a tile of W in f32 and
+ * OpenBLAS's sgemm. Each weight is read once per batch. */
 #pragma once
 
 #include "common/kernel/panel.h"
