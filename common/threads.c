@@ -1,6 +1,8 @@
-/* A loop is published as a generation number; threads take tasks from an atomic counter. A decode
- * step runs several hundred short loops, so waiting threads spin for a moment before they sleep in
- * a futex; the moment is short, because local workers share cores with the coordinator. */
+/* A loop is published as a generation number. Each thread works through a run of consecutive tasks,
+ * the same part of a loop each time, so that weights stream without gaps and stay near their
+ * thread; a thread that is through takes tasks from the others' runs. A decode step runs several
+ * hundred short loops, so waiting threads spin for a moment before they sleep in a futex; the
+ * moment is short, because local workers share cores with the coordinator. */
 #include "common/threads.h"
 
 #include <limits.h>
@@ -19,16 +21,22 @@
 
 #define SPIN_ROUNDS 4000
 
+/* The tasks of one thread's run that nobody has taken. */
+struct run {
+    _Alignas(64) atomic_size_t next;
+    size_t end;
+};
+
 struct threads {
     unsigned count;
     pthread_t *handles; /* (count - 1) */
+    struct run *runs;   /* (count) */
     threads_task function;
     void *context;
-    size_t tasks;
     atomic_uint ids;                     /* hands out thread numbers */
+    atomic_uint sleepers;                /* threads in a futex or on the way there */
     _Alignas(64) atomic_uint generation; /* futex: a new value is a new loop */
     atomic_bool stopping;                /* read after `generation` */
-    _Alignas(64) atomic_size_t next;     /* next task of the current loop */
     _Alignas(64) atomic_uint busy;       /* futex: helpers that have not finished the loop */
 };
 
@@ -40,36 +48,39 @@ static void pause_cpu(void) {
 #endif
 }
 
-static void futex_wait(atomic_uint *word, unsigned value) {
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
-}
-
-static void futex_wake_all(atomic_uint *word) {
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
-}
-
-/* Waits until *word differs from `value` and returns what it became. */
-static unsigned wait_change(atomic_uint *word, unsigned value) {
+/* Waits until *word differs from `value` and returns what it became. A sleeper counts itself before
+ * the kernel looks at the word, and whoever changes the word looks at the count afterwards: one of
+ * the two sees the other. */
+static unsigned wait_change(struct threads *threads, atomic_uint *word, unsigned value) {
+    unsigned now;
     for (int round = 0; round < SPIN_ROUNDS; round++) {
-        unsigned now = atomic_load_explicit(word, memory_order_acquire);
+        now = atomic_load_explicit(word, memory_order_acquire);
         if (now != value)
             return now;
         pause_cpu();
     }
-    for (;;) {
-        unsigned now = atomic_load_explicit(word, memory_order_acquire);
-        if (now != value)
-            return now;
-        futex_wait(word, value);
-    }
+    atomic_fetch_add(&threads->sleepers, 1);
+    while ((now = atomic_load(word)) == value)
+        syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+    atomic_fetch_sub(&threads->sleepers, 1);
+    return now;
+}
+
+/* Call after changing *word. */
+static void wake(struct threads *threads, atomic_uint *word) {
+    if (atomic_load(&threads->sleepers))
+        syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
 static void take_tasks(struct threads *threads, unsigned thread) {
-    for (;;) {
-        size_t task = atomic_fetch_add_explicit(&threads->next, 1, memory_order_relaxed);
-        if (task >= threads->tasks)
-            return;
-        threads->function(threads->context, task, thread);
+    for (unsigned i = 0; i < threads->count; i++) {
+        struct run *run = &threads->runs[(thread + i) % threads->count];
+        for (;;) {
+            size_t task = atomic_fetch_add_explicit(&run->next, 1, memory_order_relaxed);
+            if (task >= run->end)
+                break;
+            threads->function(threads->context, task, thread);
+        }
     }
 }
 
@@ -78,12 +89,12 @@ static void *thread_main(void *argument) {
     unsigned id = atomic_fetch_add(&threads->ids, 1);
     unsigned generation = 0;
     for (;;) {
-        generation = wait_change(&threads->generation, generation);
+        generation = wait_change(threads, &threads->generation, generation);
         if (atomic_load(&threads->stopping))
             return NULL;
         take_tasks(threads, id);
-        if (atomic_fetch_sub_explicit(&threads->busy, 1, memory_order_acq_rel) == 1)
-            futex_wake_all(&threads->busy);
+        if (atomic_fetch_sub(&threads->busy, 1) == 1)
+            wake(threads, &threads->busy);
     }
 }
 
@@ -105,8 +116,9 @@ enum status threads_create(unsigned count, struct threads **out) {
     *threads = (struct threads){.count = 1};
     atomic_init(&threads->ids, 1);
     threads->handles = calloc(count, sizeof *threads->handles);
-    if (!threads->handles) {
-        free(threads);
+    threads->runs = aligned_alloc(64, count * sizeof *threads->runs);
+    if (!threads->handles || !threads->runs) {
+        threads_destroy(threads);
         return STATUS_NO_MEMORY;
     }
     for (; threads->count < count; threads->count++) {
@@ -125,9 +137,10 @@ void threads_destroy(struct threads *threads) {
         return;
     atomic_store(&threads->stopping, true);
     atomic_fetch_add(&threads->generation, 1);
-    futex_wake_all(&threads->generation);
+    wake(threads, &threads->generation);
     for (unsigned i = 0; i + 1 < threads->count; i++)
         pthread_join(threads->handles[i], NULL);
+    free(threads->runs);
     free(threads->handles);
     free(threads);
 }
@@ -144,12 +157,15 @@ void threads_run(struct threads *threads, size_t tasks, threads_task function, v
     }
     threads->function = function;
     threads->context = context;
-    threads->tasks = tasks;
-    atomic_store_explicit(&threads->next, 0, memory_order_relaxed);
+    for (size_t t = 0; t < threads->count; t++) {
+        atomic_store_explicit(&threads->runs[t].next, tasks * t / threads->count,
+                              memory_order_relaxed);
+        threads->runs[t].end = tasks * (t + 1) / threads->count;
+    }
     atomic_store_explicit(&threads->busy, threads->count - 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&threads->generation, 1, memory_order_release);
-    futex_wake_all(&threads->generation);
+    atomic_fetch_add(&threads->generation, 1);
+    wake(threads, &threads->generation);
     take_tasks(threads, 0);
     for (unsigned busy; (busy = atomic_load_explicit(&threads->busy, memory_order_acquire)) != 0;)
-        wait_change(&threads->busy, busy);
+        wait_change(threads, &threads->busy, busy);
 }

@@ -24,5 +24,6 @@ void threads_destroy(struct threads *threads);
 unsigned threads_count(const struct threads *threads);
 
 /* Runs function(context, task, thread) once for every task in [0, tasks) and returns when all are
- * done. Tasks are taken in ascending order by whichever thread is free. Allocates nothing. */
+ * done. Each thread starts with its own part of the tasks, of consecutive numbers and the same in
+ * each loop of as many tasks, and helps the others when it is through. Allocates nothing. */
 void threads_run(struct threads *threads, size_t tasks, threads_task function, void *context);
