@@ -34,7 +34,7 @@ static enum status load_matrix(const struct loader *loader, const char *part, ui
 static enum status load_packed(const struct loader *loader, const char *part, uint32_t rows,
                                uint32_t columns, struct matrix *out) {
     enum status status = load_matrix(loader, part, rows, columns, out);
-    return status || loader->exact ? status : panel_pack_matrix(out);
+    return status ? status : panel_pack_matrix(out, loader->exact);
 }
 
 static enum status load_norm(const struct loader *loader, const char *part, size_t count,
@@ -177,7 +177,7 @@ static enum status load_ends(const struct loader *loader, struct model *model) {
     }
     status = weights_load_matrix(weights, "lm_head.weight", s->vocabulary, s->hidden, model->arena,
                                  &model->head);
-    return status || loader->exact ? status : panel_pack_matrix(&model->head);
+    return status ? status : panel_pack_matrix(&model->head, loader->exact);
 }
 
 enum status model_load(const struct weights *weights, const struct model_shape *shape,

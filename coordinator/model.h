@@ -60,7 +60,7 @@ struct model {
 
 struct model_load_options {
     bool with_draft; /* the draft module too */
-    bool exact;      /* weights are not packed, so that they meet unrounded activations */
+    bool exact;      /* no weights are packed for 8-bit activations */
 };
 
 /* Loads the weights of `shape` from `weights`. The caller

@@ -105,7 +105,7 @@ static bool is_contiguous(const struct group *group) {
 }
 
 static bool takes_q8(const struct group *group) {
-    return group->expert->gate.packed || group->expert->up.packed;
+    return panel_takes_q8(&group->expert->gate) || panel_takes_q8(&group->expert->up);
 }
 
 /* Copies scattered rows together, and quantises rows for packed matrices. */
@@ -149,7 +149,7 @@ static void project_up(void *context, size_t task, unsigned thread) {
     for (uint32_t i = 0; i < group->count; i++) {
         kernel_get()->swiglu(gate + i * stride, up + i * MATMUL_TILE_ROWS, rows,
                              group->tasks[i].weight);
-        if (expert->down.packed)
+        if (panel_takes_q8(&expert->down))
             kernel_get()->quantise(gate + i * stride, rows,
                                    workspace->inner_q8 +
                                        (group->position + i) * workspace->inner_blocks +

@@ -271,12 +271,10 @@ uint64_t expert_store_bytes_filled(const struct expert_store *store) {
 
 /* The slot's bytes are all there: brings them into the order in which the kernels read them. */
 static enum status pack_slot(const struct expert_store *store, struct slot *slot) {
-    if (store->exact)
-        return STATUS_OK;
-    enum status status = panel_pack_matrix(&slot->expert.gate);
+    enum status status = panel_pack_matrix(&slot->expert.gate, store->exact);
     if (status == STATUS_OK)
-        status = panel_pack_matrix(&slot->expert.up);
-    return status ? status : panel_pack_matrix(&slot->expert.down);
+        status = panel_pack_matrix(&slot->expert.up, store->exact);
+    return status ? status : panel_pack_matrix(&slot->expert.down, store->exact);
 }
 
 /* One expert_store_load, shared by the threads of the pool. */

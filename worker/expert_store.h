@@ -25,7 +25,7 @@ struct assignment {
     uint32_t layer_count;
     const struct shard *shards;
     uint32_t shard_count;
-    bool exact; /* weights are left as stored, not packed for 8-bit activations */
+    bool exact; /* no weights are packed for 8-bit activations */
 };
 
 /* Creates an empty store that will take at most `memory_bytes` for weights. */

@@ -94,4 +94,18 @@ static inline void store_bytes(int8_t *p, __m256 v) {
 
 #include "common/kernel/panel_simd.h"
 
+#define LOAD_EVEN_BF16(p) _mm256_castsi256_ps(_mm256_slli_epi32(ILOAD(p), 16))
+#define LOAD_ODD_BF16(p)  _mm256_castsi256_ps(_mm256_and_si256(ILOAD(p), ISET((int)0xffff0000)))
+#define LOAD_EVEN_FP8(p)  high_fp8(_mm_slli_epi16(_mm_loadu_si128((const __m128i *)(p)), 8))
+#define LOAD_ODD_FP8(p)   high_fp8(_mm_loadu_si128((const __m128i *)(p)))
+#define FLOAT_VECTORS     2
+#define FLOAT_BATCH       4
+
+/* The high bytes of 16-bit lanes. */
+static inline __m256 high_fp8(__m128i lanes) {
+    return _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(lanes, 1), _mm_set1_epi16((short)0xbf80)));
+}
+
+#include "common/kernel/float_panel_simd.h"
+
 const struct kernel KERNEL_AVX2 = TABLE("avx2", PEAK_AVX2);

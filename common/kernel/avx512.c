@@ -58,4 +58,19 @@ static inline __m512 load_fp8(const uint8_t *p) {
 
 #include "common/kernel/panel_simd.h"
 
+#define LOAD_EVEN_BF16(p) _mm512_castsi512_ps(_mm512_slli_epi32(ILOAD(p), 16))
+#define LOAD_ODD_BF16(p)  _mm512_castsi512_ps(_mm512_and_si512(ILOAD(p), ISET((int)0xffff0000)))
+#define LOAD_EVEN_FP8(p)  high_fp8(_mm256_slli_epi16(_mm256_loadu_si256((const __m256i *)(p)), 8))
+#define LOAD_ODD_FP8(p)   high_fp8(_mm256_loadu_si256((const __m256i *)(p)))
+#define FLOAT_VECTORS     2
+#define FLOAT_BATCH       8
+
+/* The high bytes of 16-bit lanes. */
+static inline __m512 high_fp8(__m256i lanes) {
+    return _mm512_cvtph_ps(
+        _mm256_and_si256(_mm256_srai_epi16(lanes, 1), _mm256_set1_epi16((short)0xbf80)));
+}
+
+#include "common/kernel/float_panel_simd.h"
+
 const struct kernel KERNEL_AVX512 = TABLE("avx512", PEAK_AVX512);

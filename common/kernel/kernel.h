@@ -34,10 +34,19 @@ struct kernel {
     void (*quantise)(const float *x, size_t count, struct q8_block *out);
 
     /* y[r * y_stride + i] = row i of the panel . x[r] for its sixteen rows and r in [0, batch), for
-     * the formats that panel_has_format(); x[r] is columns / 32 blocks at x + r * x_stride. */
+     * the quantised formats that can be packed; x[r] is columns / 32 blocks at x + r * x_stride. */
     void (*panel_dot[WEIGHT_FORMAT_COUNT])(const uint8_t *panel, uint32_t columns,
                                            const struct q8_block *x, size_t x_stride, size_t batch,
                                            float *y, size_t y_stride);
+
+    /* The same with activations in f32 and `count` panels one behind another, for the formats
+     * without blocks (float_panel.h): y[r * y_stride + i] = row i of the panels . x[r], x[r] at
+     * x + r * x_stride. `scales` are FP8's, one for each 128 columns, of the one block of rows that
+     * all panels lie in; else NULL. */
+    void (*float_panel_dot[WEIGHT_FORMAT_COUNT])(const uint8_t *panels, size_t count,
+                                                 uint32_t columns, const float *scales,
+                                                 const float *x, size_t x_stride, size_t batch,
+                                                 float *y, size_t y_stride);
 
     /* y[i] += a * x[i] */
     void (*add_scaled)(float a, const float *x, size_t count, float *y);

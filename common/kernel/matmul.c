@@ -100,10 +100,30 @@ static void expand_tile(const struct matrix *w, uint32_t row, uint32_t rows,
     }
 }
 
+/* A call takes panels of one row of scale blocks. */
+static void float_panel_tile(const struct matrix *w, uint32_t row, uint32_t rows,
+                             const struct matmul_input *input, float *y, size_t y_stride) {
+    size_t step = panel_bytes(w->format, w->columns);
+    while (rows) {
+        uint32_t count = w->scales ? smaller(rows, FP8_BLOCK - row % FP8_BLOCK) : rows;
+        kernel_get()->float_panel_dot[w->format](w->data + row / PANEL_ROWS * step,
+                                                 count / PANEL_ROWS, w->columns,
+                                                 w->scales ? scale_row(w, row) : NULL, input->x,
+                                                 input->x_stride, input->batch, y, y_stride);
+        row += count;
+        rows -= count;
+        y += count;
+    }
+}
+
 /* Panels take any number of rows. */
 static void panel_tile(const struct matrix *w, uint32_t row, uint32_t rows,
                        const struct matmul_input *input, float *y, size_t y_stride) {
     size_t step = panel_bytes(w->format, w->columns);
+    if (!panel_takes_q8(w)) {
+        float_panel_tile(w, row, rows, input, y, y_stride);
+        return;
+    }
     for (uint32_t i = 0; i < rows; i += PANEL_ROWS)
         kernel_get()->panel_dot[w->format](w->data + (row + i) / PANEL_ROWS * step, w->columns,
                                            input->q8, input->q8_stride, input->batch, y + i,
@@ -151,7 +171,7 @@ static void matmul_task(void *context, size_t task, unsigned thread) {
 void matmul(const struct matmul_workspace *workspace, const struct matrix *w, const float *x,
             size_t batch, float *y) {
     struct matmul_loop loop = {workspace, w, {x, w->columns, NULL, 0, batch}, y};
-    if (w->packed) {
+    if (panel_takes_q8(w)) {
         loop.input.q8 = workspace->q8;
         loop.input.q8_stride = w->columns / Q8_BLOCK_VALUES;
         threads_run(workspace->threads, batch, quantise_row, &loop);

@@ -1,8 +1,8 @@
 /* y = W x for a batch of rows, in tiles: the one place where weights meet activations.
  *
- * Packed panels meet activations in 8 bits. All other weights meet f32: few rows through the
- * kernel's dot products, straight from the stored format; more rows through a tile of W in f32 and
- * OpenBLAS's sgemm. Each weight is read once per batch. */
+ * Packed panels of quantised formats meet activations in 8 bits, all other weights f32: through
+ * panels; or unpacked, few rows through the kernel's dot products, straight from the stored format,
+ * and more rows through a tile of W in f32 and OpenBLAS's sgemm. */
 #pragma once
 
 #include "common/kernel/panel.h"
@@ -22,12 +22,11 @@ size_t matmul_scratch_floats(void);
 void matmul_expand(const struct matrix *w, uint32_t row, uint32_t rows, uint32_t column,
                    uint32_t columns, float *out, size_t stride);
 
-/* Rows of activations on their way into a product. Packed matrices take the 8-bit form, all others
- * f32. */
+/* Rows of activations on their way into a product: in 8 bits where panel_takes_q8(), else f32. */
 struct matmul_input {
     const float *x;
     size_t x_stride;           /* floats between rows */
-    const struct q8_block *q8; /* NULL where no packed matrix comes along */
+    const struct q8_block *q8; /* NULL where no matrix takes it */
     size_t q8_stride;          /* blocks between rows */
     size_t batch;
 };
@@ -46,7 +45,7 @@ struct matmul_workspace {
     struct q8_block *q8; /* (largest batch, most columns / Q8_BLOCK_VALUES) */
 };
 
-/* y (batch, w->rows) = x (batch, w->columns) W^T over all threads; quantises x first where W is
- * packed. */
+/* y (batch, w->rows) = x (batch, w->columns) W^T over all threads; quantises x first where W takes
+ * that. */
 void matmul(const struct matmul_workspace *workspace, const struct matrix *w, const float *x,
             size_t batch, float *y);

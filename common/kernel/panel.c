@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/kernel/block_formats.h"
+#include "common/kernel/float_panel.h"
 #include "common/kernel/half.h"
 #include "common/kernel/panel_formats.h"
 #include "common/log.h"
@@ -27,7 +28,13 @@ bool panel_has_format(enum weight_format format) {
     return PANELS[format].block_bytes > 0;
 }
 
+bool panel_takes_q8(const struct matrix *matrix) {
+    return matrix->packed && panel_has_format(matrix->format);
+}
+
 size_t panel_bytes(enum weight_format format, uint32_t columns) {
+    if (!weight_is_blocked(format))
+        return PANEL_ROWS * weight_row_bytes(format, columns);
     return columns / PANELS[format].block_values * PANELS[format].block_bytes;
 }
 
@@ -122,9 +129,11 @@ void panel_pack(enum weight_format format, const uint8_t *rows, uint32_t columns
 
 /* From the last panel to the first, because a packed panel may be larger than its rows: what it
  * overwrites behind them has been packed before. */
-enum status panel_pack_matrix(struct matrix *matrix) {
+enum status panel_pack_matrix(struct matrix *matrix, bool exact) {
     uint32_t panels = matrix->rows / PANEL_ROWS;
-    if (!panel_has_format(matrix->format) || panels == 0)
+    bool can_pack = weight_is_blocked(matrix->format) ? panel_has_format(matrix->format) && !exact
+                                                      : matrix->columns % FLOAT_PANEL_COLUMNS == 0;
+    if (!can_pack || panels == 0)
         return STATUS_OK;
     size_t row_bytes = weight_row_bytes(matrix->format, matrix->columns);
     size_t rows_bytes = PANEL_ROWS * row_bytes;
@@ -138,7 +147,10 @@ enum status panel_pack_matrix(struct matrix *matrix) {
             matrix->rows % PANEL_ROWS * row_bytes);
     for (uint32_t p = panels; p-- > 0;) {
         memcpy(rows, data + p * rows_bytes, rows_bytes);
-        panel_pack(matrix->format, rows, matrix->columns, data + p * packed_bytes);
+        if (weight_is_blocked(matrix->format))
+            panel_pack(matrix->format, rows, matrix->columns, data + p * packed_bytes);
+        else
+            float_panel_pack(matrix->format, rows, matrix->columns, data + p * packed_bytes);
     }
     free(rows);
     matrix->packed = true;

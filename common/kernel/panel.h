@@ -24,16 +24,20 @@ struct q8_block {
 
 #define Q8_BLOCK_VALUES 32u
 
-/* Whether matrices of the format can be packed: Q4_0, Q8_0, Q4_K, Q6_K. */
+/* Whether panels of the format meet activations in 8 bits: Q4_0, Q8_0, Q4_K, Q6_K. */
 bool panel_has_format(enum weight_format format);
 
-/* Bytes of one panel of rows with `columns` values. */
+/* Whether products with the matrix take its activations in 8 bits. */
+bool panel_takes_q8(const struct matrix *matrix);
+
+/* Bytes of one panel of rows with `columns` values, of either kind. */
 size_t panel_bytes(enum weight_format format, uint32_t columns);
 
-/* Packs the matrix in place where its format allows, in storage of matrix_bytes() that the caller
- * owns and may write: whole panels first, then the rows that fill none, as stored. Errors:
- * STATUS_NO_MEMORY (for a copy of one panel). */
-enum status panel_pack_matrix(struct matrix *matrix);
+/* Packs the matrix in place where its format and shape allow, in storage of matrix_bytes() that the
+ * caller owns and may write: whole panels first, then the rows that fill none, as stored. Formats
+ * without blocks become float panels (float_panel.h). `exact` leaves those as they are that would
+ * meet activations in 8 bits. Errors: STATUS_NO_MEMORY (for a copy of one panel). */
+enum status panel_pack_matrix(struct matrix *matrix, bool exact);
 
 /* Packs sixteen rows as stored, weight_row_bytes() apart, into `panel`; they do not overlap. */
 void panel_pack(enum weight_format format, const uint8_t *rows, uint32_t columns, uint8_t *panel);

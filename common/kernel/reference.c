@@ -3,14 +3,9 @@
 #include <math.h>
 
 #include "common/kernel/blocks.h"
+#include "common/kernel/float_panel.h"
 #include "common/kernel/half.h"
 #include "common/kernel/variants.h"
-
-/* E4M3: exponent and mantissa move as in f32_from_f16, the bias differs by 127 - 7. */
-static float from_fp8(uint8_t bits) {
-    uint32_t sign = (uint32_t)(bits & 0x80) << 24;
-    return f32_from_bits(sign | (uint32_t)(bits & 0x7f) << 20) * 0x1p120f;
-}
 
 #define DEFINE_FORMAT(NAME, TYPE, CONVERT)                                                         \
     static void expand_##NAME(const void *values, size_t count, float scale, float *out) {         \
@@ -29,7 +24,7 @@ static float from_fp8(uint8_t bits) {
 DEFINE_FORMAT(f32, float, )
 DEFINE_FORMAT(f16, uint16_t, f32_from_f16)
 DEFINE_FORMAT(bf16, uint16_t, f32_from_bf16)
-DEFINE_FORMAT(fp8, uint8_t, from_fp8)
+DEFINE_FORMAT(fp8, uint8_t, f32_from_fp8)
 
 static void add_scaled(float a, const float *x, size_t count, float *y) {
     for (size_t i = 0; i < count; i++)
@@ -69,6 +64,10 @@ const struct kernel KERNEL_REFERENCE = {
                   [WEIGHT_Q8_0] = panel_dot_q8_0,
                   [WEIGHT_Q4_K] = panel_dot_q4_k,
                   [WEIGHT_Q6_K] = panel_dot_q6_k},
+    .float_panel_dot = {[WEIGHT_F32] = float_panel_dot_f32,
+                        [WEIGHT_F16] = float_panel_dot_f16,
+                        [WEIGHT_BF16] = float_panel_dot_bf16,
+                        [WEIGHT_FP8_E4M3] = float_panel_dot_fp8},
     .quantise = panel_quantise,
     .add_scaled = add_scaled,
     .swiglu = swiglu,

@@ -159,6 +159,10 @@ static void softmax(float *x, size_t count) {
                       [WEIGHT_Q8_0] = dot_q8_0,                                                    \
                       [WEIGHT_Q4_K] = dot_q4_k,                                                    \
                       [WEIGHT_Q6_K] = dot_q6_k},                                                   \
+        .float_panel_dot = {[WEIGHT_F32] = float_dot_f32,                                          \
+                            [WEIGHT_F16] = float_dot_f16,                                          \
+                            [WEIGHT_BF16] = float_dot_bf16,                                        \
+                            [WEIGHT_FP8_E4M3] = float_dot_fp8},                                    \
         .quantise = quantise, .add_scaled = add_scaled, .swiglu = swiglu, .rms_norm = rms_norm,    \
         .softmax = softmax, .peak = &(PEAK),                                                       \
     }

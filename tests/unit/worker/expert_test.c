@@ -151,9 +151,9 @@ static void test_packed_experts(void **state) {
         expert->up = matrix_view(WEIGHT_Q8_0, WIDTH, WIDE, storage[3 * e + 1]);
         expert->down = matrix_view(WEIGHT_Q8_0, WIDE, WIDTH, storage[3 * e + 2]);
         if (e >= 2) {
-            assert_int_equal(panel_pack_matrix(&expert->gate), STATUS_OK);
-            assert_int_equal(panel_pack_matrix(&expert->up), STATUS_OK);
-            assert_int_equal(panel_pack_matrix(&expert->down), STATUS_OK);
+            assert_int_equal(panel_pack_matrix(&expert->gate, false), STATUS_OK);
+            assert_int_equal(panel_pack_matrix(&expert->up, false), STATUS_OK);
+            assert_int_equal(panel_pack_matrix(&expert->down, false), STATUS_OK);
         }
     }
     static float x[ROWS * WIDE], want[ROWS * WIDE], got[ROWS * WIDE];

@@ -173,7 +173,7 @@ static void check_packed(const struct matmul_workspace *workspace, uint32_t rows
     random_fill(&random, 1, batch * COLUMNS, x);
     struct matrix w = matrix_view(WEIGHT_Q8_0, rows, COLUMNS, storage);
     matmul_expand(&w, 0, rows, 0, COLUMNS, weights, COLUMNS);
-    assert_int_equal(panel_pack_matrix(&w), STATUS_OK);
+    assert_int_equal(panel_pack_matrix(&w, false), STATUS_OK);
     assert_int_equal(w.packed, rows >= PANEL_ROWS);
     matmul(workspace, &w, x, batch, y);
     for (size_t r = 0; r < batch; r++) {

@@ -123,7 +123,7 @@ static void test_pack_matrix(void **state) {
             random_rows(&random, FORMATS[f], rows * row_bytes, plain);
             memcpy(storage, plain, rows * row_bytes);
             struct matrix matrix = matrix_view(FORMATS[f], rows, columns, storage);
-            assert_int_equal(panel_pack_matrix(&matrix), STATUS_OK);
+            assert_int_equal(panel_pack_matrix(&matrix, false), STATUS_OK);
             assert_int_equal(matrix.packed, rows >= PANEL_ROWS);
             uint32_t panels = rows / PANEL_ROWS;
             for (uint32_t p = 0; p < panels; p++) {
