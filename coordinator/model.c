@@ -1,7 +1,9 @@
 /* One function for each part of the model, in the order in which a token meets them. A loader
- * carries the place (checkpoint, layer) so that each tensor is one line. */
+ * carries the place (checkpoint, layer) so that each tensor is one line. Matrices are first only
+ * found and given their memory; then all threads read them. */
 #include "coordinator/model.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -11,30 +13,82 @@
 
 #define TENSOR_NAME_BYTES 128
 
+/* A matrix that is still to be read. */
+struct pending_matrix {
+    const char *name; /* the checkpoint's */
+    struct matrix *matrix;
+    bool pack;
+};
+
 struct loader {
     const struct weights *weights;
     const struct model_shape *shape;
     struct arena *arena;
     bool exact;
     uint32_t layer;
+    struct pending_matrix *pending; /* (pending_max), the first pending_count in use */
+    size_t pending_count, pending_max;
+    atomic_int status; /* the first error of a read */
 };
+
+/* Finds a matrix by its full name and has it read later; `pack` if it is only used in products. */
+static enum status add_matrix(struct loader *loader, const char *name, uint32_t rows,
+                              uint32_t columns, bool pack, struct matrix *out) {
+    const struct tensor *tensor;
+    enum status status = weights_find_matrix(loader->weights, name, rows, columns, &tensor);
+    if (status)
+        return status;
+    if (loader->pending_count == loader->pending_max) {
+        size_t max = 2 * loader->pending_max + 64;
+        struct pending_matrix *pending = realloc(loader->pending, max * sizeof *pending);
+        if (!pending)
+            return STATUS_NO_MEMORY;
+        loader->pending = pending;
+        loader->pending_max = max;
+    }
+    void *storage = arena_take(loader->arena, matrix_bytes(tensor->format, rows, columns), 1);
+    if (!storage) {
+        log_error("no memory for %s (%u x %u values)", name, rows, columns);
+        return STATUS_NO_MEMORY;
+    }
+    *out = matrix_view(tensor->format, rows, columns, storage);
+    loader->pending[loader->pending_count++] = (struct pending_matrix){tensor->name, out, pack};
+    return STATUS_OK;
+}
+
+static void read_matrix(void *context, size_t task, unsigned thread) {
+    (void)thread;
+    struct loader *loader = context;
+    const struct pending_matrix *pending = &loader->pending[task];
+    const struct region whole = {.rows = pending->matrix->rows,
+                                 .columns = pending->matrix->columns};
+    if (atomic_load(&loader->status))
+        return;
+    enum status status =
+        weights_read_region(loader->weights, pending->name, &whole, (void *)pending->matrix->data);
+    if (status == STATUS_OK && pending->pack)
+        status = panel_pack_matrix(pending->matrix, loader->exact);
+    if (status)
+        atomic_compare_exchange_strong(&loader->status, &(int){STATUS_OK}, (int)status);
+}
 
 static void layer_name(const struct loader *loader, const char *part, char *out) {
     snprintf(out, TENSOR_NAME_BYTES, "model.layers.%u.%s.weight", loader->layer, part);
 }
 
-static enum status load_matrix(const struct loader *loader, const char *part, uint32_t rows,
+static enum status load_matrix(struct loader *loader, const char *part, uint32_t rows,
                                uint32_t columns, struct matrix *out) {
     char name[TENSOR_NAME_BYTES];
     layer_name(loader, part, name);
-    return weights_load_matrix(loader->weights, name, rows, columns, loader->arena, out);
+    return add_matrix(loader, name, rows, columns, false, out);
 }
 
 /* A matrix that is only used in products. */
-static enum status load_packed(const struct loader *loader, const char *part, uint32_t rows,
+static enum status load_packed(struct loader *loader, const char *part, uint32_t rows,
                                uint32_t columns, struct matrix *out) {
-    enum status status = load_matrix(loader, part, rows, columns, out);
-    return status ? status : panel_pack_matrix(out, loader->exact);
+    char name[TENSOR_NAME_BYTES];
+    layer_name(loader, part, name);
+    return add_matrix(loader, name, rows, columns, true, out);
 }
 
 static enum status load_norm(const struct loader *loader, const char *part, size_t count,
@@ -44,7 +98,7 @@ static enum status load_norm(const struct loader *loader, const char *part, size
     return weights_load_vector(loader->weights, name, count, loader->arena, out);
 }
 
-static enum status load_multi_head(const struct loader *loader, struct attention_weights *out) {
+static enum status load_multi_head(struct loader *loader, struct attention_weights *out) {
     const struct model_shape *s = loader->shape;
     uint32_t q_rows = s->heads * s->head_dim, kv_rows = s->kv_heads * s->head_dim;
     enum status status;
@@ -56,7 +110,7 @@ static enum status load_multi_head(const struct loader *loader, struct attention
     return STATUS_OK;
 }
 
-static enum status load_latent_query(const struct loader *loader, struct attention_weights *out) {
+static enum status load_latent_query(struct loader *loader, struct attention_weights *out) {
     const struct model_shape *s = loader->shape;
     uint32_t rows = s->heads * (s->nope_dim + s->rope_dim);
     enum status status;
@@ -70,8 +124,7 @@ static enum status load_latent_query(const struct loader *loader, struct attenti
 }
 
 /* What expands the compressed vector to keys and values, whole or in two parts. */
-static enum status load_latent_expansion(const struct loader *loader,
-                                         struct attention_weights *out) {
+static enum status load_latent_expansion(struct loader *loader, struct attention_weights *out) {
     const struct model_shape *s = loader->shape;
     char name[TENSOR_NAME_BYTES];
     layer_name(loader, "self_attn.k_b_proj", name);
@@ -85,7 +138,7 @@ static enum status load_latent_expansion(const struct loader *loader,
                                 &out->v_b);
 }
 
-static enum status load_latent(const struct loader *loader, struct attention_weights *out) {
+static enum status load_latent(struct loader *loader, struct attention_weights *out) {
     const struct model_shape *s = loader->shape;
     enum status status;
     if ((status = load_latent_query(loader, out)) ||
@@ -99,7 +152,7 @@ static enum status load_latent(const struct loader *loader, struct attention_wei
 }
 
 /* The three matrices of a feed-forward that runs on the coordinator; `prefix` as in "mlp.". */
-static enum status load_ffn(const struct loader *loader, const char *prefix, uint32_t inner,
+static enum status load_ffn(struct loader *loader, const char *prefix, uint32_t inner,
                             struct expert *out) {
     uint32_t hidden = loader->shape->hidden;
     char part[TENSOR_NAME_BYTES / 2];
@@ -129,7 +182,7 @@ static enum status load_router(const struct loader *loader, struct layer *out) {
     return weights_load_vector(loader->weights, name, s->experts, loader->arena, &out->gate_bias);
 }
 
-static enum status load_layer(const struct loader *loader, struct layer *out) {
+static enum status load_layer(struct loader *loader, struct layer *out) {
     const struct model_shape *s = loader->shape;
     enum status status;
     if ((status = load_norm(loader, "input_layernorm", s->hidden, &out->attention_norm)) ||
@@ -162,26 +215,37 @@ static enum status load_draft(struct loader *loader, struct model *model) {
     return load_layer(loader, &model->layers[loader->layer]);
 }
 
-static enum status load_ends(const struct loader *loader, struct model *model) {
+static enum status load_ends(struct loader *loader, struct model *model) {
     const struct model_shape *s = loader->shape;
-    const struct weights *weights = loader->weights;
     enum status status;
-    if ((status = weights_load_matrix(weights, "model.embed_tokens.weight", s->vocabulary,
-                                      s->hidden, model->arena, &model->embedding)) ||
-        (status = weights_load_vector(weights, "model.norm.weight", s->hidden, model->arena,
+    if ((status = add_matrix(loader, "model.embed_tokens.weight", s->vocabulary, s->hidden, false,
+                             &model->embedding)) ||
+        (status = weights_load_vector(loader->weights, "model.norm.weight", s->hidden, model->arena,
                                       &model->norm)))
         return status;
     if (s->tied_head) {
         model->head = model->embedding;
         return STATUS_OK;
     }
-    status = weights_load_matrix(weights, "lm_head.weight", s->vocabulary, s->hidden, model->arena,
-                                 &model->head);
-    return status ? status : panel_pack_matrix(&model->head, loader->exact);
+    return add_matrix(loader, "lm_head.weight", s->vocabulary, s->hidden, true, &model->head);
+}
+
+static enum status load_all(struct loader *loader, struct threads *threads, bool with_draft,
+                            struct model *model) {
+    enum status status = load_ends(loader, model);
+    for (; status == STATUS_OK && loader->layer < loader->shape->layers; loader->layer++)
+        status = load_layer(loader, &model->layers[loader->layer]);
+    if (status == STATUS_OK && with_draft)
+        status = load_draft(loader, model);
+    if (status)
+        return status;
+    threads_run(threads, loader->pending_count, read_matrix, loader);
+    return (enum status)atomic_load(&loader->status);
 }
 
 enum status model_load(const struct weights *weights, const struct model_shape *shape,
-                       const struct model_load_options *options, struct model **out) {
+                       const struct model_load_options *options, struct threads *threads,
+                       struct model **out) {
     if (options->with_draft && shape->draft_layers == 0) {
         log_error(
             "%s: the model has no multi-token-prediction module (num_nextn_predict_layers is 0)",
@@ -195,12 +259,14 @@ enum status model_load(const struct weights *weights, const struct model_shape *
         return STATUS_NO_MEMORY;
     }
     model->shape = *shape;
-    struct loader loader = {weights, &model->shape, model->arena, options->exact, 0};
-    enum status status = load_ends(&loader, model);
-    for (; status == STATUS_OK && loader.layer < shape->layers; loader.layer++)
-        status = load_layer(&loader, &model->layers[loader.layer]);
-    if (status == STATUS_OK && options->with_draft)
-        status = load_draft(&loader, model);
+    struct loader loader = {
+        .weights = weights,
+        .shape = &model->shape,
+        .arena = model->arena,
+        .exact = options->exact,
+    };
+    enum status status = load_all(&loader, threads, options->with_draft, model);
+    free(loader.pending);
     if (status) {
         model_destroy(model);
         return status;

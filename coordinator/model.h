@@ -7,6 +7,7 @@
 #pragma once
 
 #include "common/status.h"
+#include "common/threads.h"
 #include "common/weights/shard.h"
 #include "common/weights/weights.h"
 #include "coordinator/shape.h"
@@ -63,12 +64,13 @@ struct model_load_options {
     bool exact;      /* no weights are packed for 8-bit activations */
 };
 
-/* Loads the weights of `shape` from `weights`. The caller
- * destroys the model. Errors: as weights_load_matrix (a tensor is missing, has another shape or
+/* Loads the weights of `shape` from `weights`, on all of `threads`. The caller destroys the model.
+ * Errors: as weights_load_matrix (a tensor is missing, has another shape or
  * type); STATUS_UNSUPPORTED when a draft module is asked for and the model has none;
  * STATUS_NO_MEMORY. */
 enum status model_load(const struct weights *weights, const struct model_shape *shape,
-                       const struct model_load_options *options, struct model **out);
+                       const struct model_load_options *options, struct threads *threads,
+                       struct model **out);
 void model_destroy(struct model *model);
 
 /* Bytes of memory taken for weights. */

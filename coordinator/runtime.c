@@ -194,7 +194,7 @@ static enum status load(struct runtime *runtime) {
     if (status)
         return status;
     const struct model_load_options own = {runtime->options.with_draft, runtime->options.exact};
-    return model_load(runtime->weights, &runtime->shape, &own, &runtime->model);
+    return model_load(runtime->weights, &runtime->shape, &own, runtime->threads, &runtime->model);
 }
 
 /* The widest feed-forward that runs on the coordinator. */
