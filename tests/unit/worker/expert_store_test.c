@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include "common/kernel/panel.h"
 #include "common/limits.h"
 #include "worker/expert_store.h"
 
@@ -82,6 +83,10 @@ static void test_reads_the_model(void **state) {
     assert_int_equal(expert_store_bytes_filled(store), expert_store_bytes(store));
     uint8_t *wanted = aligned_alloc(64, expert_store_slot_bytes(store, 1));
     assert_int_equal(shard_read(weights, &LAYOUT, &SHARDS[1], wanted), STATUS_OK);
+    struct expert packed = shard_view(&LAYOUT, &SHARDS[1], wanted);
+    assert_int_equal(panel_pack_matrix(&packed.gate, false), STATUS_OK);
+    assert_int_equal(panel_pack_matrix(&packed.up, false), STATUS_OK);
+    assert_int_equal(panel_pack_matrix(&packed.down, false), STATUS_OK);
     assert_memory_equal(expert_store_get(store, 1)->gate.data, wanted,
                         expert_store_slot_bytes(store, 1));
     assert_int_equal(expert_store_get(store, 2)->gate.data[0], 0xaa);
