@@ -51,38 +51,51 @@ static inline __m256 load_fp8(const uint8_t *p) {
 
 #include "common/kernel/simd.h"
 
-#define IVEC               __m256i
-#define ILOAD(p)           _mm256_loadu_si256((const __m256i *)(p))
-#define ISET(a)            _mm256_set1_epi32(a)
-#define ISET8(a)           _mm256_set1_epi8(a)
-#define IADD(a, b)         _mm256_add_epi32(a, b)
-#define ISUB(a, b)         _mm256_sub_epi32(a, b)
-#define IMUL(a, b)         _mm256_mullo_epi32(a, b)
-#define IAND(a, b)         _mm256_and_si256(a, b)
-#define IOR(a, b)          _mm256_or_si256(a, b)
-#define SHIFT_LEFT(v, n)   _mm256_slli_epi16(v, n)
-#define SHIFT_RIGHT(v, n)  _mm256_srli_epi16(v, n)
-#define IDOT(acc, w, p)    dot_bytes(acc, w, ISET(four_bytes(p)))
-#define IDOT_Q8(acc, w, p) dot_signed(acc, w, ISET(four_bytes(p)))
-#define Q8_OFFSET          0
-#define FLOATS(v)          _mm256_cvtepi32_ps(v)
-#define LOAD_U8(p)         _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p)))
-#define LOAD_I8(p)         _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p)))
-#define STORE_I8(p, v)     store_bytes(p, v)
-#define ABS(v)             _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v)
-#define PANEL_BATCH        2
+#define IVEC              __m256i
+#define ILOAD(p)          _mm256_loadu_si256((const __m256i *)(p))
+#define ISET(a)           _mm256_set1_epi32(a)
+#define ISET8(a)          _mm256_set1_epi8(a)
+#define IADD(a, b)        _mm256_add_epi32(a, b)
+#define IAND(a, b)        _mm256_and_si256(a, b)
+#define IOR(a, b)         _mm256_or_si256(a, b)
+#define SHIFT_LEFT(v, n)  _mm256_slli_epi16(v, n)
+#define SHIFT_RIGHT(v, n) _mm256_srli_epi16(v, n)
+#define ILOOKUP(t, v)                                                                              \
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(t))), v)
+#define DOT_GROUPS     dot_groups
+#define Q8_OFFSET      0
+#define FLOATS(v)      _mm256_cvtepi32_ps(v)
+#define LOAD_U8(p)     _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p)))
+#define LOAD_I8(p)     _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p)))
+#define STORE_I8(p, v) store_bytes(p, v)
+#define ABS(v)         _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v)
+#define PANEL_BATCH    4
 
-/* Pairs are summed in 16 bits, which holds 2 x 63 x 127: enough for values of up to six bits. */
-static inline __m256i dot_bytes(__m256i sum, __m256i w, __m256i x) {
-    __m256i pairs = _mm256_maddubs_epi16(w, x);
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+/* Values of eight bits would overflow 16 bits with their offset, so it is taken off and their sign
+ * is moved to the activations: 2 x 128 x 127 fits. */
+static inline __m256i signed_pairs(__m256i w, __m256i x) {
+    __m256i values = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
+    return _mm256_maddubs_epi16(_mm256_abs_epi8(values), _mm256_sign_epi8(x, values));
 }
 
-/* Values of eight bits would overflow there with their offset, so it is taken off and their sign is
- * moved to the activations: 2 x 128 x 127 fits. */
-static inline __m256i dot_signed(__m256i sum, __m256i w, __m256i x) {
-    __m256i values = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
-    return dot_bytes(sum, _mm256_abs_epi8(values), _mm256_sign_epi8(x, values));
+/* Pairs are summed in 16 bits for as many groups as fit: a pair is at most 2 x 127 times the
+ * largest value. */
+static inline __attribute__((always_inline)) __m256i dot_groups(const __m256i *groups, int count,
+                                                                int bits, const int8_t *values) {
+    int together = bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
+    __m256i sum = _mm256_setzero_si256();
+    for (int g = 0; g < count;) {
+        __m256i pairs = _mm256_setzero_si256();
+        for (int i = 0; i < together && g < count; i++, g++) {
+            int four;
+            memcpy(&four, values + 4 * g, sizeof four);
+            __m256i x = _mm256_set1_epi32(four);
+            pairs = _mm256_add_epi16(pairs, bits == 8 ? signed_pairs(groups[g], x)
+                                                      : _mm256_maddubs_epi16(groups[g], x));
+        }
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    return sum;
 }
 
 static inline void store_bytes(int8_t *p, __m256 v) {

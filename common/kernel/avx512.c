@@ -39,22 +39,34 @@ static inline __m512 load_fp8(const uint8_t *p) {
 #define ISET(a)           _mm512_set1_epi32(a)
 #define ISET8(a)          _mm512_set1_epi8(a)
 #define IADD(a, b)        _mm512_add_epi32(a, b)
-#define ISUB(a, b)        _mm512_sub_epi32(a, b)
-#define IMUL(a, b)        _mm512_mullo_epi32(a, b)
 #define IAND(a, b)        _mm512_and_si512(a, b)
 #define IOR(a, b)         _mm512_or_si512(a, b)
 #define SHIFT_LEFT(v, n)  _mm512_slli_epi16(v, n)
 #define SHIFT_RIGHT(v, n) _mm512_srli_epi16(v, n)
-#define IDOT(acc, w, p)   _mm512_dpbusd_epi32(acc, w, ISET(four_bytes(p)))
-#define IDOT_Q8           IDOT
-#define Q8_OFFSET         128
-#define FLOATS(v)         _mm512_cvtepi32_ps(v)
-#define LOAD_U8(p)        _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(p)))
-#define LOAD_I8(p)        _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(p)))
+#define ILOOKUP(t, v)                                                                              \
+    _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(t))), v)
+#define DOT_GROUPS(groups, count, bits, p) dot_groups(groups, count, p)
+#define Q8_OFFSET                          128
+#define FLOATS(v)                          _mm512_cvtepi32_ps(v)
+#define LOAD_U8(p)                         _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(p)))
+#define LOAD_I8(p)                         _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(p)))
 #define STORE_I8(p, v)                                                                             \
     _mm_storeu_si128((__m128i *)(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)))
 #define ABS(v)      _mm512_abs_ps(v)
 #define PANEL_BATCH 4
+
+/* Two sums, so that one multiplication need not wait for the other. */
+static inline __attribute__((always_inline)) __m512i dot_groups(const __m512i *groups, int count,
+                                                                const int8_t *values) {
+    __m512i even = _mm512_setzero_si512(), odd = _mm512_setzero_si512();
+    for (int g = 0; g < count; g += 2) {
+        int fours[2];
+        memcpy(fours, values + 4 * g, sizeof fours);
+        even = _mm512_dpbusd_epi32(even, groups[g], _mm512_set1_epi32(fours[0]));
+        odd = _mm512_dpbusd_epi32(odd, groups[g + 1], _mm512_set1_epi32(fours[1]));
+    }
+    return _mm512_add_epi32(even, odd);
+}
 
 #include "common/kernel/panel_simd.h"
 

@@ -46,15 +46,20 @@ struct float_rows {
                 for (size_t r = 0; r < rows; r++)                                                  \
                     for (size_t c = 0; c < chains; c++)                                            \
                         sums[v][r][c] = ZERO();                                                    \
-            for (uint32_t column = start; column < end; column += 4)                               \
+            for (uint32_t column = start; column < end; column += 4) {                             \
+                const uint8_t *four[FLOAT_VECTORS_MAX];                                            \
+                for (size_t v = 0; v < vectors; v++) {                                             \
+                    four[v] = w->panels + (first + v) / PANEL_VECTORS * panel_bytes +              \
+                              column / 2 * (PAIR_BYTES);                                           \
+                    if ((first + v) % PANEL_VECTORS == 0)                                          \
+                        for (size_t at = 0; at < 2 * (PAIR_BYTES); at += 64)                       \
+                            __builtin_prefetch(four[v] + at + PREFETCH_BYTES);                     \
+                }                                                                                  \
                 for (uint32_t pair = 0; pair < 2; pair++) {                                        \
                     VEC weights[FLOAT_VECTORS_MAX][2];                                             \
-                    for (size_t v = 0; v < vectors; v++) {                                         \
-                        const uint8_t *p = w->panels + (first + v) / PANEL_VECTORS * panel_bytes + \
-                                           (column / 2 + pair) * (PAIR_BYTES);                     \
-                        __builtin_prefetch(p + PREFETCH_BYTES);                                    \
-                        LOAD_PAIR_##NAME(p, (first + v) % PANEL_VECTORS * LANES, weights[v]);      \
-                    }                                                                              \
+                    for (size_t v = 0; v < vectors; v++)                                           \
+                        LOAD_PAIR_##NAME(four[v] + pair * (PAIR_BYTES),                            \
+                                         (first + v) % PANEL_VECTORS * LANES, weights[v]);         \
                     for (size_t c = 0; c < 2; c++)                                                 \
                         for (size_t r = 0; r < rows; r++) {                                        \
                             VEC a = SET(x[r * x_stride + column + 2 * pair + c]);                  \
@@ -64,6 +69,7 @@ struct float_rows {
                             }                                                                      \
                         }                                                                          \
                 }                                                                                  \
+            }                                                                                      \
             VEC scale = SET((w->scales ? w->scales[start / FP8_BLOCK] : 1) * (FACTOR));            \
             for (size_t v = 0; v < vectors; v++)                                                   \
                 for (size_t r = 0; r < rows; r++) {                                                \

@@ -5,6 +5,7 @@
 #include "common/kernel/blocks.h"
 #include "common/kernel/float_panel.h"
 #include "common/kernel/half.h"
+#include "common/kernel/panel_dot.h"
 #include "common/kernel/variants.h"
 
 #define DEFINE_FORMAT(NAME, TYPE, CONVERT)                                                         \
@@ -60,10 +61,7 @@ const struct kernel KERNEL_REFERENCE = {
     .name = "reference",
     .expand = {expand_f32, expand_f16, expand_bf16, expand_fp8, BLOCK_FORMATS(BLOCK_EXPAND_ENTRY)},
     .dot = {dot_f32, dot_f16, dot_bf16, dot_fp8, BLOCK_FORMATS(BLOCK_DOT_ENTRY)},
-    .panel_dot = {[WEIGHT_Q4_0] = panel_dot_q4_0,
-                  [WEIGHT_Q8_0] = panel_dot_q8_0,
-                  [WEIGHT_Q4_K] = panel_dot_q4_k,
-                  [WEIGHT_Q6_K] = panel_dot_q6_k},
+    .panel_dot = {BLOCK_FORMATS(PANEL_DOT_ENTRY)},
     .float_panel_dot = {[WEIGHT_F32] = float_panel_dot_f32,
                         [WEIGHT_F16] = float_panel_dot_f16,
                         [WEIGHT_BF16] = float_panel_dot_bf16,

@@ -155,10 +155,7 @@ static void softmax(float *x, size_t count) {
         .expand = {expand_f32, expand_f16, expand_bf16, expand_fp8,                                \
                    BLOCK_FORMATS(SIMD_EXPAND_ENTRY)},                                              \
         .dot = {dot_f32, dot_f16, dot_bf16, dot_fp8, BLOCK_FORMATS(SIMD_DOT_ENTRY)},               \
-        .panel_dot = {[WEIGHT_Q4_0] = dot_q4_0,                                                    \
-                      [WEIGHT_Q8_0] = dot_q8_0,                                                    \
-                      [WEIGHT_Q4_K] = dot_q4_k,                                                    \
-                      [WEIGHT_Q6_K] = dot_q6_k},                                                   \
+        .panel_dot = {BLOCK_FORMATS(SIMD_PANEL_ENTRY)},                                            \
         .float_panel_dot = {[WEIGHT_F32] = float_dot_f32,                                          \
                             [WEIGHT_F16] = float_dot_f16,                                          \
                             [WEIGHT_BF16] = float_dot_bf16,                                        \

@@ -62,7 +62,7 @@ size_t matrix_bytes(enum weight_format format, uint32_t rows, uint32_t columns) 
     size_t bytes = data_bytes(format, rows, columns);
     if (format == WEIGHT_FP8_E4M3)
         bytes += blocks(rows) * blocks(columns) * sizeof(float);
-    if (panel_has_format(format)) {
+    if (weight_is_blocked(format)) {
         size_t packed = rows / PANEL_ROWS * panel_bytes(format, columns) +
                         rows % PANEL_ROWS * weight_row_bytes(format, columns);
         bytes = packed > bytes ? packed : bytes;

@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 """Writes a random-weight GGUF file of a real shape, for measuring speed and memory:
 
-make_gguf.py OUT.gguf [--shape v2-lite] [--layers N] [--type q4_0|q8_0|q4_k|q6_k] [--seed N]
+make_gguf.py OUT.gguf [--shape v2-lite] [--layers N] [--type q4_0] [--seed N]
 
-Shapes as in make_model.py, but v1. Blocks have random quants and scales that keep activations of order one. There is no
+Shapes as in make_model.py, but v1; types are all that skein reads. Blocks have random quants and scales that keep
+activations of order one. Rows that are no whole blocks of 256 get the usual types with blocks of 32 instead. There is no
 tokenizer: use --prompt-ids. Needs python3-numpy."""
 import argparse
 import os
@@ -16,13 +17,27 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 from gguf_models import ALIGNMENT, U32, model_metadata, pair, text  # noqa: E402
 from make_model import SHAPES  # noqa: E402
 
-# GGUF's number, values and bytes of a block, and where its f16 scales are; the scale that gives unit variance.
+# GGUF's number, values and bytes of a block, where its f16 scale is and where its minimum, the scale that gives unit
+# variance and the minimum in units of it.
 TYPES = {
-    "q4_0": (2, 32, 18, [0], 1 / 4.6),
-    "q8_0": (8, 32, 34, [0], 1 / 74),
-    "q4_k": (12, 256, 144, [0, 2], 1 / 150),
-    "q6_k": (14, 256, 210, [208], 1 / 1300),
+    "f32": (0, 1, 4, None, None, 1, 0),
+    "f16": (1, 1, 2, None, None, 1, 0),
+    "bf16": (30, 1, 2, None, None, 1, 0),
+    "q4_0": (2, 32, 18, 0, None, 1 / 4.6, 0),
+    "q4_1": (3, 32, 20, 0, 2, 1 / 4.6, -7.5),
+    "q5_0": (6, 32, 22, 0, None, 1 / 9.2, 0),
+    "q5_1": (7, 32, 24, 0, 2, 1 / 9.2, -15.5),
+    "q8_0": (8, 32, 34, 0, None, 1 / 74, 0),
+    "q2_k": (10, 256, 84, 80, 82, 1 / 10, 1.5),
+    "q3_k": (11, 256, 110, 108, None, 1 / 42, 0),
+    "q4_k": (12, 256, 144, 0, 2, 1 / 150, 7),
+    "q5_k": (13, 256, 176, 0, 2, 1 / 330, 15),
+    "q6_k": (14, 256, 210, 208, None, 1 / 1300, 0),
+    "iq4_nl": (20, 32, 18, 0, None, 1 / 70, 0),
+    "iq4_xs": (23, 256, 136, 0, None, 1 / 1300, 0),
 }
+# For rows that are no whole blocks of 256.
+SMALLER = {"q2_k": "iq4_nl", "q3_k": "iq4_nl", "iq4_xs": "iq4_nl", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
 GGUF_F32 = 0
 
 
@@ -67,16 +82,20 @@ def type_of(shape, quantised, wanted):
     """The wanted type, or one with blocks of 32 where rows are no whole blocks of it."""
     if not quantised:
         return None
-    return wanted if shape[-1] % TYPES[wanted][1] == 0 else "q8_0"
+    return wanted if shape[-1] % TYPES[wanted][1] == 0 else SMALLER[wanted]
 
 
 def make_pool(kind, columns, random):
     """A few MiB of blocks whose values times `columns` activations of order one sum to order one."""
-    _, _, size, scales, unit = TYPES[kind]
+    _, values, size, scale_at, minimum_at, unit, minimum = TYPES[kind]
+    if values == 1:
+        normal = (random.standard_normal(1 << 21) * columns**-0.5).astype(np.float16 if kind == "f16" else np.float32)
+        return (normal.view(np.uint32) >> 16).astype(np.uint16).tobytes() if kind == "bf16" else normal.tobytes()
     blocks = random.integers(0, 256, ((8 << 20) // size, size), np.uint8)
-    scale = np.array([unit * columns**-0.5], np.float16).view(np.uint8)
-    for at in scales:
-        blocks[:, at : at + 2] = scale if at != 2 else (np.array([unit * columns**-0.5 * 7], np.float16)).view(np.uint8)
+    unit *= columns**-0.5
+    for at, value in ((scale_at, unit), (minimum_at, unit * minimum)):
+        if at is not None:
+            blocks[:, at : at + 2] = np.array([value], np.float16).view(np.uint8)
     return blocks.tobytes()
 
 

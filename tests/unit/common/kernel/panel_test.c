@@ -10,7 +10,9 @@
 #define COLUMNS_MAX 1024u
 #define BATCH_MAX   9u
 
-static const enum weight_format FORMATS[] = {WEIGHT_Q4_0, WEIGHT_Q8_0, WEIGHT_Q4_K, WEIGHT_Q6_K};
+static const enum weight_format FORMATS[] = {
+    WEIGHT_Q4_0, WEIGHT_Q4_1, WEIGHT_Q5_0, WEIGHT_Q5_1, WEIGHT_Q8_0,   WEIGHT_Q2_K,
+    WEIGHT_Q3_K, WEIGHT_Q4_K, WEIGHT_Q5_K, WEIGHT_Q6_K, WEIGHT_IQ4_NL, WEIGHT_IQ4_XS};
 
 static float dequantised(const struct q8_block *x, uint32_t column) {
     const struct q8_block *block = &x[column / Q8_BLOCK_VALUES];
@@ -23,10 +25,12 @@ static void random_rows(struct random *random, enum weight_format format, size_t
     static const struct {
         size_t block_bytes, scales[2];
     } places[WEIGHT_FORMAT_COUNT] = {
-        [WEIGHT_Q4_0] = {18, {0, 0}},
-        [WEIGHT_Q8_0] = {34, {0, 0}},
-        [WEIGHT_Q4_K] = {144, {0, 2}},
-        [WEIGHT_Q6_K] = {210, {208, 208}},
+        [WEIGHT_Q4_0] = {18, {0, 0}},      [WEIGHT_Q4_1] = {20, {0, 2}},
+        [WEIGHT_Q5_0] = {22, {0, 0}},      [WEIGHT_Q5_1] = {24, {0, 2}},
+        [WEIGHT_Q8_0] = {34, {0, 0}},      [WEIGHT_Q2_K] = {84, {80, 82}},
+        [WEIGHT_Q3_K] = {110, {108, 108}}, [WEIGHT_Q4_K] = {144, {0, 2}},
+        [WEIGHT_Q5_K] = {176, {0, 2}},     [WEIGHT_Q6_K] = {210, {208, 208}},
+        [WEIGHT_IQ4_NL] = {18, {0, 0}},    [WEIGHT_IQ4_XS] = {136, {0, 0}},
     };
     for (size_t i = 0; i < bytes; i++)
         rows[i] = (uint8_t)random_bits(random);
@@ -155,13 +159,14 @@ static void test_quantise(void **state) {
             const struct q8_block *block = &want[i / 32];
             assert_true(fabsf(dequantised(want, i) - x[i]) <= block->scale * 0.501f);
         }
-        for (int b = 0; b < 3; b++)
-            for (int h = 0; h < 2; h++) {
-                int sum = 0;
-                for (int i = 0; i < 16; i++)
-                    sum += want[b].values[16 * h + i];
-                assert_int_equal(want[b].sums[h], sum);
-            }
+        for (int b = 0; b < 3; b++) {
+            int sums[2] = {0, 0};
+            for (int i = 0; i < 32; i++)
+                sums[i / 16] += want[b].values[i];
+            assert_true(want[b].total == want[b].scale * (float)(sums[0] + sums[1]));
+            assert_true(want[b].totals[0] == want[b].scale * (float)sums[0]);
+            assert_true(want[b].totals[1] == want[b].scale * (float)sums[1]);
+        }
         for (size_t v = 1; v < variants; v++) {
             list[v]->quantise(x, 96, got);
             assert_memory_equal(want, got, sizeof want);
