@@ -62,7 +62,7 @@ static inline __m256 load_fp8(const uint8_t *p) {
 #define SHIFT_RIGHT(v, n) _mm256_srli_epi16(v, n)
 #define ILOOKUP(t, v)                                                                              \
     _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(t))), v)
-#define DOT_GROUPS     dot_groups
+#define DOT_ROWS       dot_rows
 #define Q8_OFFSET      0
 #define FLOATS(v)      _mm256_cvtepi32_ps(v)
 #define LOAD_U8(p)     _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p)))
@@ -80,22 +80,34 @@ static inline __m256i signed_pairs(__m256i w, __m256i x) {
 
 /* Pairs are summed in 16 bits for as many groups as fit: a pair is at most 2 x 127 times the
  * largest value. */
-static inline __attribute__((always_inline)) __m256i dot_groups(const __m256i *groups, int count,
-                                                                int bits, const int8_t *values) {
+static inline __attribute__((always_inline)) void
+dot_rows(const __m256i (*groups)[8], size_t vectors, int bits, int first, int count,
+         const struct q8_block *x, size_t x_stride, int rows, __m256i (*dots)[2]) {
     int together = bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
-    __m256i sum = _mm256_setzero_si256();
-    for (int g = 0; g < count;) {
-        __m256i pairs = _mm256_setzero_si256();
-        for (int i = 0; i < together && g < count; i++, g++) {
-            int four;
-            memcpy(&four, values + 4 * g, sizeof four);
-            __m256i x = _mm256_set1_epi32(four);
-            pairs = _mm256_add_epi16(pairs, bits == 8 ? signed_pairs(groups[g], x)
-                                                      : _mm256_maddubs_epi16(groups[g], x));
+    together = together < count ? together : count;
+    UNROLL for (int start = first; start < first + count; start += together) {
+        __m256i pairs[4][2];
+        UNROLL for (int g = start; g < start + together; g++) {
+            UNROLL for (int r = 0; r < rows; r++) {
+                int four;
+                memcpy(&four, x[r * x_stride].values + 4 * g, sizeof four);
+                __m256i a = _mm256_set1_epi32(four);
+                UNROLL for (size_t i = 0; i < vectors; i++) {
+                    __m256i w = groups[i][g];
+                    __m256i pair = bits == 8 ? signed_pairs(w, a) : _mm256_maddubs_epi16(w, a);
+                    pairs[r][i] = g == start ? pair : _mm256_add_epi16(pairs[r][i], pair);
+                    /* Else the compiler forms all products before it adds them, and spills. */
+                    __asm__("" : "+x"(pairs[r][i]));
+                }
+            }
         }
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        UNROLL for (int r = 0; r < rows; r++) {
+            UNROLL for (size_t i = 0; i < vectors; i++) {
+                __m256i sum = _mm256_madd_epi16(pairs[r][i], _mm256_set1_epi16(1));
+                dots[r][i] = start == first ? sum : _mm256_add_epi32(dots[r][i], sum);
+            }
+        }
     }
-    return sum;
 }
 
 static inline void store_bytes(int8_t *p, __m256 v) {

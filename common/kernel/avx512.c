@@ -45,27 +45,32 @@ static inline __m512 load_fp8(const uint8_t *p) {
 #define SHIFT_RIGHT(v, n) _mm512_srli_epi16(v, n)
 #define ILOOKUP(t, v)                                                                              \
     _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(t))), v)
-#define DOT_GROUPS(groups, count, bits, p) dot_groups(groups, count, p)
-#define Q8_OFFSET                          128
-#define FLOATS(v)                          _mm512_cvtepi32_ps(v)
-#define LOAD_U8(p)                         _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(p)))
-#define LOAD_I8(p)                         _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(p)))
+#define DOT_ROWS(groups, vectors, bits, first, count, x, x_stride, rows, dots)                     \
+    ((void)(bits),                                                                                 \
+     dot_rows((groups)[0] + (first), count, (x)->values + 4 * (first), x_stride, rows, dots))
+#define Q8_OFFSET  128
+#define FLOATS(v)  _mm512_cvtepi32_ps(v)
+#define LOAD_U8(p) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(p)))
+#define LOAD_I8(p) _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(p)))
 #define STORE_I8(p, v)                                                                             \
     _mm_storeu_si128((__m128i *)(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)))
 #define ABS(v)      _mm512_abs_ps(v)
-#define PANEL_BATCH 4
+#define PANEL_BATCH 8
 
-/* Two sums, so that one multiplication need not wait for the other. */
-static inline __attribute__((always_inline)) __m512i dot_groups(const __m512i *groups, int count,
-                                                                const int8_t *values) {
-    __m512i even = _mm512_setzero_si512(), odd = _mm512_setzero_si512();
-    for (int g = 0; g < count; g += 2) {
-        int fours[2];
-        memcpy(fours, values + 4 * g, sizeof fours);
-        even = _mm512_dpbusd_epi32(even, groups[g], _mm512_set1_epi32(fours[0]));
-        odd = _mm512_dpbusd_epi32(odd, groups[g + 1], _mm512_set1_epi32(fours[1]));
+/* Two sums, so that one multiplication need not wait for the other. `values` are those of the first
+ * row for the first group. */
+static inline __attribute__((always_inline)) void dot_rows(const __m512i *groups, int count,
+                                                           const int8_t *values, size_t x_stride,
+                                                           int rows, __m512i (*dots)[1]) {
+    UNROLL for (int r = 0; r < rows; r++) {
+        __m512i sums[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+        UNROLL for (int g = 0; g < count; g++) {
+            int four;
+            memcpy(&four, values + r * x_stride * sizeof(struct q8_block) + 4 * g, sizeof four);
+            sums[g % 2] = _mm512_dpbusd_epi32(sums[g % 2], groups[g], _mm512_set1_epi32(four));
+        }
+        dots[r][0] = _mm512_add_epi32(sums[0], sums[1]);
     }
-    return _mm512_add_epi32(even, odd);
 }
 
 #include "common/kernel/panel_simd.h"

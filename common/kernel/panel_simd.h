@@ -5,23 +5,25 @@
  *   ILOAD(p) ISET(a) IADD(a,b)  32-bit lanes
  *   IAND(a,b) IOR(a,b) ISET8(a) SHIFT_LEFT(v,n) SHIFT_RIGHT(v,n)  of bytes, shifts in 16-bit lanes
  *   ILOOKUP(t,v)     for each byte of v, which is under 16, that entry of the 16 bytes at t
- *   DOT_GROUPS(groups,count,bits,p)  the sums over `count` (4 or 8) groups of four unsigned bytes
- *                    of `bits` (2 to 6, or 8) bits times the 4 * count signed bytes at p, in 32-bit
- *                    lanes; bytes of 8 bits are stored with an offset of 128, of which Q8_OFFSET is
- *                    left in the result
- *   FLOATS(v)        32-bit integers as f32
- *   LOAD_U8(p) LOAD_I8(p)  LANES bytes as 32-bit integers
- *   STORE_I8(p,v)    f32 rounded to bytes
- *   ABS(v)
- *   PANEL_BATCH      rows of activations for which a sub-block is unpacked once
+ *   DOT_ROWS(groups,vectors,bits,first,count,x,x_stride,rows,dots)
+ *       dots[r][i] = the sums, in 32-bit lanes, over the groups [first, first + count) of vector i
+ *       (`count` is 4 or 8) of four unsigned bytes of `bits` (2 to 6, or 8) bits times the four
+ *       signed bytes of the r-th row of activations; bytes of 8 bits have an offset of 128, of
+ * which Q8_OFFSET is left in the result. All numbers but x_stride are constants. FLOATS(v) 32-bit
+ * integers as f32 LOAD_U8(p) LOAD_I8(p)  LANES bytes as 32-bit integers STORE_I8(p,v)    f32
+ * rounded to bytes ABS(v) PANEL_BATCH      rows of activations for which a sub-block is unpacked
+ * once
  *
  * Whatever the format, a sub-block of 32 columns is unpacked into eight vectors of bytes q, one for
- * each group, and scales and offsets of f32 such that a weight is q * scale + offset. Integer sums
- * are exact. */
+ * each group, and a scale and an offset in f32 such that a weight is q * scale + offset. Integer
+ * sums are exact. */
+#include <stdbool.h>
+
 #include "common/kernel/panel_formats.h"
 
 #define PANEL_INLINE  static inline __attribute__((always_inline))
 #define PANEL_VECTORS (PANEL_ROWS / LANES)
+
 /* How far ahead weights are asked for: memory's latency at full bandwidth, in bytes. */
 #define PREFETCH_BYTES 3072
 
@@ -97,195 +99,182 @@ PANEL_INLINE void look_up_levels(IVEC groups[8]) {
         groups[g] = ILOOKUP(LEVELS_OFFSET, groups[g]);
 }
 
-/* The rows of activations that a panel is multiplied with, at a sub-block, and what has been summed
- * up of them. */
-struct panel_rows {
-    const struct q8_block *x;
-    size_t x_stride;
-    int rows;
-    VEC (*sums)[PANEL_VECTORS]; /* (rows) */
-};
-
-/* A sub-block of LANES rows with one scale each. What depends on the sum before is one addition. */
-PANEL_INLINE void add_sub_block(const struct panel_rows *to, size_t v, const IVEC groups[8],
-                                int bits, VEC scale, VEC offset) {
-    (void)bits;
-    for (int r = 0; r < to->rows; r++) {
-        const struct q8_block *x = to->x + r * to->x_stride;
-        VEC dot = MUL(FLOATS(DOT_GROUPS(groups, 8, bits, x->values)), SET(x->scale));
-        VEC part = FMA(scale, dot, MUL(offset, SET(x->total)));
-        to->sums[r][v] = ADD(to->sums[r][v], part);
-    }
+/* One scale for all 32 columns. */
+PANEL_INLINE void set_scale(VEC scale, VEC offset, VEC scales[2], VEC offsets[2]) {
+    scales[0] = scales[1] = scale;
+    offsets[0] = offsets[1] = offset;
 }
 
-/* The same with scales of their own for the first and the last 16 columns. */
-PANEL_INLINE void add_halves(const struct panel_rows *to, size_t v, const IVEC groups[8], int bits,
-                             const VEC scales[2], const VEC offsets[2]) {
-    (void)bits;
-    for (int r = 0; r < to->rows; r++) {
-        const struct q8_block *x = to->x + r * to->x_stride;
-        VEC first = FLOATS(DOT_GROUPS(groups, 4, bits, x->values));
-        VEC last = FLOATS(DOT_GROUPS(groups + 4, 4, bits, x->values + 16));
-        VEC dot = FMA(scales[0], first, MUL(scales[1], last));
-        VEC part = FMA(offsets[0], SET(x->totals[0]), MUL(offsets[1], SET(x->totals[1])));
-        to->sums[r][v] = ADD(to->sums[r][v], FMA(dot, SET(x->scale), part));
-    }
-}
-
-/* Each of these adds vector `v` of sub-block `s` of a block. */
-PANEL_INLINE void add_q4_0(const struct panel_q4_0 *p, uint32_t s, const struct panel_rows *to,
-                           size_t v) {
-    IVEC groups[8];
+/* Each of these unpacks vector `v` of sub-block `s` of a block, with scales and offsets of the
+ * first and the last 16 columns. */
+PANEL_INLINE void unpack_q4_0(const struct panel_q4_0 *p, uint32_t s, size_t v, IVEC groups[8],
+                              VEC scales[2], VEC offsets[2]) {
     (void)s;
     VEC scale = LOAD_F16(p->scales + LANES * v);
     unpack_nibbles(p->nibbles, v, groups);
-    add_sub_block(to, v, groups, 4, scale, MUL(scale, SET(-8)));
+    set_scale(scale, MUL(scale, SET(-8)), scales, offsets);
 }
 
-PANEL_INLINE void add_q4_1(const struct panel_q4_1 *p, uint32_t s, const struct panel_rows *to,
-                           size_t v) {
-    IVEC groups[8];
+PANEL_INLINE void unpack_q4_1(const struct panel_q4_1 *p, uint32_t s, size_t v, IVEC groups[8],
+                              VEC scales[2], VEC offsets[2]) {
     (void)s;
     unpack_nibbles(p->nibbles, v, groups);
-    add_sub_block(to, v, groups, 4, LOAD_F16(p->scales + LANES * v),
-                  LOAD_F16(p->minimums + LANES * v));
+    set_scale(LOAD_F16(p->scales + LANES * v), LOAD_F16(p->minimums + LANES * v), scales, offsets);
 }
 
-PANEL_INLINE void add_q5_0(const struct panel_q5_0 *p, uint32_t s, const struct panel_rows *to,
-                           size_t v) {
-    IVEC groups[8];
+PANEL_INLINE void unpack_q5_0(const struct panel_q5_0 *p, uint32_t s, size_t v, IVEC groups[8],
+                              VEC scales[2], VEC offsets[2]) {
     (void)s;
     VEC scale = LOAD_F16(p->scales + LANES * v);
     unpack_nibbles(p->nibbles, v, groups);
     add_fifth_bits(p->bits, v, groups);
-    add_sub_block(to, v, groups, 5, scale, MUL(scale, SET(-16)));
+    set_scale(scale, MUL(scale, SET(-16)), scales, offsets);
 }
 
-PANEL_INLINE void add_q5_1(const struct panel_q5_1 *p, uint32_t s, const struct panel_rows *to,
-                           size_t v) {
-    IVEC groups[8];
+PANEL_INLINE void unpack_q5_1(const struct panel_q5_1 *p, uint32_t s, size_t v, IVEC groups[8],
+                              VEC scales[2], VEC offsets[2]) {
     (void)s;
     unpack_nibbles(p->nibbles, v, groups);
     add_fifth_bits(p->bits, v, groups);
-    add_sub_block(to, v, groups, 5, LOAD_F16(p->scales + LANES * v),
-                  LOAD_F16(p->minimums + LANES * v));
+    set_scale(LOAD_F16(p->scales + LANES * v), LOAD_F16(p->minimums + LANES * v), scales, offsets);
 }
 
-PANEL_INLINE void add_q8_0(const struct panel_q8_0 *p, uint32_t s, const struct panel_rows *to,
-                           size_t v) {
-    IVEC groups[8];
+PANEL_INLINE void unpack_q8_0(const struct panel_q8_0 *p, uint32_t s, size_t v, IVEC groups[8],
+                              VEC scales[2], VEC offsets[2]) {
     (void)s;
     VEC scale = LOAD_F16(p->scales + LANES * v);
     for (int g = 0; g < 8; g++)
         groups[g] = load_group(p->values[g], v);
-    add_sub_block(to, v, groups, 8, scale, MUL(scale, SET(-Q8_OFFSET)));
+    set_scale(scale, MUL(scale, SET(-Q8_OFFSET)), scales, offsets);
 }
 
-PANEL_INLINE void add_iq4_nl(const struct panel_q4_0 *p, uint32_t s, const struct panel_rows *to,
-                             size_t v) {
-    IVEC groups[8];
+PANEL_INLINE void unpack_iq4_nl(const struct panel_q4_0 *p, uint32_t s, size_t v, IVEC groups[8],
+                                VEC scales[2], VEC offsets[2]) {
     (void)s;
     VEC scale = LOAD_F16(p->scales + LANES * v);
     unpack_nibbles(p->nibbles, v, groups);
     look_up_levels(groups);
-    add_sub_block(to, v, groups, 8, scale, MUL(scale, SET(-Q8_OFFSET)));
+    set_scale(scale, MUL(scale, SET(-Q8_OFFSET)), scales, offsets);
 }
 
-PANEL_INLINE void add_q2_k(const struct panel_q2_k *p, uint32_t s, const struct panel_rows *to,
-                           size_t v) {
-    IVEC groups[8];
+PANEL_INLINE void unpack_q2_k(const struct panel_q2_k *p, uint32_t s, size_t v, IVEC groups[8],
+                              VEC scales[2], VEC offsets[2]) {
     VEC scale = LOAD_F16(p->scales + LANES * v);
     VEC minimum = MUL(LOAD_F16(p->minimums + LANES * v), SET(-1.0f / 16));
-    VEC scales[2], offsets[2];
     unpack_pairs(p->pairs[s], v, groups);
     for (int h = 0; h < 2; h++) {
         IVEC small = LOAD_U8(p->small[2 * s + h] + LANES * v);
         scales[h] = MUL(scale, FLOATS(IAND(small, ISET(15))));
         offsets[h] = MUL(minimum, FLOATS(IAND(small, ISET(0xf0))));
     }
-    add_halves(to, v, groups, 2, scales, offsets);
 }
 
-PANEL_INLINE void add_q3_k(const struct panel_q3_k *p, uint32_t s, const struct panel_rows *to,
-                           size_t v) {
-    IVEC groups[8];
+PANEL_INLINE void unpack_q3_k(const struct panel_q3_k *p, uint32_t s, size_t v, IVEC groups[8],
+                              VEC scales[2], VEC offsets[2]) {
     VEC scale = LOAD_F16(p->scales + LANES * v);
-    VEC scales[2], offsets[2];
     unpack_pairs(p->pairs[s], v, groups);
     add_third_bits(p->bits[s], v, groups);
     for (int h = 0; h < 2; h++) {
         scales[h] = MUL(scale, FLOATS(LOAD_I8(p->small_scales[2 * s + h] + LANES * v)));
         offsets[h] = MUL(scales[h], SET(-4));
     }
-    add_halves(to, v, groups, 3, scales, offsets);
 }
 
-PANEL_INLINE void add_q4_k(const struct panel_q4_k *p, uint32_t s, const struct panel_rows *to,
-                           size_t v) {
-    IVEC groups[8];
+PANEL_INLINE void unpack_q4_k(const struct panel_q4_k *p, uint32_t s, size_t v, IVEC groups[8],
+                              VEC scales[2], VEC offsets[2]) {
     VEC scale = LOAD_F16(p->scales + LANES * v);
     VEC minimum = MUL(LOAD_F16(p->minimums + LANES * v), SET(-1));
     unpack_nibbles(p->nibbles[s], v, groups);
-    add_sub_block(to, v, groups, 4, MUL(scale, FLOATS(LOAD_U8(p->small_scales[s] + LANES * v))),
-                  MUL(minimum, FLOATS(LOAD_U8(p->small_minimums[s] + LANES * v))));
+    set_scale(MUL(scale, FLOATS(LOAD_U8(p->small_scales[s] + LANES * v))),
+              MUL(minimum, FLOATS(LOAD_U8(p->small_minimums[s] + LANES * v))), scales, offsets);
 }
 
-PANEL_INLINE void add_q5_k(const struct panel_q5_k *p, uint32_t s, const struct panel_rows *to,
-                           size_t v) {
-    IVEC groups[8];
+PANEL_INLINE void unpack_q5_k(const struct panel_q5_k *p, uint32_t s, size_t v, IVEC groups[8],
+                              VEC scales[2], VEC offsets[2]) {
     VEC scale = LOAD_F16(p->scales + LANES * v);
     VEC minimum = MUL(LOAD_F16(p->minimums + LANES * v), SET(-1));
     unpack_nibbles(p->nibbles[s], v, groups);
     add_fifth_bits(p->bits[s], v, groups);
-    add_sub_block(to, v, groups, 5, MUL(scale, FLOATS(LOAD_U8(p->small_scales[s] + LANES * v))),
-                  MUL(minimum, FLOATS(LOAD_U8(p->small_minimums[s] + LANES * v))));
+    set_scale(MUL(scale, FLOATS(LOAD_U8(p->small_scales[s] + LANES * v))),
+              MUL(minimum, FLOATS(LOAD_U8(p->small_minimums[s] + LANES * v))), scales, offsets);
 }
 
-PANEL_INLINE void add_q6_k(const struct panel_q6_k *p, uint32_t s, const struct panel_rows *to,
-                           size_t v) {
-    IVEC groups[8];
+PANEL_INLINE void unpack_q6_k(const struct panel_q6_k *p, uint32_t s, size_t v, IVEC groups[8],
+                              VEC scales[2], VEC offsets[2]) {
     VEC scale = LOAD_F16(p->scales + LANES * v);
-    VEC scales[2], offsets[2];
     unpack_nibbles(p->nibbles[s], v, groups);
     add_pairs(p->pairs[s], v, groups);
     for (int h = 0; h < 2; h++) {
         scales[h] = MUL(scale, FLOATS(LOAD_I8(p->small_scales[2 * s + h] + LANES * v)));
         offsets[h] = MUL(scales[h], SET(-32));
     }
-    add_halves(to, v, groups, 6, scales, offsets);
 }
 
-PANEL_INLINE void add_iq4_xs(const struct panel_iq4_xs *p, uint32_t s, const struct panel_rows *to,
-                             size_t v) {
-    IVEC groups[8];
+PANEL_INLINE void unpack_iq4_xs(const struct panel_iq4_xs *p, uint32_t s, size_t v, IVEC groups[8],
+                                VEC scales[2], VEC offsets[2]) {
     VEC scale =
         MUL(LOAD_F16(p->scales + LANES * v), FLOATS(LOAD_I8(p->small_scales[s] + LANES * v)));
     unpack_nibbles(p->nibbles[s], v, groups);
     look_up_levels(groups);
-    add_sub_block(to, v, groups, 8, scale, MUL(scale, SET(-Q8_OFFSET)));
+    set_scale(scale, MUL(scale, SET(-Q8_OFFSET)), scales, offsets);
 }
 
-/* One panel times `rows` rows of activations; then any number of rows. */
-#define DEFINE_PANEL(NAME, TYPE, BLOCK_VALUES)                                                     \
+/* Vectors [v, v + vectors) of one sub-block, unpacked. */
+struct unpacked {
+    IVEC groups[PANEL_VECTORS][8];
+    VEC scales[PANEL_VECTORS][2], offsets[PANEL_VECTORS][2];
+};
+
+/* sums[r][v + i] += the sub-block's vectors times `rows` rows of activations, of which x is the
+ * first one's block. Only one addition depends on the sums before. */
+PANEL_INLINE void add_products(const struct unpacked *w, size_t v, size_t vectors, int bits,
+                               bool halves, const struct q8_block *x, size_t x_stride, int rows,
+                               VEC (*sums)[PANEL_VECTORS]) {
+    IVEC dots[PANEL_BATCH][PANEL_VECTORS], last_dots[PANEL_BATCH][PANEL_VECTORS];
+    DOT_ROWS(w->groups, vectors, bits, 0, halves ? 4 : 8, x, x_stride, rows, dots);
+    if (halves)
+        DOT_ROWS(w->groups, vectors, bits, 4, 4, x, x_stride, rows, last_dots);
+    UNROLL for (int r = 0; r < rows; r++) {
+        const struct q8_block *row = x + r * x_stride;
+        UNROLL for (size_t i = 0; i < vectors; i++) {
+            VEC part = MUL(w->scales[i][0], FLOATS(dots[r][i])), offset;
+            if (halves) {
+                part = FMA(w->scales[i][1], FLOATS(last_dots[r][i]), part);
+                offset = MUL(w->offsets[i][0], SET(row->totals[0]));
+                offset = FMA(w->offsets[i][1], SET(row->totals[1]), offset);
+            } else {
+                offset = MUL(w->offsets[i][0], SET(row->total));
+            }
+            sums[r][v + i] = ADD(sums[r][v + i], FMA(part, SET(row->scale), offset));
+        }
+    }
+}
+
+/* One panel times `rows` rows of activations; then any number of rows. A single row is multiplied
+ * vector by vector, whose groups then stay in registers; of several rows each activation is read
+ * once for all vectors. */
+#define DEFINE_PANEL(NAME, TYPE, BLOCK_VALUES, BITS, HALVES)                                       \
     PANEL_INLINE void dot_rows_##NAME(const uint8_t *panel, uint32_t columns,                      \
                                       const struct q8_block *x, size_t x_stride, int rows,         \
                                       float *y, size_t y_stride) {                                 \
         const struct TYPE *blocks = (const struct TYPE *)panel;                                    \
-        VEC sums[PANEL_BATCH][PANEL_VECTORS];                                                      \
-        for (int r = 0; r < rows; r++)                                                             \
-            for (size_t v = 0; v < PANEL_VECTORS; v++)                                             \
-                sums[r][v] = ZERO();                                                               \
-        struct panel_rows to = {x, x_stride, rows, sums};                                          \
         const uint32_t parts = (BLOCK_VALUES) / Q8_BLOCK_VALUES;                                   \
+        const size_t vectors = rows == 1 ? 1 : PANEL_VECTORS;                                      \
+        VEC sums[PANEL_BATCH][PANEL_VECTORS];                                                      \
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (size_t v = 0; v < PANEL_VECTORS; v++)    \
+            sums[r][v] = ZERO();                                                                   \
         for (uint32_t b = 0; b < columns / (BLOCK_VALUES); b++)                                    \
-            for (uint32_t s = 0; s < parts; s++, to.x++) {                                         \
+            for (uint32_t s = 0; s < parts; s++, x++) {                                            \
                 prefetch_part(blocks + b, sizeof *blocks, s, parts);                               \
-                _Pragma("GCC unroll 4") for (size_t v = 0; v < PANEL_VECTORS; v++)                 \
-                    add_##NAME(blocks + b, s, &to, v);                                             \
+                UNROLL for (size_t v = 0; v < PANEL_VECTORS; v += vectors) {                       \
+                    struct unpacked w;                                                             \
+                    UNROLL for (size_t i = 0; i < vectors; i++) unpack_##NAME(                     \
+                        blocks + b, s, v + i, w.groups[i], w.scales[i], w.offsets[i]);             \
+                    add_products(&w, v, vectors, BITS, HALVES, x, x_stride, rows, sums);           \
+                }                                                                                  \
             }                                                                                      \
-        for (int r = 0; r < rows; r++)                                                             \
-            for (size_t v = 0; v < PANEL_VECTORS; v++)                                             \
-                STORE(y + r * y_stride + LANES * v, sums[r][v]);                                   \
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (size_t v = 0; v < PANEL_VECTORS; v++)    \
+            STORE(y + r * y_stride + LANES * v, sums[r][v]);                                       \
     }                                                                                              \
     static void dot_##NAME(const uint8_t *panel, uint32_t columns, const struct q8_block *x,       \
                            size_t x_stride, size_t batch, float *y, size_t y_stride) {             \
@@ -294,22 +283,26 @@ PANEL_INLINE void add_iq4_xs(const struct panel_iq4_xs *p, uint32_t s, const str
             x += PANEL_BATCH * x_stride;                                                           \
             y += PANEL_BATCH * y_stride;                                                           \
         }                                                                                          \
-        for (; batch; batch--, x += x_stride, y += y_stride)                                       \
+        for (; PANEL_BATCH > 4 && batch >= 4; batch -= 4, x += 4 * x_stride, y += 4 * y_stride)    \
+            dot_rows_##NAME(panel, columns, x, x_stride, 4, y, y_stride);                          \
+        for (; batch >= 2; batch -= 2, x += 2 * x_stride, y += 2 * y_stride)                       \
+            dot_rows_##NAME(panel, columns, x, x_stride, 2, y, y_stride);                          \
+        if (batch)                                                                                 \
             dot_rows_##NAME(panel, columns, x, x_stride, 1, y, y_stride);                          \
     }
 
-DEFINE_PANEL(q4_0, panel_q4_0, 32)
-DEFINE_PANEL(q4_1, panel_q4_1, 32)
-DEFINE_PANEL(q5_0, panel_q5_0, 32)
-DEFINE_PANEL(q5_1, panel_q5_1, 32)
-DEFINE_PANEL(q8_0, panel_q8_0, 32)
-DEFINE_PANEL(iq4_nl, panel_q4_0, 32)
-DEFINE_PANEL(q2_k, panel_q2_k, 256)
-DEFINE_PANEL(q3_k, panel_q3_k, 256)
-DEFINE_PANEL(q4_k, panel_q4_k, 256)
-DEFINE_PANEL(q5_k, panel_q5_k, 256)
-DEFINE_PANEL(q6_k, panel_q6_k, 256)
-DEFINE_PANEL(iq4_xs, panel_iq4_xs, 256)
+DEFINE_PANEL(q4_0, panel_q4_0, 32, 4, false)
+DEFINE_PANEL(q4_1, panel_q4_1, 32, 4, false)
+DEFINE_PANEL(q5_0, panel_q5_0, 32, 5, false)
+DEFINE_PANEL(q5_1, panel_q5_1, 32, 5, false)
+DEFINE_PANEL(q8_0, panel_q8_0, 32, 8, false)
+DEFINE_PANEL(iq4_nl, panel_q4_0, 32, 8, false)
+DEFINE_PANEL(q2_k, panel_q2_k, 256, 2, true)
+DEFINE_PANEL(q3_k, panel_q3_k, 256, 3, true)
+DEFINE_PANEL(q4_k, panel_q4_k, 256, 4, false)
+DEFINE_PANEL(q5_k, panel_q5_k, 256, 5, false)
+DEFINE_PANEL(q6_k, panel_q6_k, 256, 6, true)
+DEFINE_PANEL(iq4_xs, panel_iq4_xs, 256, 8, false)
 
 #define SIMD_PANEL_ENTRY(FORMAT, NAME) [WEIGHT_##FORMAT] = dot_##NAME,
 

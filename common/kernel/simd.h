@@ -16,6 +16,8 @@
 #include "common/kernel/variants.h"
 
 #define LOAD_F32(p) LOAD(p)
+/* Before a loop over constants whose arrays are meant to be registers. */
+#define UNROLL _Pragma("GCC unroll 8")
 
 /* E4M3 is read as an F16 of the same fields, whose exponent bias is larger by 8: the processor's
  * own conversion then takes care of subnormals, at full speed. */
