@@ -14,7 +14,7 @@ import sys
 import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../e2e"))
-from gguf_models import ALIGNMENT, U32, model_metadata, pair, text  # noqa: E402
+from gguf_models import ALIGNMENT, STRING, U32, model_metadata, pair, text  # noqa: E402
 from make_model import SHAPES  # noqa: E402
 
 # GGUF's number, values and bytes of a block, where its f16 scale is and where its minimum, the scale that gives unit
@@ -121,7 +121,7 @@ def main():
     c["num_hidden_layers"] = o.layers or c["num_hidden_layers"]
     c["first_k_dense_replace"] = min(c["first_k_dense_replace"], c["num_hidden_layers"] - 1)
     random = np.random.default_rng(o.seed)
-    metadata = model_metadata(c)
+    metadata = model_metadata(c) + [pair("tokenizer.ggml.model", STRING, "none")]
     if c["scoring_func"] == "softmax":
         metadata = [m for m in metadata if b"expert_gating_func" not in m] + [pair("deepseek2.expert_gating_func", U32, 1)]
     plan, at = [], 0
