@@ -119,6 +119,8 @@ static inline void store_bytes(int8_t *p, __m256 v) {
 
 #include "common/kernel/panel_simd.h"
 
+#include "common/kernel/block_simd.h"
+
 #define LOAD_EVEN_BF16(p) _mm256_castsi256_ps(_mm256_slli_epi32(ILOAD(p), 16))
 #define LOAD_ODD_BF16(p)  _mm256_castsi256_ps(_mm256_and_si256(ILOAD(p), ISET((int)0xffff0000)))
 #define LOAD_EVEN_FP8(p)  high_fp8(_mm_slli_epi16(_mm_loadu_si128((const __m128i *)(p)), 8))

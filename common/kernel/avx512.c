@@ -75,6 +75,8 @@ static inline __attribute__((always_inline)) void dot_rows(const __m512i *groups
 
 #include "common/kernel/panel_simd.h"
 
+#include "common/kernel/block_simd.h"
+
 #define LOAD_EVEN_BF16(p) _mm512_castsi512_ps(_mm512_slli_epi32(ILOAD(p), 16))
 #define LOAD_ODD_BF16(p)  _mm512_castsi512_ps(_mm512_and_si512(ILOAD(p), ISET((int)0xffff0000)))
 #define LOAD_EVEN_FP8(p)  high_fp8(_mm256_slli_epi16(_mm256_loadu_si256((const __m256i *)(p)), 8))

@@ -179,15 +179,17 @@ static inline void expand_block_iq4_xs(const struct block_iq4_xs *block, float *
         }                                                                                          \
     }
 
-/* LINKAGE float DOT(...), see kernel.h; SUM(expanded, x, count) multiplies one block. */
+/* LINKAGE float DOT(...), see kernel.h; SUM(expanded, x, count) multiplies some blocks. */
 #define BLOCK_DOT_LOOP(LINKAGE, DOT, FORMAT, NAME, SUM)                                            \
     LINKAGE float DOT(const void *values, const float *x, size_t count) {                          \
         const struct block_##NAME *block = values;                                                 \
         uint32_t width = weight_block(WEIGHT_##FORMAT);                                            \
         float expanded[BLOCK_VALUES_MAX], sum = 0;                                                 \
-        for (size_t at = 0; at < count; at += width, block++) {                                    \
-            expand_block_##NAME(block, expanded);                                                  \
-            sum += SUM(expanded, x + at, width);                                                   \
+        for (size_t at = 0; at < count; at += BLOCK_VALUES_MAX) {                                  \
+            size_t some = count - at < BLOCK_VALUES_MAX ? count - at : BLOCK_VALUES_MAX;           \
+            for (size_t i = 0; i < some; i += width, block++)                                      \
+                expand_block_##NAME(block, expanded + i);                                          \
+            sum += SUM(expanded, x + at, some);                                                    \
         }                                                                                          \
         return sum;                                                                                \
     }

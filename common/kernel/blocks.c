@@ -1,12 +1,12 @@
-/* Block formats in plain C. A dot product adds up block by block, which also keeps the sum of a
- * long row more exact than one running sum. */
+/* Block formats in plain C. A dot product adds up some blocks at a time, which also keeps the sum
+ * of a long row more exact than one running sum. */
 #include "common/kernel/blocks.h"
 
 #include "common/kernel/block_expand.h"
 
-static float sum_products(const float *values, const float *x, uint32_t count) {
+static float sum_products(const float *values, const float *x, size_t count) {
     float sum = 0;
-    for (uint32_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++)
         sum += values[i] * x[i];
     return sum;
 }

@@ -18,6 +18,13 @@
 /* What kernel_select takes, as a list for options. */
 #define KERNEL_CHOICES "auto|reference|avx2|avx512"
 
+/* Some rows of f32, of which a first or second level cache holds all: (count, width), `stride`
+ * floats from one to the next. */
+struct row_tile {
+    const float *values;
+    size_t stride, count, width;
+};
+
 struct kernel {
     const char *name; /* as --isa takes it */
 
@@ -59,6 +66,19 @@ struct kernel {
 
     /* Replaces x by exp(x - max(x)) / sum; count >= 1. */
     void (*softmax)(float *x, size_t count);
+
+    /* A part of a softmax: raises *best to the largest of *best and scale * x, replaces x by
+     * exp(scale * x - *best) and returns the sum of that; count >= 1, scale > 0. */
+    float (*softmax_part)(float *x, size_t count, float scale, float *best);
+
+    /* y[r * y_stride + i] = row i . x[r] for r in [0, batch), x[r] at x + r * x_stride */
+    void (*row_dots)(const struct row_tile *rows, const float *x, size_t x_stride, size_t batch,
+                     float *y, size_t y_stride);
+
+    /* y[r] += the sum over i of a[r * a_stride + i] * row i, y[r] at y + r * y_stride: the product
+     * with the transposed rows. */
+    void (*row_sums)(const struct row_tile *rows, const float *a, size_t a_stride, size_t batch,
+                     float *y, size_t y_stride);
 
     /* What the instruction set can do at most, for measuring. */
     const struct peak *peak;

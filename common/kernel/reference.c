@@ -46,15 +46,35 @@ static void rms_norm(const float *x, const float *weight, size_t count, float ep
         out[i] = x[i] * factor * weight[i];
 }
 
-static void softmax(float *x, size_t count) {
-    float best = x[0];
-    for (size_t i = 1; i < count; i++)
-        best = x[i] > best ? x[i] : best;
+static float softmax_part(float *x, size_t count, float scale, float *best) {
+    for (size_t i = 0; i < count; i++)
+        *best = x[i] * scale > *best ? x[i] * scale : *best;
     float sum = 0;
     for (size_t i = 0; i < count; i++)
-        sum += x[i] = expf(x[i] - best);
+        sum += x[i] = expf(x[i] * scale - *best);
+    return sum;
+}
+
+static void softmax(float *x, size_t count) {
+    float best = -INFINITY, sum = softmax_part(x, count, 1.0f, &best);
     for (size_t i = 0; i < count; i++)
         x[i] /= sum;
+}
+
+static void row_dots(const struct row_tile *rows, const float *x, size_t x_stride, size_t batch,
+                     float *y, size_t y_stride) {
+    for (size_t r = 0; r < batch; r++)
+        for (size_t i = 0; i < rows->count; i++)
+            y[r * y_stride + i] =
+                dot_f32(rows->values + i * rows->stride, x + r * x_stride, rows->width);
+}
+
+static void row_sums(const struct row_tile *rows, const float *a, size_t a_stride, size_t batch,
+                     float *y, size_t y_stride) {
+    for (size_t r = 0; r < batch; r++)
+        for (size_t i = 0; i < rows->count; i++)
+            add_scaled(a[r * a_stride + i], rows->values + i * rows->stride, rows->width,
+                       y + r * y_stride);
 }
 
 const struct kernel KERNEL_REFERENCE = {
@@ -71,5 +91,8 @@ const struct kernel KERNEL_REFERENCE = {
     .swiglu = swiglu,
     .rms_norm = rms_norm,
     .softmax = softmax,
+    .softmax_part = softmax_part,
+    .row_dots = row_dots,
+    .row_sums = row_sums,
     .peak = &PEAK_REFERENCE,
 };

@@ -11,7 +11,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "common/kernel/block_expand.h"
 #include "common/kernel/blocks.h"
 #include "common/kernel/variants.h"
 
@@ -71,13 +70,7 @@ DEFINE_FORMAT(f16, uint16_t, LOAD_F16, WEIGHT_F16, 1.0f)
 DEFINE_FORMAT(bf16, uint16_t, LOAD_BF16, WEIGHT_BF16, 1.0f)
 DEFINE_FORMAT(fp8, uint8_t, LOAD_FP8, WEIGHT_FP8_E4M3, FP8_FACTOR)
 
-/* The block formats: their plain C, compiled for this instruction set, with its dot product. */
-#define DEFINE_BLOCK_LOOPS(FORMAT, NAME)                                                           \
-    BLOCK_EXPAND_LOOP(static, expand_##NAME, FORMAT, NAME)                                         \
-    BLOCK_DOT_LOOP(static, dot_block_##NAME, FORMAT, NAME, dot_f32)
-
-BLOCK_FORMATS(DEFINE_BLOCK_LOOPS)
-
+/* The block formats, see block_simd.h. */
 #define SIMD_EXPAND_ENTRY(FORMAT, NAME) [WEIGHT_##FORMAT] = expand_##NAME,
 #define SIMD_DOT_ENTRY(FORMAT, NAME)    [WEIGHT_##FORMAT] = dot_block_##NAME,
 
@@ -133,23 +126,31 @@ static float largest(const float *x, size_t count) {
     return best;
 }
 
-static void softmax(float *x, size_t count) {
-    float best = largest(x, count), sum = 0;
+static float softmax_part(float *x, size_t count, float scale, float *best) {
+    float top = largest(x, count) * scale, sum = 0;
+    *best = top > *best ? top : *best;
     VEC total = ZERO();
     size_t i = 0;
     for (; i + LANES <= count; i += LANES) {
-        VEC e = exp_lanes(ADD(LOAD(x + i), SET(-best)));
+        VEC e = exp_lanes(ADD(MUL(LOAD(x + i), SET(scale)), SET(-*best)));
         STORE(x + i, e);
         total = ADD(total, e);
     }
     for (; i < count; i++)
-        sum += x[i] = expf(x[i] - best);
-    float factor = 1.0f / (sum + SUM(total));
-    for (i = 0; i + LANES <= count; i += LANES)
+        sum += x[i] = expf(x[i] * scale - *best);
+    return sum + SUM(total);
+}
+
+static void softmax(float *x, size_t count) {
+    float best = -INFINITY, factor = 1.0f / softmax_part(x, count, 1.0f, &best);
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES)
         STORE(x + i, MUL(LOAD(x + i), SET(factor)));
     for (; i < count; i++)
         x[i] *= factor;
 }
+
+#include "common/kernel/rows_simd.h"
 
 #define TABLE(NAME, PEAK)                                                                          \
     {                                                                                              \
@@ -163,5 +164,6 @@ static void softmax(float *x, size_t count) {
                             [WEIGHT_BF16] = float_dot_bf16,                                        \
                             [WEIGHT_FP8_E4M3] = float_dot_fp8},                                    \
         .quantise = quantise, .add_scaled = add_scaled, .swiglu = swiglu, .rms_norm = rms_norm,    \
-        .softmax = softmax, .peak = &(PEAK),                                                       \
+        .softmax = softmax, .softmax_part = softmax_part, .row_dots = row_dots,                    \
+        .row_sums = row_sums, .peak = &(PEAK),                                                     \
     }
