@@ -1,34 +1,54 @@
-/* The heart of attention, the same for every kind: scores of some queries against past positions,
- * softmax under each query's limit, weighted sum of values. Pure arithmetic on the caller's memory;
- * thread-safe. */
+/* The heart of attention, the same for every kind: some queries meet past positions, a tile of them
+ * after the other, and keep what a softmax over all of them needs, so that no memory grows with the
+ * context. Positions may be split over several callers, whose results attend_merge() joins. Pure
+ * arithmetic on the caller's memory; thread-safe. */
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
-#include "coordinator/kv_cache.h"
+/* Positions of a tile, and queries that are multiplied with it at a time: with V3's width of 576
+ * f32 either takes 144 KiB, so that both stay in a second-level cache. */
+#define ATTEND_POSITIONS_MAX 64u
+#define ATTEND_QUERIES       64u
 
-/* Queries that go through attend() together at most; bounds the caller's score scratch. */
-#define ATTEND_QUERIES_MAX 64u
+/* Floats of the scratch that attend_add_tile() needs. */
+#define ATTEND_SCORES_FLOATS ((size_t)ATTEND_QUERIES * ATTEND_POSITIONS_MAX)
 
-/* Where keys and values of past positions are: rows in the cache's pages or in one flat array.
- * Within a row the key starts at key_offset, the value at value_offset; they may overlap. */
-struct attend_source {
-    const struct kv_cache *cache; /* NULL: flat */
-    uint32_t layer, sequence;     /* of the cache */
-    const float *flat;
-    size_t stride; /* floats from one position's row to the next */
-    uint32_t key_offset, key_width;
-    uint32_t value_offset, value_width;
+/* Queries of `rows` consecutive positions from `position` on, of one head or of several heads one
+ * behind the other, and what they have gathered so far. Each sees the positions up to its own. */
+struct attend_queries {
+    const float *values; /* (count, the tiles' key_width), `stride` floats apart */
+    size_t stride;
+    uint32_t count; /* heads * rows */
+    uint32_t rows, position;
+    float scale;    /* of scores, over 0 */
+    float *largest; /* (count) largest score */
+    float *totals;  /* (count) sum of exp(score - largest) */
+    float *out;     /* (count, value_width), `out_stride` floats apart: values weighted with that */
+    size_t out_stride;
+    uint32_t value_width;
 };
 
-/* The run of positions from `position` on (below `end`) whose rows lie one behind the other:
- * returns the first row and how many there are. */
-const float *attend_run(const struct attend_source *source, uint32_t position, uint32_t end,
-                        uint32_t *count);
+/* Keys and values of `count` (ATTEND_POSITIONS_MAX or less) positions from `position` on, one row
+ * every `stride` floats. They may overlap. */
+struct attend_tile {
+    const float *keys, *values;
+    size_t stride;
+    uint32_t key_width;
+    uint32_t position, count;
+};
 
-/* out[i] = sum over positions p < limits[i] of softmax_p(scale * query[i] . key[p]) * value[p].
- * queries (count, key_width) contiguous, out (count, value_width) contiguous, count <=
- * ATTEND_QUERIES_MAX; `scores` has room for count * (the largest limit) floats. */
-void attend(const struct attend_source *source, const float *queries, uint32_t count,
-            const uint32_t *limits, float scale, float *scores, float *out);
+/* Nothing gathered yet. */
+void attend_begin(const struct attend_queries *queries);
+
+/* Adds a tile; `scores` is scratch of ATTEND_SCORES_FLOATS. Tiles may come in any order. */
+void attend_add_tile(const struct attend_queries *queries, const struct attend_tile *tile,
+                     float *scores);
+
+/* out[i] = the mean of the values, weighted with the softmax of the scores. Each query has seen at
+ * least one position. */
+void attend_end(const struct attend_queries *queries);
+
+/* Adds what `other` has gathered over other positions for the same number of queries. */
+void attend_merge(const struct attend_queries *queries, const struct attend_queries *other);

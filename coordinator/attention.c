@@ -1,8 +1,11 @@
-/* The frame around the kinds: memory, the split of work into tasks, the output projection. */
+/* The frame around the kinds: memory, the split of work into tasks, projections. Products with the
+ * same input share a loop, because a decode step is short enough for each loop's barrier to show.
+ */
 #include "coordinator/attention.h"
 
 #include <stdlib.h>
 
+#include "common/kernel/kernel.h"
 #include "common/kernel/matmul.h"
 #include "common/log.h"
 #include "coordinator/attention_latent.h"
@@ -25,12 +28,68 @@ static size_t larger(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
-static size_t thread_scratch_floats(const struct model_shape *shape, uint32_t positions) {
-    size_t kind = shape->attention == ATTENTION_LATENT
-                      ? attention_latent_scratch_floats(shape, positions)
-                      : attention_multi_head_scratch_floats(shape, positions);
-    /* Rounded to a cache line, so that threads do not share one. */
-    return (larger(kind, matmul_scratch_floats()) + 15) / 16 * 16;
+static bool take_scratch(struct arena *arena, const struct attention_sizes *sizes,
+                         struct attention_scratch *out) {
+    *out = (struct attention_scratch){
+        .weights = arena_take(arena, sizes->weights, sizeof(float)),
+        .tile = arena_take(arena, sizes->tile, sizeof(float)),
+        .expanded = arena_take(arena, sizes->expanded, sizeof(float)),
+        .scores = arena_take(arena, ATTEND_SCORES_FLOATS, sizeof(float)),
+        .queries = arena_take(arena, sizes->queries, sizeof(float)),
+        .sums = arena_take(arena, sizes->sums, sizeof(float)),
+        .largest = arena_take(arena, sizes->query_rows, sizeof(float)),
+        .totals = arena_take(arena, sizes->query_rows, sizeof(float)),
+        .q8 = arena_take(arena, sizes->q8, sizeof(struct q8_block)),
+    };
+    return out->weights && out->tile && out->expanded && out->scores && out->queries && out->sums &&
+           out->largest && out->totals && out->q8;
+}
+
+static bool take_threads_scratch(struct attention *attention, uint32_t rows_max) {
+    unsigned threads = threads_count(attention->threads);
+    struct attention_sizes sizes =
+        attention->shape->attention == ATTENTION_LATENT
+            ? attention_latent_sizes(attention->shape, attention->cache, rows_max)
+            : attention_multi_head_sizes(attention->shape, attention->cache, rows_max);
+    attention->scratch = arena_take(attention->arena, threads, sizeof *attention->scratch);
+    if (!attention->scratch)
+        return false;
+    for (unsigned t = 0; t < threads; t++)
+        if (!take_scratch(attention->arena, &sizes, &attention->scratch[t]))
+            return false;
+    return true;
+}
+
+static bool take_split(struct attention *attention) {
+    const struct model_shape *shape = attention->shape;
+    struct arena *arena = attention->arena;
+    struct attention_split *split = &attention->split;
+    size_t threads = threads_count(attention->threads);
+    split->tasks_max = (uint32_t)threads * ATTENTION_SPLIT_TASKS_PER_THREAD;
+    size_t partial = (size_t)split->tasks_max * ATTEND_QUERIES;
+    split->queries = arena_take(arena, threads * ATTEND_QUERIES,
+                                (shape->kv_rank + shape->rope_dim) * sizeof(float));
+    split->sums = arena_take(arena, partial, shape->kv_rank * sizeof(float));
+    split->largest = arena_take(arena, partial, sizeof(float));
+    split->totals = arena_take(arena, partial, sizeof(float));
+    return split->queries && split->sums && split->largest && split->totals;
+}
+
+static bool take_rows(struct attention *attention, uint32_t rows_max) {
+    const struct model_shape *shape = attention->shape;
+    struct widths widths = row_widths(shape);
+    struct arena *arena = attention->arena;
+    attention->q_low = arena_take(arena, (size_t)rows_max * shape->q_rank, sizeof(float));
+    attention->q = arena_take(arena, rows_max * widths.q, sizeof(float));
+    attention->kv = arena_take(arena, rows_max * widths.kv, sizeof(float));
+    attention->mixed = arena_take(arena, rows_max * widths.mixed, sizeof(float));
+    float *scratch = arena_take(arena, threads_count(attention->threads) * matmul_scratch_floats(),
+                                sizeof(float));
+    size_t inputs = larger(larger(shape->hidden, shape->q_rank), widths.mixed);
+    struct q8_block *q8 = arena_take(arena, rows_max * (inputs / Q8_BLOCK_VALUES + 1), sizeof *q8);
+    attention->matmul =
+        (struct matmul_workspace){attention->threads, scratch, matmul_scratch_floats(), q8};
+    return attention->q_low && attention->q && attention->kv && attention->mixed && scratch && q8;
 }
 
 enum status attention_create(const struct model_shape *shape, struct threads *threads,
@@ -43,31 +102,13 @@ enum status attention_create(const struct model_shape *shape, struct threads *th
     attention->threads = threads;
     attention->cache = cache;
     attention->scale = rope_score_scale(shape);
-    uint32_t per_task = (shape->heads + threads_count(threads) - 1) / threads_count(threads);
-    attention->heads_per_task = per_task < HEADS_PER_TASK_MAX ? per_task : HEADS_PER_TASK_MAX;
-    attention->tasks_per_segment =
-        (shape->heads + attention->heads_per_task - 1) / attention->heads_per_task;
-    attention->scratch_floats = thread_scratch_floats(shape, kv_cache_positions_max(cache));
-    struct widths widths = row_widths(shape);
-    struct arena *arena = attention->arena;
-    attention->q_low = arena_take(arena, (size_t)rows_max * shape->q_rank, sizeof(float));
-    attention->q = arena_take(arena, rows_max * widths.q, sizeof(float));
-    attention->kv = arena_take(arena, rows_max * widths.kv, sizeof(float));
-    attention->mixed = arena_take(arena, rows_max * widths.mixed, sizeof(float));
-    attention->scratch =
-        arena_take(arena, threads_count(threads) * attention->scratch_floats, sizeof(float));
-    size_t inputs = larger(larger(shape->hidden, shape->q_rank), widths.mixed);
-    struct q8_block *q8 = arena_take(arena, rows_max * (inputs / Q8_BLOCK_VALUES + 1), sizeof *q8);
-    attention->matmul =
-        (struct matmul_workspace){threads, attention->scratch, attention->scratch_floats, q8};
-    if (!q8 || !attention->q_low || !attention->q || !attention->kv || !attention->mixed ||
-        !attention->scratch)
+    if (!take_rows(attention, rows_max) || !take_threads_scratch(attention, rows_max) ||
+        !take_split(attention))
         goto err_memory;
     *out = attention;
     return STATUS_OK;
 err_memory:
-    log_error("not enough memory for attention over %u rows; lower --batch-tokens or --context",
-              rows_max);
+    log_error("not enough memory for attention over %u rows; lower --batch-tokens", rows_max);
     attention_destroy(attention);
     return STATUS_NO_MEMORY;
 }
@@ -80,30 +121,81 @@ void attention_destroy(struct attention *attention) {
     free(attention);
 }
 
-struct attention_share attention_find_share(const struct attention_call *call, size_t task,
-                                            unsigned thread) {
-    const struct attention *attention = call->attention;
-    uint32_t head = (uint32_t)(task % attention->tasks_per_segment) * attention->heads_per_task;
-    uint32_t left = attention->shape->heads - head;
+static uint32_t tasks_per_segment(const struct attention_call *call, uint32_t heads_per_task) {
+    return (call->attention->shape->heads + heads_per_task - 1) / heads_per_task;
+}
+
+size_t attention_count_tasks(const struct attention_call *call, uint32_t heads_per_task) {
+    return (size_t)call->batch->segment_count * tasks_per_segment(call, heads_per_task);
+}
+
+struct attention_share attention_find_share(const struct attention_call *call,
+                                            uint32_t heads_per_task, size_t task, unsigned thread) {
+    uint32_t tasks = tasks_per_segment(call, heads_per_task);
+    uint32_t head = (uint32_t)(task % tasks) * heads_per_task;
+    uint32_t left = call->attention->shape->heads - head;
     return (struct attention_share){
-        .segment = &call->batch->segments[task / attention->tasks_per_segment],
+        .segment = &call->batch->segments[task / tasks],
         .head = head,
-        .heads = left < attention->heads_per_task ? left : attention->heads_per_task,
-        .scratch = attention->scratch + thread * attention->scratch_floats,
+        .heads = left < heads_per_task ? left : heads_per_task,
+        .scratch = &call->attention->scratch[thread],
     };
 }
 
-float *attention_cache_row(const struct attention_call *call, uint32_t row) {
+void attention_write_cache(const struct attention_call *call, uint32_t row, const float *values) {
     const struct batch_segment *segment = call->batch->segments;
     while (row >= segment->row + segment->rows)
         segment++;
-    return kv_cache_row(call->attention->cache, call->layer, segment->sequence,
-                        segment->position + row - segment->row);
+    kv_cache_write(call->attention->cache, call->layer, segment->sequence,
+                   segment->position + row - segment->row, values);
 }
 
-void attention_project(const struct attention *attention, const struct matrix *w, const float *x,
-                       uint32_t rows, float *y) {
-    matmul(&attention->matmul, w, x, rows, y);
+/* The loop over all tiles of some products. */
+struct projection {
+    const struct attention *attention;
+    const struct attention_product *products;
+    struct matmul_input input;
+    uint32_t columns;
+};
+
+static void quantise_row(void *context, size_t row, unsigned thread) {
+    (void)thread;
+    const struct projection *loop = context;
+    kernel_get()->quantise(loop->input.x + row * loop->input.x_stride, loop->columns,
+                           loop->attention->matmul.q8 + row * loop->input.q8_stride);
+}
+
+static uint32_t tiles_of(const struct matrix *w) {
+    return (w->rows + MATMUL_TILE_ROWS - 1) / MATMUL_TILE_ROWS;
+}
+
+static void project_tile(void *context, size_t task, unsigned thread) {
+    const struct projection *loop = context;
+    const struct matmul_workspace *workspace = &loop->attention->matmul;
+    const struct attention_product *product = loop->products;
+    for (; task >= tiles_of(product->w); product++)
+        task -= tiles_of(product->w);
+    uint32_t row = (uint32_t)task * MATMUL_TILE_ROWS, left = product->w->rows - row;
+    matmul_tile(product->w, row, left < MATMUL_TILE_ROWS ? left : MATMUL_TILE_ROWS, &loop->input,
+                product->y + row, product->y_stride,
+                workspace->scratch + thread * workspace->scratch_stride);
+}
+
+void attention_project(const struct attention *attention, const struct attention_product *products,
+                       size_t count, const float *x, uint32_t rows) {
+    uint32_t columns = products->w->columns;
+    struct projection loop = {attention, products, {x, columns, NULL, 0, rows}, columns};
+    size_t tiles = 0;
+    for (size_t i = 0; i < count; i++) {
+        tiles += tiles_of(products[i].w);
+        if (panel_takes_q8(products[i].w))
+            loop.input.q8 = attention->matmul.q8;
+    }
+    if (loop.input.q8) {
+        loop.input.q8_stride = columns / Q8_BLOCK_VALUES;
+        threads_run(attention->threads, rows, quantise_row, &loop);
+    }
+    threads_run(attention->threads, tiles, project_tile, &loop);
 }
 
 void attention_begin(struct attention *attention, const struct batch *batch) {
@@ -117,5 +209,6 @@ void attention_forward(struct attention *attention, const struct attention_weigh
         attention_latent_forward(&call, x);
     else
         attention_multi_head_forward(&call, x);
-    attention_project(attention, &weights->o, attention->mixed, batch->rows, out);
+    const struct attention_product output = {&weights->o, out, weights->o.rows};
+    attention_project(attention, &output, 1, attention->mixed, batch->rows);
 }

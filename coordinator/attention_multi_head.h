@@ -3,8 +3,9 @@
 
 #include "coordinator/attention_workspace.h"
 
-/* Floats of scratch that one thread needs, with `positions` positions in the cache. */
-size_t attention_multi_head_scratch_floats(const struct model_shape *shape, uint32_t positions);
+/* What one thread needs for batches of at most `rows_max` rows over `cache`. */
+struct attention_sizes attention_multi_head_sizes(const struct model_shape *shape,
+                                                  const struct kv_cache *cache, uint32_t rows_max);
 
 /* From normalised rows x (rows, hidden) to attention->mixed, writing the cache. */
 void attention_multi_head_forward(const struct attention_call *call, const float *x);

@@ -1,13 +1,21 @@
-/* Memory is laid out (layer, page, position, width), so that one page of one layer is contiguous
- * and goes through one matrix product. The pool is one mapping; a free list hands out pages, and
- * each sequence has a table of its pages. Truncation and closing return pages at once. */
+/* Memory is laid out (layer, page, position, row), so that one page of one layer is contiguous. The
+ * pool is one mapping; a free list hands out pages, and each sequence has a table of its pages.
+ * Truncation and closing return pages at once.
+ *
+ * A row is one or more parts, each of which starts with a block of its own: a head is then read
+ * without its neighbours. Reading is the kernels' expansion of weights; writing happens once for
+ * each position and layer and is plain C. */
 #include "coordinator/kv_cache.h"
 
 #include <assert.h>
-#include <stdbool.h>
+#include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/arena.h"
+#include "common/kernel/block_formats.h"
+#include "common/kernel/half.h"
+#include "common/kernel/kernel.h"
 #include "common/log.h"
 
 struct sequence {
@@ -19,35 +27,38 @@ struct sequence {
 
 struct kv_cache {
     struct arena *arena;
-    uint32_t width, pages_max, sequences_max;
-    float *rows; /* (layers, pages_max, KV_PAGE_POSITIONS, width) */
+    enum weight_format format;
+    uint32_t parts, part_width;
+    size_t part_bytes, row_bytes;
+    uint32_t pages_max, sequences_max;
+    uint8_t *rows; /* (layers, pages_max, KV_PAGE_POSITIONS, row_bytes) */
     struct sequence *sequences;
     uint32_t *free_pages; /* (free_count) */
     uint32_t free_count;
 };
 
-static uint32_t row_width(const struct model_shape *shape) {
-    if (shape->attention == ATTENTION_LATENT)
-        return shape->kv_rank + shape->rope_dim;
-    return 2 * shape->kv_heads * shape->head_dim;
-}
-
 static uint32_t pages_for(uint32_t positions) {
     return (uint32_t)(((uint64_t)positions + KV_PAGE_POSITIONS - 1) / KV_PAGE_POSITIONS);
 }
 
-enum status kv_cache_create(const struct model_shape *shape, uint32_t layers,
-                            uint32_t positions_max, uint32_t sequences_max, struct kv_cache **out) {
+enum status kv_cache_create(const struct model_shape *shape, const struct kv_cache_options *options,
+                            struct kv_cache **out) {
+    uint32_t sequences_max = options->sequences_max;
     struct kv_cache *cache = calloc(1, sizeof *cache);
     if (!cache || !(cache->arena = arena_create(0)))
         goto err_memory;
-    cache->width = row_width(shape);
-    cache->pages_max = pages_for(positions_max);
+    bool latent = shape->attention == ATTENTION_LATENT;
+    cache->format = options->format;
+    cache->parts = latent ? 1 : 2 * shape->kv_heads;
+    cache->part_width = latent ? shape->kv_rank + shape->rope_dim : shape->head_dim;
+    cache->part_bytes = weight_row_bytes(cache->format, cache->part_width);
+    cache->row_bytes = cache->parts * cache->part_bytes;
+    cache->pages_max = pages_for(options->positions_max);
     cache->sequences_max = sequences_max;
     cache->sequences = arena_take(cache->arena, sequences_max, sizeof *cache->sequences);
     cache->free_pages = arena_take(cache->arena, cache->pages_max, sizeof *cache->free_pages);
-    size_t page_bytes = (size_t)KV_PAGE_POSITIONS * cache->width * sizeof(float);
-    cache->rows = arena_take(cache->arena, (size_t)layers * cache->pages_max, page_bytes);
+    size_t page_bytes = KV_PAGE_POSITIONS * cache->row_bytes;
+    cache->rows = arena_take(cache->arena, (size_t)options->layers * cache->pages_max, page_bytes);
     if (!cache->sequences || !cache->free_pages || !cache->rows)
         goto err_memory;
     for (uint32_t s = 0; s < sequences_max; s++)
@@ -60,7 +71,8 @@ enum status kv_cache_create(const struct model_shape *shape, uint32_t layers,
     *out = cache;
     return STATUS_OK;
 err_memory:
-    log_error("not enough memory for a KV cache of %u positions; lower --context", positions_max);
+    log_error("not enough memory for a KV cache of %u positions; lower --context",
+              options->positions_max);
     kv_cache_destroy(cache);
     return STATUS_NO_MEMORY;
 }
@@ -73,7 +85,11 @@ void kv_cache_destroy(struct kv_cache *cache) {
 }
 
 uint32_t kv_cache_width(const struct kv_cache *cache) {
-    return cache->width;
+    return cache->parts * cache->part_width;
+}
+
+size_t kv_cache_row_bytes(const struct kv_cache *cache) {
+    return cache->row_bytes;
 }
 
 uint32_t kv_cache_positions_max(const struct kv_cache *cache) {
@@ -127,10 +143,71 @@ void kv_cache_truncate(struct kv_cache *cache, uint32_t sequence, uint32_t lengt
     s->length = length;
 }
 
-float *kv_cache_row(const struct kv_cache *cache, uint32_t layer, uint32_t sequence,
-                    uint32_t position) {
+static uint8_t *row_at(const struct kv_cache *cache, uint32_t layer, uint32_t sequence,
+                       uint32_t position) {
     const struct sequence *s = &cache->sequences[sequence];
     assert(position < s->length);
     size_t page = (size_t)layer * cache->pages_max + s->pages[position / KV_PAGE_POSITIONS];
-    return cache->rows + (page * KV_PAGE_POSITIONS + position % KV_PAGE_POSITIONS) * cache->width;
+    return cache->rows +
+           (page * KV_PAGE_POSITIONS + position % KV_PAGE_POSITIONS) * cache->row_bytes;
+}
+
+/* Values over the largest multiple of the scale that f16 can hold are cut off, and so are those
+ * over 127 times a scale that f16 rounds down. */
+static void write_q8(const float *x, uint32_t count, struct block_q8_0 *out) {
+    for (; count > 0; out++) {
+        uint32_t some = count < 32 ? count : 32;
+        float largest = 0;
+        for (uint32_t i = 0; i < some; i++)
+            largest = fmaxf(largest, fabsf(x[i]));
+        out->scale = f16_from_f32(largest / 127);
+        float scale = f32_from_f16(out->scale), inverse = scale > 0 ? 1 / scale : 0;
+        for (uint32_t i = 0; i < 32; i++)
+            out->values[i] =
+                i < some ? (int8_t)nearbyintf(fminf(fmaxf(x[i] * inverse, -127), 127)) : 0;
+        x += some;
+        count -= some;
+    }
+}
+
+static void write_part(enum weight_format format, const float *x, uint32_t count, void *out) {
+    uint16_t *halves = out;
+    if (format == WEIGHT_F32)
+        memcpy(out, x, count * sizeof *x);
+    else if (format == WEIGHT_Q8_0)
+        write_q8(x, count, out);
+    else
+        for (uint32_t i = 0; i < count; i++)
+            halves[i] = format == WEIGHT_F16 ? f16_from_f32(x[i]) : bf16_from_f32(x[i]);
+}
+
+void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t position,
+                    const float *row) {
+    uint8_t *out = row_at(cache, layer, sequence, position);
+    for (uint32_t part = 0; part < cache->parts; part++)
+        write_part(cache->format, row + (size_t)part * cache->part_width, cache->part_width,
+                   out + part * cache->part_bytes);
+}
+
+uint32_t kv_cache_part_width(const struct kv_cache *cache) {
+    return cache->part_width;
+}
+
+uint32_t kv_cache_part_floats(const struct kv_cache *cache) {
+    uint32_t block = weight_is_blocked(cache->format) ? weight_block(cache->format) : 1;
+    return (cache->part_width + block - 1) / block * block;
+}
+
+void kv_cache_read(const struct kv_cache *cache, const struct kv_run *run, uint32_t part,
+                   float *out, size_t stride) {
+    const struct kernel *kernel = kernel_get();
+    uint32_t floats = kv_cache_part_floats(cache);
+    const uint8_t *row = NULL;
+    for (uint32_t i = 0; i < run->count; i++, row += cache->row_bytes) {
+        uint32_t position = run->position + i;
+        if (i == 0 || position % KV_PAGE_POSITIONS == 0)
+            row = row_at(cache, run->layer, run->sequence, position);
+        kernel->expand[cache->format](row + part * cache->part_bytes, floats, 1.0f,
+                                      out + i * stride);
+    }
 }

@@ -33,13 +33,17 @@ static enum status fill_context(struct measuring *measuring) {
     enum status status = kv_cache_extend(cache, measuring->sequence, depth);
     if (status)
         return status;
+    float *row = malloc(width * sizeof *row);
+    if (!row)
+        return STATUS_NO_MEMORY;
     unsigned short state[3] = {4, 5, 6};
     for (uint32_t layer = 0; layer < layers; layer++)
         for (uint32_t position = 0; position < depth; position++) {
-            float *row = kv_cache_row(cache, layer, measuring->sequence, position);
             for (uint32_t i = 0; i < width; i++)
                 row[i] = (float)jrand48(state) * 0x1p-31f;
+            kv_cache_write(cache, layer, measuring->sequence, position, row);
         }
+    free(row);
     return STATUS_OK;
 }
 

@@ -22,12 +22,13 @@ struct attention_weights {
     struct matrix q_b;  /* latent (h * (nope + rope), q_rank) */
     struct matrix kv_a; /* latent (kv_rank + rope, H) */
     float *kv_a_norm;   /* (kv_rank) */
-    struct matrix
-        kv_b; /* latent (h * (nope + v), kv_rank); per head nope rows of Wk, v rows of Wv */
-    /* Where a checkpoint has no kv_b, its two parts: per head Wk transposed, and Wv. */
-    struct matrix k_b; /* (h * kv_rank, nope) */
-    struct matrix v_b; /* (h * v, kv_rank) */
-    struct matrix o;   /* (H, h * v) */
+    /* Latent: per head Wk, which is not packed, and Wv, which is (see latent_weights.h). Wk is one
+     * of k_up and k_b, or with Wv in kv_b where that cannot be taken apart. */
+    struct matrix k_up; /* (h * nope, kv_rank) */
+    struct matrix k_b;  /* (h * kv_rank, nope): transposed, as GGUF files have it */
+    struct matrix v_b;  /* (h * v, kv_rank) */
+    struct matrix kv_b; /* (h * (nope + v), kv_rank): per head nope rows of Wk, v rows of Wv */
+    struct matrix o;    /* (H, h * v) */
 };
 
 struct layer {

@@ -65,6 +65,7 @@ static void add_model_rows(struct model_options *options, struct option_table *t
         .placement = "experts",
         .batch_tokens = BATCH_TOKENS_DEFAULT,
         .activations = "auto",
+        .kv_cache = "auto",
     };
     const struct option rows[] = {
         {.name = "model",
@@ -102,6 +103,14 @@ static void add_model_rows(struct model_options *options, struct option_table *t
          .help = "What weights are multiplied with: auto takes what is fastest for their format "
                  "(q8 for "
                  "Q4_0, Q8_0, Q4_K and Q6_K), f32 unrounded values for every format."},
+        {.name = "kv-cache",
+         .type = OPTION_CHOICE,
+         .target = &options->kv_cache,
+         .argument = "FORMAT",
+         .choices = "auto|f32|f16|bf16|q8",
+         .help =
+             "How keys and values of past tokens are kept; auto: f16 beside quantised weights, f32 "
+             "beside others and with --activations f32."},
         {.name = "verbose",
          .letter = 'v',
          .type = OPTION_FLAG,
@@ -548,6 +557,7 @@ struct runtime_options options_for_runtime(const struct model_options *options) 
         .placement = options->placement,
         .batch_rows = options->batch_tokens,
         .context = options->context,
+        .kv_cache = options->kv_cache,
         .show_progress = !options->quiet && isatty(STDERR_FILENO),
     };
 }

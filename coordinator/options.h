@@ -21,6 +21,7 @@ struct model_options {
     uint32_t batch_tokens;
     uint32_t context;
     const char *activations;
+    const char *kv_cache;
     bool verbose, quiet;
 };
 

@@ -212,12 +212,41 @@ static uint32_t context_positions(const struct runtime *runtime) {
     return trained < CONTEXT_DEFAULT ? trained : CONTEXT_DEFAULT;
 }
 
+/* Whether the routed experts are in quantised formats and meet activations of 8 bits where those
+ * have a product for them. */
+static bool rounds_activations(const struct runtime *runtime) {
+    if (runtime->options.exact)
+        return false;
+    for (uint32_t layer = 0; layer < runtime->layers; layer++)
+        if (runtime->shape.is_expert_layer[layer] &&
+            weight_is_blocked(runtime->layouts[layer].gate))
+            return true;
+    return false;
+}
+
+/* By itself the cache is no coarser than the products are. */
+static enum weight_format cache_format(const struct runtime *runtime) {
+    const char *name = runtime->options.kv_cache;
+    if (strcmp(name, "auto") == 0)
+        return rounds_activations(runtime) ? WEIGHT_F16 : WEIGHT_F32;
+    if (strcmp(name, "f32") == 0)
+        return WEIGHT_F32;
+    if (strcmp(name, "f16") == 0)
+        return WEIGHT_F16;
+    return strcmp(name, "bf16") == 0 ? WEIGHT_BF16 : WEIGHT_Q8_0;
+}
+
 static enum status build_engine(struct runtime *runtime) {
     const struct model_shape *shape = &runtime->shape;
     uint32_t rows = runtime->options.batch_rows;
+    const struct kv_cache_options cache = {
+        .layers = runtime->layers,
+        .positions_max = context_positions(runtime),
+        .sequences_max = 1,
+        .format = cache_format(runtime),
+    };
     enum status status;
-    if ((status = kv_cache_create(shape, runtime->layers, context_positions(runtime), 1,
-                                  &runtime->cache)) ||
+    if ((status = kv_cache_create(shape, &cache, &runtime->cache)) ||
         (status = expert_workspace_create(runtime->threads, shape->hidden, inner_max(shape), rows,
                                           &runtime->workspace)))
         return status;

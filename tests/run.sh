@@ -59,6 +59,7 @@ check "the demo model as GGUF" /usr/bin/python3 tests/e2e/gguf_models.py build/b
 check "golden models, every instruction set" tests/e2e/every_isa.sh build/bin/skein
 check "golden models, ASan" /usr/bin/python3 tests/e2e/check_model.py build-asan/bin/skein \
   tests/data/golden/* tests/data/golden-gguf/* --workers 0,2 --placement experts,slices --batch-tokens 512
+check "KV cache formats" /usr/bin/python3 tests/e2e/kv_cache.py build/bin/skein
 check "unseen models" /usr/bin/python3 tests/e2e/unseen_models.py build/bin/skein
 check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin
 check "command line and chat" /usr/bin/python3 tests/e2e/command_line.py build/bin/skein

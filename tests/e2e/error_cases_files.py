@@ -409,6 +409,7 @@ def option_cases(bench):
         ("--local-workers", ("-1", "100000")),
         ("--placement", ("nowhere",)),
         ("--activations", ("f7",)),
+        ("--kv-cache", ("f64",)),
         ("--top-p", ("7",)),
         ("--seed", ("x",)),
         ("--workers", ("localhost", "127.0.0.1:", "127.0.0.1:99999", ":", "127.0.0.1:x")),

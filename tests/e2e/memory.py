@@ -25,6 +25,8 @@ WORKER_FIXED = 40 * MIB  # code, threads' scratch, frames of 16 rows
 COORDINATOR_FIXED = 60 * MIB  # the same, and the shard that is on its way to each worker
 IN_PROCESS_FIXED = 100 * MIB  # both of them
 CONTEXT = 512
+CACHE_CONTEXT = 65536  # of the runs that watch the KV cache grow
+CACHE_VALUE_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8": 34 / 32}  # q8: 32 values of 8 bits with a scale of 16
 PROMPT_TOKENS = 40  # three chunks of 16
 ANSWER_TOKENS = 8
 RUN_TIMEOUT_S = 300
@@ -78,7 +80,8 @@ class Model:
         facts = json.loads(inspect.stdout)
         self.own, self.routed = facts["memory"]["coordinator_bytes"], facts["memory"]["routed_experts_bytes"]
         width = facts["attention"]["kv_rank"] + facts["attention"]["rope_dim"]
-        self.kv_cache = facts["layers"] * CONTEXT * width * 4
+        self.cache_values = facts["layers"] * width  # of each position
+        self.kv_cache = CONTEXT * self.cache_values * 4
 
 
 def watch_run(bench, model, processes, *options):
@@ -114,6 +117,31 @@ def watch_run(bench, model, processes, *options):
         if len(json.load(f)["ids"]) != ANSWER_TOKENS:
             raise Failed("the run gave another number of tokens")
     return coordinator
+
+
+def check_cache(bench, model):
+    """The anonymous memory of a bench run that fills the KV cache grows by what its format takes for each position."""
+
+    def peak(depth, form):
+        command = [bench.skein, "bench", "--model", model.path, "--kv-cache", form, "--threads", "2"]
+        command += ["-p", "1", "-n", "1", "-r", "1", "-d", str(depth), "--context", str(CACHE_CONTEXT)]
+        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = Process("bench", run.pid)
+        while run.poll() is None:
+            process.look()
+            time.sleep(POLL_S)
+        if run.returncode:
+            raise Failed(f"exit status {run.returncode}")
+        return process.anonymous
+
+    depth = CACHE_CONTEXT - 128
+    for form, value_bytes in CACHE_VALUE_BYTES.items():
+        grown = peak(depth, form) - peak(0, form)
+        expected = depth * model.cache_values * value_bytes
+        print(f"       {form:12} {depth} positions take {grown / MIB:7.1f} MiB, expected {expected / MIB:7.1f}")
+        # The smaller run's peak may have been missed by a few pages, in either direction.
+        if not 0.95 * expected <= grown <= 1.05 * expected + 2 * MIB:
+            raise Failed(f"{form} takes {grown / depth / model.cache_values:.2f} bytes for each value")
 
 
 def require(*problems):
@@ -171,6 +199,8 @@ def main():
                 bench, dtype, "--shape", "v2-lite", "--layers", "3", "--experts", "24", "--dtype", dtype
             )
             check_model(bench, model)
+            if dtype == "bf16":
+                bench.case("KV cache", lambda: check_cache(bench, model))
             shutil.rmtree(model.path)
     finally:
         shutil.rmtree(bench.folder)

@@ -11,6 +11,7 @@
 #define VOCABULARY 320u
 
 static const struct runtime_options OPTIONS = {.model_path = GOLDEN,
+                                               .kv_cache = "auto",
                                                .threads = 2,
                                                .isa = "auto",
                                                .placement = "experts",

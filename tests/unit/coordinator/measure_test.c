@@ -29,6 +29,7 @@ static void observe(void *context, uint32_t layer, const struct batch *batch,
 static struct runtime *open_model(void) {
     struct runtime *runtime;
     const struct runtime_options options = {.model_path = GOLDEN,
+                                            .kv_cache = "auto",
                                             .threads = 2,
                                             .isa = "auto",
                                             .placement = "experts",

@@ -67,6 +67,8 @@ static void test_values_reach_the_runtime(void **state) {
                     "100",
                     "--activations",
                     "f32",
+                    "--kv-cache",
+                    "q8",
                     "--quiet",
                     "--temperature",
                     "0.5",
@@ -95,6 +97,7 @@ static void test_values_reach_the_runtime(void **state) {
     assert_string_equal(runtime.placement, "slices");
     assert_int_equal(runtime.batch_rows, 64);
     assert_int_equal(runtime.context, 100);
+    assert_string_equal(runtime.kv_cache, "q8");
     assert_false(runtime.with_draft);
     assert_false(runtime.show_progress);
     assert_true(options.sampling.temperature == 0.5f && options.sampling.top_p == 0.9f);

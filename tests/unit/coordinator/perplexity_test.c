@@ -65,6 +65,7 @@ static struct runtime *open_model(const char *model, uint32_t batch_rows) {
     struct runtime *runtime;
     snprintf(path, sizeof path, GOLDEN "%s", model);
     const struct runtime_options options = {.model_path = path,
+                                            .kv_cache = "auto",
                                             .threads = 2,
                                             .isa = "auto",
                                             .placement = "experts",

@@ -48,6 +48,7 @@ struct fixture {
 static int setup(void **state) {
     static struct fixture fixture;
     const struct runtime_options options = {.model_path = TEST_DATA_DIR "/golden/deepseek-v2-tiny",
+                                            .kv_cache = "auto",
                                             .threads = 1,
                                             .isa = "auto",
                                             .placement = "experts",
