@@ -10,6 +10,7 @@
 #include "common/arena.h"
 #include "common/kernel/panel.h"
 #include "common/log.h"
+#include "coordinator/latent_weights.h"
 
 #define TENSOR_NAME_BYTES 128
 
@@ -18,6 +19,7 @@ struct pending_matrix {
     const char *name; /* the checkpoint's */
     struct matrix *matrix;
     bool pack;
+    struct attention_weights *split; /* the matrix is this one's kv_b, to be taken apart, or NULL */
 };
 
 struct loader {
@@ -31,13 +33,19 @@ struct loader {
     atomic_int status; /* the first error of a read */
 };
 
-/* Finds a matrix by its full name and has it read later; `pack` if it is only used in products. */
-static enum status add_matrix(struct loader *loader, const char *name, uint32_t rows,
-                              uint32_t columns, bool pack, struct matrix *out) {
-    const struct tensor *tensor;
-    enum status status = weights_find_matrix(loader->weights, name, rows, columns, &tensor);
-    if (status)
-        return status;
+/* Memory for a matrix. */
+static enum status take_matrix(struct loader *loader, const char *name, enum weight_format format,
+                               uint32_t rows, uint32_t columns, struct matrix *out) {
+    void *storage = arena_take(loader->arena, matrix_bytes(format, rows, columns), 1);
+    if (!storage) {
+        log_error("no memory for %s (%u x %u values)", name, rows, columns);
+        return STATUS_NO_MEMORY;
+    }
+    *out = matrix_view(format, rows, columns, storage);
+    return STATUS_OK;
+}
+
+static enum status add_pending(struct loader *loader, struct pending_matrix matrix) {
     if (loader->pending_count == loader->pending_max) {
         size_t max = 2 * loader->pending_max + 64;
         struct pending_matrix *pending = realloc(loader->pending, max * sizeof *pending);
@@ -46,26 +54,54 @@ static enum status add_matrix(struct loader *loader, const char *name, uint32_t 
         loader->pending = pending;
         loader->pending_max = max;
     }
-    void *storage = arena_take(loader->arena, matrix_bytes(tensor->format, rows, columns), 1);
+    loader->pending[loader->pending_count++] = matrix;
+    return STATUS_OK;
+}
+
+/* Finds a matrix by its full name and has it read later; `pack` if it is only used in products. */
+static enum status add_matrix(struct loader *loader, const char *name, uint32_t rows,
+                              uint32_t columns, bool pack, struct matrix *out) {
+    const struct tensor *tensor;
+    enum status status = weights_find_matrix(loader->weights, name, rows, columns, &tensor);
+    if (status == STATUS_OK)
+        status = take_matrix(loader, name, tensor->format, rows, columns, out);
+    if (status)
+        return status;
+    return add_pending(loader, (struct pending_matrix){tensor->name, out, pack, NULL});
+}
+
+static enum status read_whole(const struct loader *loader, const struct pending_matrix *pending,
+                              const struct matrix *matrix) {
+    const struct region whole = {.rows = matrix->rows, .columns = matrix->columns};
+    return weights_read_region(loader->weights, pending->name, &whole, (void *)matrix->data);
+}
+
+/* Reads a kv_b aside and takes it apart. */
+static enum status read_split(const struct loader *loader, const struct pending_matrix *pending) {
+    struct attention_weights *parts = pending->split;
+    enum weight_format format = parts->k_up.format;
+    uint32_t rows = parts->k_up.rows + parts->v_b.rows, columns = parts->k_up.columns;
+    void *storage = aligned_alloc(64, matrix_bytes(format, rows, columns));
     if (!storage) {
-        log_error("no memory for %s (%u x %u values)", name, rows, columns);
+        log_error("no memory to read %s (%u x %u values)", pending->name, rows, columns);
         return STATUS_NO_MEMORY;
     }
-    *out = matrix_view(tensor->format, rows, columns, storage);
-    loader->pending[loader->pending_count++] = (struct pending_matrix){tensor->name, out, pack};
-    return STATUS_OK;
+    const struct matrix kv_b = matrix_view(format, rows, columns, storage);
+    enum status status = read_whole(loader, pending, &kv_b);
+    if (status == STATUS_OK)
+        latent_split(&kv_b, loader->shape, &parts->k_up, &parts->v_b);
+    free(storage);
+    return status;
 }
 
 static void read_matrix(void *context, size_t task, unsigned thread) {
     (void)thread;
     struct loader *loader = context;
     const struct pending_matrix *pending = &loader->pending[task];
-    const struct region whole = {.rows = pending->matrix->rows,
-                                 .columns = pending->matrix->columns};
     if (atomic_load(&loader->status))
         return;
     enum status status =
-        weights_read_region(loader->weights, pending->name, &whole, (void *)pending->matrix->data);
+        pending->split ? read_split(loader, pending) : read_whole(loader, pending, pending->matrix);
     if (status == STATUS_OK && pending->pack)
         status = panel_pack_matrix(pending->matrix, loader->exact);
     if (status)
@@ -123,19 +159,42 @@ static enum status load_latent_query(struct loader *loader, struct attention_wei
     return STATUS_OK;
 }
 
-/* What expands the compressed vector to keys and values, whole or in two parts. */
+/* Wk and Wv from a kv_b: apart where that is possible. */
+static enum status load_whole_expansion(struct loader *loader, bool pack,
+                                        struct attention_weights *out) {
+    const struct model_shape *s = loader->shape;
+    uint32_t rows = s->heads * (s->nope_dim + s->v_dim);
+    char name[TENSOR_NAME_BYTES];
+    layer_name(loader, "self_attn.kv_b_proj", name);
+    const struct tensor *tensor;
+    enum status status = weights_find_matrix(loader->weights, name, rows, s->kv_rank, &tensor);
+    if (status)
+        return status;
+    if (!latent_can_split(tensor->format, s))
+        return add_matrix(loader, name, rows, s->kv_rank, false, &out->kv_b);
+    if ((status = take_matrix(loader, name, tensor->format, s->heads * s->nope_dim, s->kv_rank,
+                              &out->k_up)) ||
+        (status =
+             take_matrix(loader, name, tensor->format, s->heads * s->v_dim, s->kv_rank, &out->v_b)))
+        return status;
+    return add_pending(loader, (struct pending_matrix){tensor->name, &out->v_b, pack, out});
+}
+
+/* What expands the compressed vector to keys and values. Each head's Wv is multiplied by itself, so
+ * it has to be whole panels to be packed. */
 static enum status load_latent_expansion(struct loader *loader, struct attention_weights *out) {
     const struct model_shape *s = loader->shape;
+    bool pack = s->v_dim % PANEL_ROWS == 0;
     char name[TENSOR_NAME_BYTES];
     layer_name(loader, "self_attn.k_b_proj", name);
     if (!weights_find(loader->weights, name))
-        return load_matrix(loader, "self_attn.kv_b_proj", s->heads * (s->nope_dim + s->v_dim),
-                           s->kv_rank, &out->kv_b);
+        return load_whole_expansion(loader, pack, out);
     enum status status =
         load_matrix(loader, "self_attn.k_b_proj", s->heads * s->kv_rank, s->nope_dim, &out->k_b);
-    return status ? status
-                  : load_matrix(loader, "self_attn.v_b_proj", s->heads * s->v_dim, s->kv_rank,
-                                &out->v_b);
+    if (status)
+        return status;
+    layer_name(loader, "self_attn.v_b_proj", name);
+    return add_matrix(loader, name, s->heads * s->v_dim, s->kv_rank, pack, &out->v_b);
 }
 
 static enum status load_latent(struct loader *loader, struct attention_weights *out) {

@@ -31,9 +31,9 @@ static void add_matrix(struct workload *workload, const struct matrix *matrix) {
 }
 
 static void add_attention(struct workload *workload, const struct attention_weights *weights) {
-    const struct matrix *matrices[] = {&weights->q,   &weights->k,    &weights->v,    &weights->q_a,
-                                       &weights->q_b, &weights->kv_a, &weights->kv_b, &weights->k_b,
-                                       &weights->v_b, &weights->o};
+    const struct matrix *matrices[] = {
+        &weights->q,    &weights->k,    &weights->v,   &weights->q_a, &weights->q_b, &weights->kv_a,
+        &weights->kv_b, &weights->k_up, &weights->k_b, &weights->v_b, &weights->o};
     for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++)
         add_matrix(workload, matrices[i]);
 }
