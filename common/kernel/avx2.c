@@ -56,6 +56,7 @@ static inline __m256 load_fp8(const uint8_t *p) {
 #define ISET(a)           _mm256_set1_epi32(a)
 #define ISET8(a)          _mm256_set1_epi8(a)
 #define IADD(a, b)        _mm256_add_epi32(a, b)
+#define ISUB(a, b)        _mm256_sub_epi32(a, b)
 #define IAND(a, b)        _mm256_and_si256(a, b)
 #define IOR(a, b)         _mm256_or_si256(a, b)
 #define SHIFT_LEFT(v, n)  _mm256_slli_epi16(v, n)

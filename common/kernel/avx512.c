@@ -39,6 +39,7 @@ static inline __m512 load_fp8(const uint8_t *p) {
 #define ISET(a)           _mm512_set1_epi32(a)
 #define ISET8(a)          _mm512_set1_epi8(a)
 #define IADD(a, b)        _mm512_add_epi32(a, b)
+#define ISUB(a, b)        _mm512_sub_epi32(a, b)
 #define IAND(a, b)        _mm512_and_si512(a, b)
 #define IOR(a, b)         _mm512_or_si512(a, b)
 #define SHIFT_LEFT(v, n)  _mm512_slli_epi16(v, n)

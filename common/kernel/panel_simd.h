@@ -2,7 +2,7 @@
  * and includes this file.
  *
  *   IVEC             integers as wide as VEC; PANEL_ROWS x 4 bytes of a group are several of them
- *   ILOAD(p) ISET(a) IADD(a,b)  32-bit lanes
+ *   ILOAD(p) ISET(a) IADD(a,b) ISUB(a,b)  32-bit lanes
  *   IAND(a,b) IOR(a,b) ISET8(a) SHIFT_LEFT(v,n) SHIFT_RIGHT(v,n)  of bytes, shifts in 16-bit lanes
  *   ILOOKUP(t,v)     for each byte of v, which is under 16, that entry of the 16 bytes at t
  *   DOT_ROWS(groups,vectors,bits,first,count,x,x_stride,rows,dots)
