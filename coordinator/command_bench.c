@@ -2,10 +2,12 @@
  * others use too, one moment says little. Figures are for people as a table and for programs as one
  * JSON object; nothing is printed before all are there. */
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "common/json.h"
 #include "common/kernel/kernel.h"
+#include "common/limits.h"
 #include "common/log.h"
 #include "coordinator/command.h"
 #include "coordinator/machine.h"
@@ -25,15 +27,28 @@ struct bench {
     double prefill_multiply_bound, prefill_bound, decode_bound;
 };
 
+/* Positions that all sequences take together, in whole pages. */
+static uint64_t count_positions(const struct bench_options *options) {
+    uint64_t answers = options->depth + (uint64_t)options->decode_tokens;
+    uint64_t prompt = options->depth + (uint64_t)options->prompt_tokens;
+    answers = (answers / KV_PAGE_POSITIONS + 1) * KV_PAGE_POSITIONS;
+    uint64_t others = (options->depth / KV_PAGE_POSITIONS + 1) * KV_PAGE_POSITIONS;
+    uint64_t filled = prompt + (options->sequences - 1) * others;
+    uint64_t decoded = options->sequences * answers;
+    return filled > decoded ? filled : decoded;
+}
+
 static void predict(struct bench *bench) {
     uint32_t tokens = bench->options->prompt_tokens;
-    double multiply_s = workload_multiply_s(&bench->workload, &bench->machine, tokens);
+    double multiply_s = workload_multiply_s(&bench->workload, &bench->machine, tokens, 1);
     double read_s = workload_read_s(&bench->workload, &bench->machine, tokens,
                                     bench->options->model.batch_tokens);
     bench->prefill_multiply_bound = tokens / multiply_s;
     bench->prefill_bound = tokens / (multiply_s > read_s ? multiply_s : read_s);
-    bench->decode_bound =
-        bench->machine.read_bytes_per_s / (double)workload_decode_bytes(&bench->workload);
+    uint32_t sequences = bench->options->sequences;
+    multiply_s = workload_multiply_s(&bench->workload, &bench->machine, sequences, sequences);
+    read_s = workload_read_s(&bench->workload, &bench->machine, sequences, sequences);
+    bench->decode_bound = sequences / (multiply_s > read_s ? multiply_s : read_s);
 }
 
 static enum status measure_all(struct bench *bench, struct runtime *runtime) {
@@ -43,6 +58,7 @@ static enum status measure_all(struct bench *bench, struct runtime *runtime) {
         .prefill_tokens = options->prompt_tokens,
         .decode_tokens = options->decode_tokens,
         .depth = options->depth,
+        .sequences = options->sequences,
         .repetitions = options->repetitions,
     };
     struct engine *engine = runtime_engine(runtime);
@@ -60,10 +76,16 @@ static enum status measure_all(struct bench *bench, struct runtime *runtime) {
 static enum status measure(struct bench *bench) {
     const struct bench_options *options = bench->options;
     struct runtime_options runtime_options = options_for_runtime(&options->model);
-    uint32_t longer = options->prompt_tokens > options->decode_tokens ? options->prompt_tokens
-                                                                      : options->decode_tokens;
-    if (runtime_options.context < options->depth + longer)
-        runtime_options.context = options->depth + longer;
+    uint64_t positions = count_positions(options);
+    if (positions > CONTEXT_MAX) {
+        log_error("the sequences take %" PRIu64 " positions, over the longest context, %d; lower "
+                  "--depth or --sequences",
+                  positions, CONTEXT_MAX);
+        return STATUS_USAGE;
+    }
+    runtime_options.sequences = options->sequences;
+    if (runtime_options.context < positions)
+        runtime_options.context = (uint32_t)positions;
     struct runtime *runtime;
     enum status status = runtime_open(&runtime_options, &runtime);
     if (status)
@@ -92,8 +114,11 @@ static void print_table(const struct bench *bench) {
         printf(", bf16 %.1f GFLOP/s", rates[PEAK_BF16] / 1e9);
     if (rates[PEAK_INT8] > 0)
         printf(", int8 %.1f GOP/s", rates[PEAK_INT8] / 1e9);
-    printf("\nmodel     %s of weights for each token; %u positions in the KV cache\n\n",
+    printf("\nmodel     %s of weights for each token; %u positions in the KV cache",
            config_format_size(workload_decode_bytes(&bench->workload), bytes), options->depth);
+    if (options->sequences > 1)
+        printf(" of each of %u sequences", options->sequences);
+    printf("\n\n");
     printf("%-9s %7s %10s %10s %10s %11s %10s\n", "", "tokens", "tokens/s", "min", "max", "at most",
            "reached");
     print_rate("prefill", options->prompt_tokens, &bench->model.prefill, bench->prefill_bound);
@@ -117,10 +142,11 @@ static json_t *bench_to_json(const struct bench *bench) {
                   "tokens_per_s", prefill->median, "min", prefill->min, "max", prefill->max,
                   "peak_fraction", prefill->median / bench->prefill_multiply_bound);
     json_t *decode_json = json_pack(
-        "{s:I, s:f, s:f, s:f, s:I, s:f}", "tokens", (json_int_t)bench->options->decode_tokens,
-        "tokens_per_s", decode->median, "min", decode->min, "max", decode->max,
-        "weight_bytes_per_token", (json_int_t)workload_decode_bytes(&bench->workload),
-        "bandwidth_fraction", decode->median / bench->decode_bound);
+        "{s:I, s:I, s:f, s:f, s:f, s:I, s:f}", "tokens", (json_int_t)bench->options->decode_tokens,
+        "sequences", (json_int_t)bench->options->sequences, "tokens_per_s", decode->median, "min",
+        decode->min, "max", decode->max, "weight_bytes_per_token",
+        (json_int_t)workload_decode_bytes(&bench->workload), "bandwidth_fraction",
+        decode->median / bench->decode_bound);
     json_t *predicted = json_pack("{s:f, s:f}", "prefill_tokens_per_s", bench->prefill_bound,
                                   "decode_tokens_per_s", bench->decode_bound);
     return json_pack("{s:o, s:o, s:o, s:o}", "machine", machine_to_json(bench), "prefill",

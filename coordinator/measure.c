@@ -7,14 +7,16 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/limits.h"
 
 struct measuring {
     struct engine *engine;
     const struct measure_options *options;
-    uint32_t sequence;
-    uint32_t *tokens; /* (token_count) of the prompt and, its first, of the answer */
+    uint32_t sequences[SEQUENCES_MAX]; /* the first `open` are */
+    uint32_t open;
+    uint32_t *tokens; /* (token_count) of the prompt and, its first, of the answers */
     uint32_t token_count;
-    float *logits; /* (vocabulary) */
+    float *logits; /* (sequences, vocabulary) */
     double *rates; /* (2, repetitions) prefill, decode */
 };
 
@@ -26,11 +28,11 @@ static void choose_tokens(struct measuring *measuring) {
 }
 
 /* Rows within [-1, 1], about what normalised keys and values are. */
-static enum status fill_context(struct measuring *measuring) {
+static enum status fill_context(struct measuring *measuring, uint32_t sequence) {
     struct kv_cache *cache = engine_cache(measuring->engine);
     uint32_t layers = engine_model(measuring->engine)->shape.layers;
     uint32_t depth = measuring->options->depth, width = kv_cache_width(cache);
-    enum status status = kv_cache_extend(cache, measuring->sequence, depth);
+    enum status status = kv_cache_extend(cache, sequence, depth);
     if (status)
         return status;
     float *row = malloc(width * sizeof *row);
@@ -41,43 +43,70 @@ static enum status fill_context(struct measuring *measuring) {
         for (uint32_t position = 0; position < depth; position++) {
             for (uint32_t i = 0; i < width; i++)
                 row[i] = (float)jrand48(state) * 0x1p-31f;
-            kv_cache_write(cache, layer, measuring->sequence, position, row);
+            kv_cache_write(cache, layer, sequence, position, row);
         }
     free(row);
     return STATUS_OK;
 }
 
-/* `rows` tokens from `first` on, which come behind what the cache holds. */
-static enum status step(struct measuring *measuring, uint32_t first, uint32_t rows,
-                        bool want_logits) {
+static enum status open_sequences(struct measuring *measuring) {
+    struct kv_cache *cache = engine_cache(measuring->engine);
+    enum status status;
+    while (measuring->open < measuring->options->sequences) {
+        uint32_t *sequence = &measuring->sequences[measuring->open];
+        if ((status = kv_cache_open(cache, sequence)))
+            return status;
+        measuring->open++;
+        if ((status = fill_context(measuring, *sequence)))
+            return status;
+    }
+    return STATUS_OK;
+}
+
+static void close_sequences(struct measuring *measuring) {
+    while (measuring->open)
+        kv_cache_close(engine_cache(measuring->engine), measuring->sequences[--measuring->open]);
+}
+
+/* The next `rows` tokens, from `first` on, of each of the first `sequences`; logits of each one's
+ * last. */
+static enum status step(struct measuring *measuring, uint32_t first, uint32_t sequences,
+                        uint32_t rows, bool want_logits) {
     struct engine *engine = measuring->engine;
     struct kv_cache *cache = engine_cache(engine);
-    uint32_t position = kv_cache_length(cache, measuring->sequence);
-    enum status status = kv_cache_extend(cache, measuring->sequence, rows);
-    if (status)
-        return status;
-    struct batch_segment segment = {measuring->sequence, position, 0, rows};
-    struct batch batch = {measuring->tokens + first, rows, &segment, 1};
+    struct batch_segment segments[SEQUENCES_MAX];
+    struct batch batch = {measuring->tokens + first, sequences * rows, segments, sequences};
+    enum status status;
+    for (uint32_t i = 0; i < sequences; i++) {
+        uint32_t sequence = measuring->sequences[i], position = kv_cache_length(cache, sequence);
+        segments[i] = (struct batch_segment){sequence, position, i * rows, rows};
+        if ((status = kv_cache_extend(cache, sequence, rows)))
+            return status;
+    }
     const float *hidden;
     if ((status = engine_forward(engine, &batch, &hidden)))
         return status;
     if (want_logits)
-        engine_logits(engine, hidden + (size_t)(rows - 1) * engine_model(engine)->shape.hidden, 1,
-                      measuring->logits);
+        engine_logits(engine, hidden + (size_t)(rows - 1) * engine_model(engine)->shape.hidden,
+                      sequences, measuring->logits);
     return STATUS_OK;
 }
 
-/* `tokens` behind the context, at most `rows_max` in a step; the logits of the last one, or of
- * every one where they come one by one. */
-static enum status time_tokens(struct measuring *measuring, uint32_t tokens, uint32_t rows_max,
-                               double *tokens_per_s) {
-    kv_cache_truncate(engine_cache(measuring->engine), measuring->sequence,
-                      measuring->options->depth);
+static void truncate_sequences(struct measuring *measuring) {
+    for (uint32_t i = 0; i < measuring->open; i++)
+        kv_cache_truncate(engine_cache(measuring->engine), measuring->sequences[i],
+                          measuring->options->depth);
+}
+
+/* A prompt behind the context of the first sequence, with the logits of its last token. */
+static enum status time_prefill(struct measuring *measuring, double *tokens_per_s) {
+    uint32_t tokens = measuring->options->prefill_tokens;
+    uint32_t rows_max = engine_rows_max(measuring->engine);
+    truncate_sequences(measuring);
     uint64_t started_ns = clock_now_ns();
     for (uint32_t done = 0, rows; done < tokens; done += rows) {
         rows = tokens - done < rows_max ? tokens - done : rows_max;
-        bool is_last = done + rows == tokens;
-        enum status status = step(measuring, done, rows, is_last || rows_max == 1);
+        enum status status = step(measuring, done, 1, rows, done + rows == tokens);
         if (status)
             return status;
     }
@@ -85,17 +114,30 @@ static enum status time_tokens(struct measuring *measuring, uint32_t tokens, uin
     return STATUS_OK;
 }
 
+/* `tokens` behind the context of every sequence, each with its logits. */
+static enum status time_decode(struct measuring *measuring, uint32_t tokens, double *tokens_per_s) {
+    uint32_t sequences = measuring->options->sequences;
+    truncate_sequences(measuring);
+    uint64_t started_ns = clock_now_ns();
+    for (uint32_t done = 0; done < tokens; done++) {
+        enum status status = step(measuring, done, sequences, 1, true);
+        if (status)
+            return status;
+    }
+    *tokens_per_s = (double)tokens * sequences / clock_elapsed_s(started_ns);
+    return STATUS_OK;
+}
+
 static enum status repeat(struct measuring *measuring) {
     const struct measure_options *options = measuring->options;
-    uint32_t rows_max = engine_rows_max(measuring->engine);
     double *prefill = measuring->rates, *decode = prefill + options->repetitions, unused;
     enum status status;
-    if ((status = time_tokens(measuring, options->prefill_tokens, rows_max, &unused)) ||
-        (status = time_tokens(measuring, 1, 1, &unused)))
+    if ((status = time_prefill(measuring, &unused)) ||
+        (status = time_decode(measuring, 1, &unused)))
         return status;
     for (uint32_t i = 0; i < options->repetitions; i++)
-        if ((status = time_tokens(measuring, options->prefill_tokens, rows_max, &prefill[i])) ||
-            (status = time_tokens(measuring, options->decode_tokens, 1, &decode[i])))
+        if ((status = time_prefill(measuring, &prefill[i])) ||
+            (status = time_decode(measuring, options->decode_tokens, &decode[i])))
             return status;
     return STATUS_OK;
 }
@@ -114,24 +156,24 @@ static struct measure_rate summarise(double *rates, uint32_t count) {
 
 enum status measure_model(struct engine *engine, const struct measure_options *options,
                           struct measure_result *out) {
-    uint32_t prefill = options->prefill_tokens, decode = options->decode_tokens;
+    uint32_t prefill = options->prefill_tokens;
+    uint32_t decode = options->decode_tokens + options->sequences;
     struct measuring measuring = {.engine = engine, .options = options};
     measuring.token_count = prefill > decode ? prefill : decode;
     measuring.tokens = malloc(measuring.token_count * sizeof *measuring.tokens);
-    measuring.logits = malloc(engine_model(engine)->shape.vocabulary * sizeof(float));
+    measuring.logits = malloc((size_t)options->sequences * engine_model(engine)->shape.vocabulary *
+                              sizeof *measuring.logits);
     measuring.rates = malloc(2 * options->repetitions * sizeof *measuring.rates);
     enum status status = STATUS_NO_MEMORY;
     if (!measuring.tokens || !measuring.logits || !measuring.rates)
         goto err_memory;
-    if ((status = kv_cache_open(engine_cache(engine), &measuring.sequence)))
-        goto err_memory;
     choose_tokens(&measuring);
-    if (!(status = fill_context(&measuring)) && !(status = repeat(&measuring)))
+    if (!(status = open_sequences(&measuring)) && !(status = repeat(&measuring)))
         *out = (struct measure_result){
             .prefill = summarise(measuring.rates, options->repetitions),
             .decode = summarise(measuring.rates + options->repetitions, options->repetitions),
         };
-    kv_cache_close(engine_cache(engine), measuring.sequence);
+    close_sequences(&measuring);
 err_memory:
     free(measuring.rates);
     free(measuring.logits);

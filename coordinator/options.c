@@ -353,9 +353,11 @@ static const char BENCH_DETAILS[] =
     "  skein bench --model MODEL -p 512 -n 64 -d 4096 --json\n";
 
 void options_describe_bench(struct bench_options *options, struct option_table *table) {
-    *options = (struct bench_options){.prompt_tokens = 128, .decode_tokens = 32, .repetitions = 3};
+    *options = (struct bench_options){
+        .prompt_tokens = 128, .decode_tokens = 32, .sequences = 1, .repetitions = 3};
     begin_table(table, "bench", "Measure this machine and the model's speed on it.",
-                "--model PATH [-p N] [-n N] [-r N] [-d DEPTH] [--json] [options]", BENCH_DETAILS);
+                "--model PATH [-p N] [-n N] [-s N] [-r N] [-d DEPTH] [--json] [options]",
+                BENCH_DETAILS);
     add_model_rows(&options->model, table);
     add_context_row(&options->model, table);
     const struct option rows[] = {
@@ -375,6 +377,14 @@ void options_describe_bench(struct bench_options *options, struct option_table *
          .minimum = 1,
          .maximum = CONTEXT_MAX,
          .help = "Tokens that are computed one by one."},
+        {.name = "sequences",
+         .letter = 's',
+         .type = OPTION_COUNT,
+         .target = &options->sequences,
+         .argument = "N",
+         .minimum = 1,
+         .maximum = SEQUENCES_MAX,
+         .help = "Answers that are decoded side by side, one token of each in a step."},
         {.name = "repetitions",
          .letter = 'r',
          .type = OPTION_COUNT,
@@ -524,6 +534,11 @@ enum status options_check_bench(const struct bench_options *options) {
     if (options->depth > CONTEXT_MAX - longer) {
         log_error("--depth %u and %u tokens behind it are over the longest context, %d",
                   options->depth, longer, CONTEXT_MAX);
+        return STATUS_USAGE;
+    }
+    if (options->sequences > options->model.batch_tokens) {
+        log_error("--sequences %u do not fit into a step of %u rows; raise --batch-tokens",
+                  options->sequences, options->model.batch_tokens);
         return STATUS_USAGE;
     }
     return STATUS_OK;

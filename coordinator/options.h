@@ -51,7 +51,7 @@ struct inspect_options {
 
 struct bench_options {
     struct model_options model;
-    uint32_t prompt_tokens, decode_tokens, depth, repetitions;
+    uint32_t prompt_tokens, decode_tokens, depth, sequences, repetitions;
     bool json;
 };
 

@@ -242,7 +242,7 @@ static enum status build_engine(struct runtime *runtime) {
     const struct kv_cache_options cache = {
         .layers = runtime->layers,
         .positions_max = context_positions(runtime),
-        .sequences_max = 1,
+        .sequences_max = runtime->options.sequences ? runtime->options.sequences : 1,
         .format = cache_format(runtime),
     };
     enum status status;

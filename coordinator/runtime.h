@@ -23,6 +23,7 @@ struct runtime_options {
     uint32_t batch_rows;    /* rows of one engine step at most */
     const char *kv_cache;   /* "auto", "f32", "f16", "bf16" or "q8" */
     uint32_t context;       /* positions of the KV cache; 0: a default within the model's context */
+    uint32_t sequences;     /* of the KV cache; 0: one */
     bool with_draft;        /* load the draft module too */
     bool exact;             /* multiply all weights with unrounded activations */
     bool show_progress;

@@ -83,11 +83,12 @@ static double rate_of(const struct machine_rates *rates, size_t unit) {
 }
 
 double workload_multiply_s(const struct workload *workload, const struct machine_rates *rates,
-                           uint32_t tokens) {
+                           uint32_t tokens, uint32_t logits) {
     double seconds = 0;
     for (size_t unit = 0; unit < PEAK_UNIT_COUNT; unit++)
-        seconds += (tokens * workload->operations[unit] + workload->head_operations[unit]) /
-                   rate_of(rates, unit);
+        seconds +=
+            (tokens * workload->operations[unit] + logits * workload->head_operations[unit]) /
+            rate_of(rates, unit);
     return seconds;
 }
 

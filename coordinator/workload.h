@@ -28,10 +28,10 @@ void workload_count(const struct model *model, const struct shard_layout *layout
 /* Bytes that a step of one token reads. */
 uint64_t workload_decode_bytes(const struct workload *workload);
 
-/* Seconds that a prompt of `tokens` in steps of at most `step_tokens` takes at least, where all
- * multipliers are busy, or where each step reads what it needs once; tokens choose experts evenly.
- */
+/* Seconds that `tokens`, `logits` of them with their logits, take at least where all multipliers
+ * are busy, or where they go in steps of at most `step_tokens`, each of which reads what it needs
+ * once; tokens choose experts evenly. */
 double workload_multiply_s(const struct workload *workload, const struct machine_rates *rates,
-                           uint32_t tokens);
+                           uint32_t tokens, uint32_t logits);
 double workload_read_s(const struct workload *workload, const struct machine_rates *rates,
                        uint32_t tokens, uint32_t step_tokens);

@@ -419,7 +419,7 @@ BENCH_KEYS = {
         "f32_gflops": float,
     },
     "prefill": {**RATE_KEYS, "peak_fraction": float},
-    "decode": {**RATE_KEYS, "weight_bytes_per_token": int, "bandwidth_fraction": float},
+    "decode": {"tokens": int, "sequences": int, **RATE_KEYS, "weight_bytes_per_token": int, "bandwidth_fraction": float},
     "predicted": {"prefill_tokens_per_s": float, "decode_tokens_per_s": float},
 }
 

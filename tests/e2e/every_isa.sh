@@ -9,9 +9,10 @@ golden=$here/../data/golden
 names=$("$skein" run --help | sed -n 's/.*--isa auto|//p' | tr '|' ' ')
 [ -n "$names" ]
 for name in $names; do
-  if "$skein" run --model "$golden/deepseek-v3-tiny" --isa "$name" --prompt-ids <(echo '[1]') --max-tokens 1 2>&1 |
-    grep 'this processor has'; then
-    echo "skipped --isa $name"
+  refusal=$("$skein" run --model "$golden/deepseek-v3-tiny" --isa "$name" --prompt-ids <(echo '[1]') --max-tokens 1 2>&1 |
+    grep 'this processor has' || true)
+  if [ -n "$refusal" ]; then
+    echo "skipped $refusal"
     continue
   fi
   echo "--isa $name"

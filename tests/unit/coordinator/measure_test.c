@@ -7,8 +7,9 @@
 #define GOLDEN TEST_DATA_DIR "/golden/deepseek-v3-tiny"
 
 struct seen {
-    uint32_t layer; /* only this one counts */
-    uint32_t prompt_rows, single_rows;
+    uint32_t layer;     /* only this one counts */
+    uint32_t sequences; /* of an answer's step */
+    uint32_t prompt_rows, answer_rows;
     uint32_t first_min, end_max, rows_max;
 };
 
@@ -18,11 +19,16 @@ static void observe(void *context, uint32_t layer, const struct batch *batch,
     struct seen *seen = context;
     if (layer != seen->layer)
         return;
-    uint32_t first = batch->segments[0].position, end = first + batch->rows;
-    assert_int_equal(batch->segment_count, 1);
-    *(batch->rows > 1 ? &seen->prompt_rows : &seen->single_rows) += batch->rows;
-    seen->first_min = first < seen->first_min ? first : seen->first_min;
-    seen->end_max = end > seen->end_max ? end : seen->end_max;
+    bool is_answer = batch->segments[0].rows == 1;
+    assert_int_equal(batch->segment_count, is_answer ? seen->sequences : 1);
+    *(is_answer ? &seen->answer_rows : &seen->prompt_rows) += batch->rows;
+    for (uint32_t i = 0; i < batch->segment_count; i++) {
+        const struct batch_segment *segment = &batch->segments[i];
+        uint32_t first = segment->position, end = first + segment->rows;
+        assert_int_equal(segment->rows * batch->segment_count, batch->rows);
+        seen->first_min = first < seen->first_min ? first : seen->first_min;
+        seen->end_max = end > seen->end_max ? end : seen->end_max;
+    }
     seen->rows_max = batch->rows > seen->rows_max ? batch->rows : seen->rows_max;
 }
 
@@ -34,7 +40,8 @@ static struct runtime *open_model(void) {
                                             .isa = "auto",
                                             .placement = "experts",
                                             .batch_rows = 16,
-                                            .context = 256};
+                                            .context = 768,
+                                            .sequences = 3};
     assert_int_equal(runtime_open(&options, &runtime), STATUS_OK);
     return runtime;
 }
@@ -60,32 +67,38 @@ static void test_runs_what_was_asked(void **state) {
     (void)state;
     struct runtime *runtime = open_model();
     struct engine *engine = runtime_engine(runtime);
-    for (uint32_t depth = 0; depth <= 130; depth += 130) {
-        struct seen seen = {.layer = first_expert_layer(runtime_shape(runtime)),
-                            .first_min = UINT32_MAX};
-        const struct measure_options options = {
-            .prefill_tokens = 40, .decode_tokens = 6, .depth = depth, .repetitions = 3};
-        struct measure_result result;
-        engine_observe_routes(engine, observe, &seen);
-        assert_int_equal(measure_model(engine, &options, &result), STATUS_OK);
-        engine_observe_routes(engine, NULL, NULL);
-        /* One more prompt and one more token, to warm up. */
-        assert_int_equal(seen.prompt_rows, 4 * 40);
-        assert_int_equal(seen.single_rows, 1 + 3 * 6);
-        assert_int_equal(seen.first_min, depth);
-        assert_int_equal(seen.end_max, depth + 40);
-        assert_int_equal(seen.rows_max, 16);
-        expect_ordered(&result.prefill);
-        expect_ordered(&result.decode);
-        expect_free_sequence(engine);
-    }
+    for (uint32_t depth = 0; depth <= 130; depth += 130)
+        for (uint32_t sequences = 1; sequences <= 3; sequences += 2) {
+            struct seen seen = {.layer = first_expert_layer(runtime_shape(runtime)),
+                                .sequences = sequences,
+                                .first_min = UINT32_MAX};
+            const struct measure_options options = {.prefill_tokens = 40,
+                                                    .decode_tokens = 6,
+                                                    .depth = depth,
+                                                    .sequences = sequences,
+                                                    .repetitions = 3};
+            struct measure_result result;
+            engine_observe_routes(engine, observe, &seen);
+            assert_int_equal(measure_model(engine, &options, &result), STATUS_OK);
+            engine_observe_routes(engine, NULL, NULL);
+            /* One more prompt and one more token, to warm up. */
+            assert_int_equal(seen.prompt_rows, 4 * 40);
+            assert_int_equal(seen.answer_rows, sequences * (1 + 3 * 6));
+            assert_int_equal(seen.first_min, depth);
+            assert_int_equal(seen.end_max, depth + 40);
+            assert_int_equal(seen.rows_max, 16);
+            expect_ordered(&result.prefill);
+            expect_ordered(&result.decode);
+            expect_free_sequence(engine);
+        }
     runtime_close(runtime);
 }
 
 static void test_median(void **state) {
     (void)state;
     struct runtime *runtime = open_model();
-    struct measure_options options = {.prefill_tokens = 1, .decode_tokens = 2, .repetitions = 1};
+    struct measure_options options = {
+        .prefill_tokens = 1, .decode_tokens = 2, .sequences = 1, .repetitions = 1};
     struct measure_result result;
     assert_int_equal(measure_model(runtime_engine(runtime), &options, &result), STATUS_OK);
     assert_true(result.decode.min == result.decode.max);
@@ -99,15 +112,18 @@ static void test_median(void **state) {
 static void test_depth_over_the_cache(void **state) {
     (void)state;
     struct runtime *runtime = open_model();
-    for (uint32_t depth = 250; depth <= 300; depth += 50) {
-        const struct measure_options options = {
-            .prefill_tokens = 8, .decode_tokens = 2, .depth = depth, .repetitions = 1};
+    for (uint32_t depth = 762; depth <= 812; depth += 50) {
+        const struct measure_options options = {.prefill_tokens = 8,
+                                                .decode_tokens = 2,
+                                                .depth = depth,
+                                                .sequences = 1,
+                                                .repetitions = 1};
         struct measure_result result;
         struct log_capture capture;
         log_capture_begin(&capture);
         assert_int_equal(measure_model(runtime_engine(runtime), &options, &result),
                          STATUS_NO_MEMORY);
-        log_capture_expect(&capture, "the context is full", "room for 256", NULL);
+        log_capture_expect(&capture, "the context is full", "room for 768", NULL);
         expect_free_sequence(runtime_engine(runtime));
     }
     runtime_close(runtime);
