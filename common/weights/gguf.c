@@ -13,11 +13,9 @@
 #include "common/log.h"
 #include "common/utf8.h"
 #include "common/weights/gguf_names.h"
+#include "common/weights/gguf_types.h"
 
-#define MAGIC             0x46554747u /* "GGUF" */
-#define VERSION           3u
-#define ALIGNMENT_DEFAULT 32u
-#define BUFFER_BYTES      ((size_t)64 << 10)
+#define BUFFER_BYTES ((size_t)64 << 10)
 
 /* ---- The cursor. */
 
@@ -107,30 +105,6 @@ static bool take_name(struct cursor *cursor, uint32_t bytes_max, const char *wha
 
 /* ---- Metadata. */
 
-enum value_type {
-    VALUE_U8,
-    VALUE_I8,
-    VALUE_U16,
-    VALUE_I16,
-    VALUE_U32,
-    VALUE_I32,
-    VALUE_F32,
-    VALUE_BOOL,
-    VALUE_STRING,
-    VALUE_ARRAY,
-    VALUE_U64,
-    VALUE_I64,
-    VALUE_F64,
-    VALUE_TYPE_COUNT
-};
-
-/* Bytes of one value; 0 for those that have a length. */
-static const uint8_t VALUE_BYTES[VALUE_TYPE_COUNT] = {
-    [VALUE_U8] = 1,  [VALUE_I8] = 1,  [VALUE_U16] = 2,  [VALUE_I16] = 2,
-    [VALUE_U32] = 4, [VALUE_I32] = 4, [VALUE_F32] = 4,  [VALUE_U64] = 8,
-    [VALUE_I64] = 8, [VALUE_F64] = 8, [VALUE_BOOL] = 1,
-};
-
 static bool is_utf8(const char *text, size_t bytes) {
     size_t length;
     for (size_t at = 0; at < bytes; at += length)
@@ -162,30 +136,44 @@ static json_t *real_value(double number) {
     return isfinite(number) ? json_real(number) : json_null();
 }
 
+/* The shortest decimal number that rounds to this f32: what was meant is 0.0707, not the
+ * 0.0706999972 that it became. */
+static json_t *short_real_value(float number) {
+    char text[32];
+    double value = (double)number;
+    for (int digits = 6; isfinite(number) && digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, (double)number);
+        value = strtod(text, NULL);
+        if ((float)value == number)
+            break;
+    }
+    return real_value(value);
+}
+
 /* The value of `bits`, as many low ones as the type has. */
-static json_t *number_value(struct cursor *cursor, enum value_type type, uint64_t bits,
+static json_t *number_value(struct cursor *cursor, enum gguf_value_type type, uint64_t bits,
                             const char *key) {
     float f32;
     double f64;
     uint32_t low = (uint32_t)bits;
     switch (type) {
-    case VALUE_I8:
+    case GGUF_VALUE_I8:
         return json_integer((int8_t)bits);
-    case VALUE_I16:
+    case GGUF_VALUE_I16:
         return json_integer((int16_t)bits);
-    case VALUE_I32:
+    case GGUF_VALUE_I32:
         return json_integer((int32_t)bits);
-    case VALUE_F32:
+    case GGUF_VALUE_F32:
         memcpy(&f32, &low, sizeof f32);
-        return real_value((double)f32);
-    case VALUE_F64:
+        return short_real_value(f32);
+    case GGUF_VALUE_F64:
         memcpy(&f64, &bits, sizeof f64);
         return real_value(f64);
-    case VALUE_BOOL:
+    case GGUF_VALUE_BOOL:
         if (bits > 1)
             refuse(cursor, STATUS_FORMAT, key, "is neither true nor false");
         return json_boolean(bits);
-    case VALUE_U64:
+    case GGUF_VALUE_U64:
         if (bits > INT64_MAX)
             refuse(cursor, STATUS_FORMAT, key, "is larger than any number in use");
         return json_integer((json_int_t)bits);
@@ -197,11 +185,11 @@ static json_t *number_value(struct cursor *cursor, enum value_type type, uint64_
 /* A value that is no array. NULL after an error. */
 static json_t *take_scalar(struct cursor *cursor, uint32_t type, const char *key) {
     json_t *value = NULL;
-    if (type == VALUE_STRING)
+    if (type == GGUF_VALUE_STRING)
         value = take_string(cursor, key);
-    else if (type < VALUE_TYPE_COUNT && VALUE_BYTES[type]) {
-        uint64_t bits = take_number(cursor, VALUE_BYTES[type], key);
-        value = number_value(cursor, (enum value_type)type, bits, key);
+    else if (gguf_value_bytes(type)) {
+        uint64_t bits = take_number(cursor, gguf_value_bytes(type), key);
+        value = number_value(cursor, (enum gguf_value_type)type, bits, key);
     } else
         refuse(cursor, STATUS_FORMAT, key, "has a value of no known type");
     if (!value && cursor->status == STATUS_OK) {
@@ -218,7 +206,7 @@ static json_t *take_scalar(struct cursor *cursor, uint32_t type, const char *key
 static json_t *take_array(struct cursor *cursor, const char *key, uint64_t *values_left) {
     uint32_t type = (uint32_t)take_number(cursor, 4, key);
     uint64_t count = take_number(cursor, 8, key);
-    if (type == VALUE_ARRAY)
+    if (type == GGUF_VALUE_ARRAY)
         refuse(cursor, STATUS_UNSUPPORTED, key, "is an array of arrays");
     if (count > *values_left || count > bytes_left(cursor))
         refuse(cursor, STATUS_FORMAT, key, "has more values than any real file");
@@ -245,22 +233,25 @@ static void take_pair(struct cursor *cursor, json_t *metadata, uint64_t *values_
     uint32_t type = (uint32_t)take_number(cursor, 4, key);
     if (cursor->status != STATUS_OK)
         return;
-    json_t *value =
-        type == VALUE_ARRAY ? take_array(cursor, key, values_left) : take_scalar(cursor, type, key);
+    json_t *value = type == GGUF_VALUE_ARRAY ? take_array(cursor, key, values_left)
+                                             : take_scalar(cursor, type, key);
     if (value && json_object_set_new_nocheck(metadata, key, value) != 0) {
         log_error("%s: no memory for %s; free some and try again", cursor->file->path, key);
         cursor->status = STATUS_NO_MEMORY;
     }
 }
 
-/* NULL after an error. */
-static json_t *take_metadata(struct cursor *cursor, uint64_t count) {
-    if (count > GGUF_KEYS_MAX)
-        refuse(cursor, STATUS_FORMAT, "the metadata", "has more keys than any real file");
+/* NULL after an error. `offsets` (count + 1) receives where each key begins and the last value
+ * ends.
+ */
+static json_t *take_metadata(struct cursor *cursor, uint64_t count, uint64_t *offsets) {
     json_t *metadata = json_object();
     uint64_t values_left = GGUF_ARRAY_VALUES_MAX;
-    for (uint64_t i = 0; i < count && cursor->status == STATUS_OK; i++)
+    for (uint64_t i = 0; i < count && cursor->status == STATUS_OK; i++) {
+        offsets[i] = position(cursor);
         take_pair(cursor, metadata, &values_left);
+    }
+    offsets[count] = position(cursor);
     if (!metadata && cursor->status == STATUS_OK) {
         log_error("%s: no memory for the metadata; free some and try again", cursor->file->path);
         cursor->status = STATUS_NO_MEMORY;
@@ -275,58 +266,16 @@ static uint32_t find_alignment(struct cursor *cursor, const json_t *metadata) {
     static const char KEY[] = "general.alignment";
     const json_t *value = json_object_get(metadata, KEY);
     if (!value)
-        return ALIGNMENT_DEFAULT;
+        return GGUF_ALIGNMENT_DEFAULT;
     json_int_t number = json_integer_value(value);
     if (number < 1 || number > GGUF_ALIGNMENT_MAX || (number & (number - 1)) != 0) {
         refuse(cursor, STATUS_FORMAT, KEY, "is no power of two of reasonable size");
-        return ALIGNMENT_DEFAULT;
+        return GGUF_ALIGNMENT_DEFAULT;
     }
     return (uint32_t)number;
 }
 
 /* ---- Tensors. */
-
-/* The types by their numbers. Those that skein does not read are here so that their lengths can be
- * checked as well, and that they can be named. */
-static const struct type {
-    const char *name; /* NULL: there is no such type */
-    enum weight_format format;
-    uint32_t block; /* values */
-    uint32_t block_bytes;
-} TYPES[] = {
-    [0] = {"F32", WEIGHT_F32, 1, 4},
-    [1] = {"F16", WEIGHT_F16, 1, 2},
-    [2] = {"Q4_0", WEIGHT_Q4_0, 32, 18},
-    [3] = {"Q4_1", WEIGHT_Q4_1, 32, 20},
-    [6] = {"Q5_0", WEIGHT_Q5_0, 32, 22},
-    [7] = {"Q5_1", WEIGHT_Q5_1, 32, 24},
-    [8] = {"Q8_0", WEIGHT_Q8_0, 32, 34},
-    [9] = {"Q8_1", WEIGHT_FORMAT_COUNT, 32, 36},
-    [10] = {"Q2_K", WEIGHT_Q2_K, 256, 84},
-    [11] = {"Q3_K", WEIGHT_Q3_K, 256, 110},
-    [12] = {"Q4_K", WEIGHT_Q4_K, 256, 144},
-    [13] = {"Q5_K", WEIGHT_Q5_K, 256, 176},
-    [14] = {"Q6_K", WEIGHT_Q6_K, 256, 210},
-    [15] = {"Q8_K", WEIGHT_FORMAT_COUNT, 256, 292},
-    [16] = {"IQ2_XXS", WEIGHT_FORMAT_COUNT, 256, 66},
-    [17] = {"IQ2_XS", WEIGHT_FORMAT_COUNT, 256, 74},
-    [18] = {"IQ3_XXS", WEIGHT_FORMAT_COUNT, 256, 98},
-    [19] = {"IQ1_S", WEIGHT_FORMAT_COUNT, 256, 50},
-    [20] = {"IQ4_NL", WEIGHT_IQ4_NL, 32, 18},
-    [21] = {"IQ3_S", WEIGHT_FORMAT_COUNT, 256, 110},
-    [22] = {"IQ2_S", WEIGHT_FORMAT_COUNT, 256, 82},
-    [23] = {"IQ4_XS", WEIGHT_IQ4_XS, 256, 136},
-    [24] = {"I8", WEIGHT_FORMAT_COUNT, 1, 1},
-    [25] = {"I16", WEIGHT_FORMAT_COUNT, 1, 2},
-    [26] = {"I32", WEIGHT_FORMAT_COUNT, 1, 4},
-    [27] = {"I64", WEIGHT_FORMAT_COUNT, 1, 8},
-    [28] = {"F64", WEIGHT_FORMAT_COUNT, 1, 8},
-    [29] = {"IQ1_M", WEIGHT_FORMAT_COUNT, 256, 56},
-    [30] = {"BF16", WEIGHT_BF16, 1, 2},
-    [34] = {"TQ1_0", WEIGHT_FORMAT_COUNT, 256, 54},
-    [35] = {"TQ2_0", WEIGHT_FORMAT_COUNT, 256, 66},
-    [39] = {"MXFP4", WEIGHT_FORMAT_COUNT, 32, 17},
-};
 
 /* Where the data lies. */
 struct data_area {
@@ -357,10 +306,10 @@ static void take_dimensions(struct cursor *cursor, struct listed_tensor *out) {
 /* Sets the format and the bytes, which stay 0 for a type that is not known. */
 static void resolve_type(struct cursor *cursor, uint32_t number, struct listed_tensor *out) {
     struct tensor *tensor = &out->entry.tensor;
-    bool known = number < sizeof TYPES / sizeof *TYPES && TYPES[number].name;
+    const struct gguf_type *known = gguf_find_type(number);
     snprintf(out->unknown_type, sizeof out->unknown_type, "number %" PRIu32, number);
-    tensor->type = known ? TYPES[number].name : out->unknown_type;
-    tensor->format = known ? TYPES[number].format : WEIGHT_FORMAT_COUNT;
+    tensor->type = known ? known->name : out->unknown_type;
+    tensor->format = known ? known->format : WEIGHT_FORMAT_COUNT;
     uint64_t values = 1;
     bool overflow = false;
     for (size_t i = 0; i < GGUF_DIMENSIONS_MAX; i++)
@@ -369,15 +318,14 @@ static void resolve_type(struct cursor *cursor, uint32_t number, struct listed_t
         refuse(cursor, STATUS_FORMAT, out->name, "has no values, or more than any file can hold");
     if (!known || cursor->status != STATUS_OK)
         return;
-    if (tensor->shape[tensor->dimensions - 1] % TYPES[number].block != 0) {
+    if (tensor->shape[tensor->dimensions - 1] % known->block != 0) {
         log_error("%s: tensor %s has rows of %" PRIu64 " values, which are no whole blocks of its "
                   "type %s: the file is damaged, download it again",
                   cursor->file->path, out->name, tensor->shape[tensor->dimensions - 1],
                   tensor->type);
         cursor->status = STATUS_FORMAT;
     }
-    if (__builtin_mul_overflow(values / TYPES[number].block, TYPES[number].block_bytes,
-                               &tensor->bytes))
+    if (__builtin_mul_overflow(values / known->block, known->block_bytes, &tensor->bytes))
         refuse(cursor, STATUS_FORMAT, out->name, "has more values than any file can hold");
 }
 
@@ -448,17 +396,31 @@ static void check_version(struct cursor *cursor) {
     uint32_t version = (uint32_t)take_number(cursor, 4, "the header");
     if (cursor->status != STATUS_OK)
         return;
-    if (magic != MAGIC) {
+    if (magic != GGUF_MAGIC) {
         log_error("%s does not begin with \"GGUF\": it is no GGUF file, check the path or download "
                   "it again",
                   cursor->file->path);
         cursor->status = STATUS_FORMAT;
-    } else if (version != VERSION) {
+    } else if (version != GGUF_VERSION) {
         log_error("%s is of GGUF version %" PRIu32
                   "%s; only version %u is read, take a newer conversion",
-                  cursor->file->path, version, version >> 24 ? " (big-endian)" : "", VERSION);
+                  cursor->file->path, version, version >> 24 ? " (big-endian)" : "", GGUF_VERSION);
         cursor->status = STATUS_UNSUPPORTED;
     }
+}
+
+/* Memory for where `count` pairs lie; NULL after an error. */
+static uint64_t *reserve_offsets(struct cursor *cursor, uint64_t count) {
+    if (count > GGUF_KEYS_MAX)
+        refuse(cursor, STATUS_FORMAT, "the metadata", "has more keys than any real file");
+    if (cursor->status != STATUS_OK)
+        return NULL;
+    uint64_t *offsets = calloc(count + 1, sizeof *offsets);
+    if (!offsets) {
+        log_error("no memory to read %s; free some and try again", cursor->file->path);
+        cursor->status = STATUS_NO_MEMORY;
+    }
+    return offsets;
 }
 
 enum status gguf_read_header(const struct file *file, uint32_t file_index,
@@ -471,17 +433,24 @@ enum status gguf_read_header(const struct file *file, uint32_t file_index,
     check_version(&cursor);
     uint64_t tensor_count = take_number(&cursor, 8, "the header");
     uint64_t key_count = take_number(&cursor, 8, "the header");
-    json_t *metadata = cursor.status == STATUS_OK ? take_metadata(&cursor, key_count) : NULL;
+    uint64_t *offsets = reserve_offsets(&cursor, key_count);
+    json_t *metadata =
+        cursor.status == STATUS_OK ? take_metadata(&cursor, key_count, offsets) : NULL;
     if (cursor.status == STATUS_OK) {
         uint32_t alignment = find_alignment(&cursor, metadata);
         take_tensors(&cursor, tensor_count, alignment, file_index, directory);
     }
     free(cursor.buffer);
-    if (cursor.status == STATUS_OK)
-        *out = (struct gguf_header){metadata, tensor_count};
-    else
-        json_decref(metadata);
+    *out = (struct gguf_header){metadata, offsets, tensor_count};
+    if (cursor.status != STATUS_OK)
+        gguf_header_cleanup(out);
     return cursor.status;
+}
+
+void gguf_header_cleanup(struct gguf_header *header) {
+    json_decref(header->metadata);
+    free(header->pair_offsets);
+    *header = (struct gguf_header){.metadata = NULL};
 }
 
 /* ---- Models of several files. */

@@ -39,7 +39,7 @@ struct weights {
     struct file *files; /* (file_count) */
     uint32_t file_count;
     struct directory directory;
-    json_t *metadata; /* owned; NULL but for GGUF */
+    struct gguf_header header; /* of the first part; empty but for GGUF */
 };
 
 /* Rows of bytes at a fixed distance in one file. */
@@ -172,9 +172,9 @@ static enum status add_gguf_part(struct weights *weights, uint32_t part, uint32_
     status = gguf_check_part(header.metadata, path, part, parts);
     *tensor_count += header.tensor_count;
     if (part == 0)
-        weights->metadata = header.metadata;
+        weights->header = header;
     else
-        json_decref(header.metadata);
+        gguf_header_cleanup(&header);
     return status;
 }
 
@@ -186,7 +186,7 @@ static enum status open_gguf(struct weights *weights) {
         status = add_gguf_part(weights, part, parts, &tensor_count);
     if (status != STATUS_OK)
         return status;
-    const json_t *total = json_object_get(weights->metadata, "split.tensors.count");
+    const json_t *total = json_object_get(weights->header.metadata, "split.tensors.count");
     if (parts > 1 && total && (uint64_t)json_integer_value(total) != tensor_count) {
         log_error("%s: the model's %" PRIu32 " parts hold %" PRIu64 " tensors, not "
                   "%" JSON_INTEGER_FORMAT "; they are of different models, download them again",
@@ -242,7 +242,7 @@ void weights_close(struct weights *weights) {
         file_close(&weights->files[i]);
     free(weights->files);
     directory_cleanup(&weights->directory);
-    json_decref(weights->metadata);
+    gguf_header_cleanup(&weights->header);
     free(weights->path);
     free(weights);
 }
@@ -252,7 +252,34 @@ const char *weights_path(const struct weights *weights) {
 }
 
 const json_t *weights_metadata(const struct weights *weights) {
-    return weights->metadata;
+    return weights->header.metadata;
+}
+
+enum status weights_read_pair(const struct weights *weights, size_t index, void **out,
+                              size_t *bytes) {
+    const uint64_t *offsets = weights->header.pair_offsets;
+    assert(index < json_object_size(weights->header.metadata));
+    size_t count = (size_t)(offsets[index + 1] - offsets[index]);
+    void *pair = malloc(count);
+    if (!pair)
+        return report_no_memory("a file's metadata");
+    enum status status = file_read(&weights->files[0], offsets[index], pair, count);
+    if (status != STATUS_OK) {
+        free(pair);
+        return status;
+    }
+    *out = pair;
+    *bytes = count;
+    return STATUS_OK;
+}
+
+bool weights_has_file(const struct weights *weights, dev_t device, ino_t inode) {
+    struct stat facts;
+    for (uint32_t i = 0; i < weights->file_count; i++)
+        if (fstat(weights->files[i].descriptor, &facts) == 0 && facts.st_dev == device &&
+            facts.st_ino == inode)
+            return true;
+    return false;
 }
 
 size_t weights_count(const struct weights *weights) {
@@ -513,6 +540,13 @@ enum status weights_read_region(const struct weights *weights, const char *name,
     size_t scales_offset = (size_t)((const uint8_t *)view.scales - view.data);
     return read_scales(weights, entry, region,
                        (float *)(void *)((uint8_t *)storage + scales_offset));
+}
+
+enum status weights_read_bytes(const struct weights *weights, const char *name, uint64_t offset,
+                               void *out, size_t count) {
+    const struct directory_entry *entry = directory_find(&weights->directory, name);
+    assert(entry && offset <= entry->tensor.bytes && count <= entry->tensor.bytes - offset);
+    return file_read(&weights->files[entry->file], entry->offset + offset, out, count);
 }
 
 enum status weights_find_matrix(const struct weights *weights, const char *name, uint32_t rows,

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "common/arena.h"
 #include "common/status.h"
@@ -45,6 +46,14 @@ const char *weights_path(const struct weights *weights);
  * of those. Owned by `weights`; NULL for other formats. */
 const json_t *weights_metadata(const struct weights *weights);
 
+/* The bytes that a GGUF file has for key number `index` of weights_metadata() and its value; the
+ * caller frees *out. Errors: STATUS_IO, STATUS_NO_MEMORY. */
+enum status weights_read_pair(const struct weights *weights, size_t index, void **out,
+                              size_t *bytes);
+
+/* Whether one of the checkpoint's open files is this one. */
+bool weights_has_file(const struct weights *weights, dev_t device, ino_t inode);
+
 /* All tensors, sorted by name. */
 size_t weights_count(const struct weights *weights);
 const struct tensor *weights_at(const struct weights *weights, size_t index);
@@ -76,6 +85,11 @@ struct region {
  * outside, scales of another shape), STATUS_UNSUPPORTED (type), STATUS_IO. */
 enum status weights_read_region(const struct weights *weights, const char *name,
                                 const struct region *region, void *storage);
+
+/* Reads bytes of the tensor `name`, which there must be, as they are stored: `count` from `offset`
+ * on, which must be within it. For any type. Errors: STATUS_IO. */
+enum status weights_read_bytes(const struct weights *weights, const char *name, uint64_t offset,
+                               void *out, size_t count);
 
 /* Reads the whole matrix `name`, which must be (rows, columns), into memory from `arena`. Errors:
  * as weights_find_matrix and weights_read_region; STATUS_NO_MEMORY. */
