@@ -354,9 +354,12 @@ struct walk {
     int argc;
     char **argv;
     int next;
-    /* The current one. */
-    const struct option *option; /* NULL: --help */
-    const char *value;           /* "true" for a flag */
+    bool options_ended; /* by "--" */
+    size_t operands;    /* taken so far */
+    /* The current one: an option, an operand, or --help when both are NULL. */
+    const struct option *option;
+    const struct operand *operand;
+    const char *value; /* "true" for a flag */
 };
 
 static enum status refuse_unknown(const struct command *command, const char *argument,
@@ -376,7 +379,23 @@ static enum status refuse_unknown(const struct command *command, const char *arg
     return STATUS_USAGE;
 }
 
-/* Takes the next option and its value off the line. */
+/* Takes an argument that is no option. */
+static enum status walk_operand(struct walk *walk, const struct command *command,
+                                const char *argument) {
+    if (walk->operands < command->operand_count) {
+        walk->operand = &command->operands[walk->operands++];
+        walk->value = argument;
+        return STATUS_OK;
+    }
+    if (walk->options_ended) {
+        log_error("unexpected argument \"%s\" behind --; %s takes %s", argument, command->name,
+                  command->operand_count ? "fewer" : "options only");
+        return STATUS_USAGE;
+    }
+    return refuse_unknown(command, argument, strlen(argument));
+}
+
+/* Takes the next option and its value, or the next operand, off the line. */
 static enum status walk_step(struct walk *walk, const struct command *command) {
     char *argument = walk->argv[walk->next++];
     bool is_long = argument[0] == '-' && argument[1] == '-' && argument[2];
@@ -384,6 +403,9 @@ static enum status walk_step(struct walk *walk, const struct command *command) {
     size_t length = strlen(argument);
     const char *attached = NULL;
     walk->option = NULL;
+    walk->operand = NULL;
+    if (walk->options_ended || (!is_long && !is_short))
+        return walk_operand(walk, command, argument);
     if (strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0)
         return STATUS_OK;
     if (is_long) {
@@ -414,9 +436,14 @@ static enum status walk_step(struct walk *walk, const struct command *command) {
     return STATUS_OK;
 }
 
-/* False at the end of the options. "--" is consumed; what follows it would be positional. */
+/* False at the end. "--" is stepped over. */
 static bool walk_more(struct walk *walk) {
-    return walk->next < walk->argc && strcmp(walk->argv[walk->next], "--") != 0;
+    if (walk->next < walk->argc && !walk->options_ended &&
+        strcmp(walk->argv[walk->next], "--") == 0) {
+        walk->options_ended = true;
+        walk->next++;
+    }
+    return walk->next < walk->argc;
 }
 
 /* Reports the first mistake; sets *help at --help, and looks no further. */
@@ -427,15 +454,10 @@ static enum status check_arguments(const struct command *command, int argc, char
         enum status status = walk_step(&walk, command);
         if (status != STATUS_OK)
             return status;
-        if (!walk.option) {
+        if (!walk.option && !walk.operand) {
             *help = true;
             return STATUS_OK;
         }
-    }
-    if (walk.next + 1 < argc) {
-        log_error("unexpected argument \"%s\" behind --; %s takes options only",
-                  argv[walk.next + 1], command->name);
-        return STATUS_USAGE;
     }
     return STATUS_OK;
 }
@@ -456,6 +478,10 @@ enum status config_parse_arguments(struct config *config, const struct command *
         status = walk_step(&walk, command);
         if (status != STATUS_OK)
             return status;
+        if (walk.operand) {
+            *walk.operand->target = walk.value;
+            continue;
+        }
         char place[NAME_MAX_LEN + 16];
         snprintf(place, sizeof place, "option --%s", walk.option->name);
         status = assign_value(config, &(struct assignment_input){
@@ -753,7 +779,10 @@ static void print_command_completion(const struct command *command, FILE *stream
     fputs("        *) kind=words words=\"", stream);
     for (size_t i = 0; i < command->option_count; i++)
         fprintf(stream, "--%s ", command->options[i].name);
-    fputs("--help\" ;;\n        esac\n", stream);
+    fputs("--help\"", stream);
+    if (command->operand_count)
+        fputs("; [[ \"$current\" == -* ]] || kind=file", stream);
+    fputs(" ;;\n        esac\n", stream);
 }
 
 /* bash splits words at "=", so that "--isa=a" arrives as three words. */

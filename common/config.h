@@ -42,6 +42,12 @@ struct option {
     const char *help;        /* one sentence; the help wraps it and adds the default */
 };
 
+/* An argument without dashes, found by its place. */
+struct operand {
+    const char *name; /* "OUT.gguf" */
+    const char **target;
+};
+
 /* One command: a sub-command of skein, or skein-worker itself. */
 struct command {
     const char *program; /* what it is a sub-command of: "skein"; NULL for a program without any */
@@ -51,6 +57,8 @@ struct command {
     const char *details; /* paragraphs behind the options, with examples; may be NULL */
     const struct option *options; /* (option_count) */
     size_t option_count;
+    const struct operand *operands; /* (operand_count), in their order; all are paths */
+    size_t operand_count;
 };
 
 /* What the strings point into; freed at the end of main. NULL when memory is out. */
@@ -59,7 +67,8 @@ struct config *config_create(void);
 void config_destroy(struct config *config);
 
 /* Parses argv[1..argc) (argv[0] is the command's name) into the targets. "--" ends options;
- * positional arguments are an error. --help prints the help on standard output and sets *done.
+ * other arguments become the command's operands in their order, more than it has are an error, and
+ * fewer are the caller's to refuse. --help prints the help on standard output and sets *done.
  * Errors: STATUS_USAGE with one line that names the option, what it takes and, for a misspelt one,
  * the nearest name. */
 enum status config_parse_arguments(struct config *config, const struct command *command, int argc,

@@ -27,6 +27,8 @@
 /* ---- Configuration. */
 /* Options of one command: `skein run`, the longest table, has about 40. */
 #define OPTIONS_MAX 128
+/* Arguments of one command that have no name: `skein quantize IN OUT`. */
+#define OPERANDS_MAX 2
 /* Values of an option that may be given several times: a worker list is the longest. */
 #define OPTION_ITEMS_MAX 256
 /* A --config file: OPTIONS_MAX lists of OPTION_ITEMS_MAX addresses of 32 bytes. */
@@ -60,6 +62,11 @@
 #define FILE_NAME_BYTES_MAX 255u
 /* Tensors of one checkpoint: V3 in FP8 has 91991. */
 #define TENSORS_MAX 1048576
+
+/* Weights that `skein quantize` converts at a time: 4 M are 8 MiB of BF16 in and at most 16 MiB of
+ * F32 out, milliseconds of work for each of many threads. Only rows that must stay together, 128 of
+ * FP8 or a head's, may be more. */
+#define EXPORT_CHUNK_VALUES (4u << 20)
 
 /* ---- Tokens. */
 /* A text that is encoded at once: four bytes, about one English token, for each token of the

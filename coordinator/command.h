@@ -21,5 +21,8 @@ int command_bench(int argc, char **argv);
 /* Measures how well the model predicts a text. */
 int command_perplexity(int argc, char **argv);
 
+/* Writes a model as a GGUF file in another precision; EXIT_INTERRUPTED after Ctrl-C. */
+int command_quantize(int argc, char **argv);
+
 /* Prints the bash completion script. */
 int command_completion(int argc, char **argv);

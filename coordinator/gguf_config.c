@@ -8,6 +8,7 @@
 
 #include "common/limits.h"
 #include "common/log.h"
+#include "coordinator/gguf_keys.h"
 
 #define KEY_BYTES 128
 
@@ -87,30 +88,29 @@ static void copy_if_there(struct translation *translation, const char *name, con
 }
 
 static bool is_v1(const struct translation *translation) {
-    return strcmp(translation->architecture, "deepseek") == 0;
+    return strcmp(translation->architecture, ARCHITECTURE_V1) == 0;
 }
 
 static void translate_sizes(struct translation *translation) {
-    json_int_t draft_layers = read_integer_or(translation, "nextn_predict_layers", 0);
+    json_int_t draft_layers = read_integer_or(translation, KEY_NEXTN_PREDICT_LAYERS, 0);
     set(translation, "num_hidden_layers",
-        json_integer(read_integer(translation, "block_count") - draft_layers));
+        json_integer(read_integer(translation, KEY_BLOCK_COUNT) - draft_layers));
     set(translation, "num_nextn_predict_layers", json_integer(draft_layers));
-    copy(translation, "embedding_length", "hidden_size");
-    copy(translation, "feed_forward_length", "intermediate_size");
-    copy(translation, "context_length", "max_position_embeddings");
-    copy(translation, "attention.layer_norm_rms_epsilon", "rms_norm_eps");
-    const json_t *tokens = json_object_get(translation->metadata, "tokenizer.ggml.tokens");
-    if (!find(translation, "vocab_size") && json_array_size(tokens) > 0)
+    copy(translation, KEY_EMBEDDING_LENGTH, "hidden_size");
+    copy(translation, KEY_FEED_FORWARD_LENGTH, "intermediate_size");
+    copy(translation, KEY_CONTEXT_LENGTH, "max_position_embeddings");
+    copy(translation, KEY_LAYER_NORM_RMS_EPSILON, "rms_norm_eps");
+    const json_t *tokens = json_object_get(translation->metadata, KEY_TOKENS);
+    if (!find(translation, KEY_VOCAB_SIZE) && json_array_size(tokens) > 0)
         set(translation, "vocab_size", json_integer((json_int_t)json_array_size(tokens)));
     else
-        copy(translation, "vocab_size", "vocab_size");
+        copy(translation, KEY_VOCAB_SIZE, "vocab_size");
     set(translation, "tie_word_embeddings",
         json_boolean(!weights_find(translation->weights, "lm_head.weight")));
 }
 
 static void translate_tokens(struct translation *translation) {
-    static const char *const NAMES[][2] = {{"tokenizer.ggml.bos_token_id", "bos_token_id"},
-                                           {"tokenizer.ggml.eos_token_id", "eos_token_id"}};
+    static const char *const NAMES[][2] = {{KEY_BOS, "bos_token_id"}, {KEY_EOS, "eos_token_id"}};
     for (size_t i = 0; i < 2; i++) {
         json_t *value = json_object_get(translation->metadata, NAMES[i][0]);
         if (value)
@@ -118,19 +118,19 @@ static void translate_tokens(struct translation *translation) {
     }
 }
 
-/* yarn_log_multiplier is a tenth of mscale_all_dim. In every published model mscale is the same, so
- * that cosine and sine are not scaled. */
+/* In every published model mscale is the same as mscale_all_dim, so that cosine and sine are not
+ * scaled. */
 static void translate_rope(struct translation *translation) {
-    copy(translation, "rope.freq_base", "rope_theta");
+    copy(translation, KEY_ROPE_FREQ_BASE, "rope_theta");
     set(translation, "rope_interleave", json_true());
-    const json_t *type = find(translation, "rope.scaling.type");
+    const json_t *type = find(translation, KEY_SCALING_TYPE);
     if (!type || (json_is_string(type) && strcmp(json_string_value(type), "none") == 0))
         return;
     static const char *const NAMES[][2] = {
-        {"rope.scaling.factor", "factor"},
-        {"rope.scaling.original_context_length", "original_max_position_embeddings"},
-        {"rope.scaling.yarn_beta_fast", "beta_fast"},
-        {"rope.scaling.yarn_beta_slow", "beta_slow"},
+        {KEY_SCALING_FACTOR, "factor"},
+        {KEY_SCALING_ORIGINAL_CONTEXT_LENGTH, "original_max_position_embeddings"},
+        {KEY_YARN_BETA_FAST, "beta_fast"},
+        {KEY_YARN_BETA_SLOW, "beta_slow"},
     };
     json_t *scaling = json_object();
     json_object_set_new(scaling, "type", json_copy((json_t *)type));
@@ -141,8 +141,8 @@ static void translate_rope(struct translation *translation) {
         else if (i < 2)
             refuse(translation, STATUS_NOT_FOUND, NAMES[i][0], "is missing");
     }
-    const json_t *multiplier = find_number(translation, "rope.scaling.yarn_log_multiplier");
-    double mscale = multiplier ? json_number_value(multiplier) / 0.1 : 0;
+    const json_t *multiplier = find_number(translation, KEY_YARN_LOG_MULTIPLIER);
+    double mscale = multiplier ? json_number_value(multiplier) / YARN_LOG_FACTOR : 0;
     json_object_set_new(scaling, "mscale", json_real(mscale));
     json_object_set_new(scaling, "mscale_all_dim", json_real(mscale));
     set(translation, "rope_scaling", scaling);
@@ -151,29 +151,28 @@ static void translate_rope(struct translation *translation) {
 /* Files with absorbed attention give the cache's sizes as key_length and value_length, and those of
  * heads with "_mla". */
 static void translate_latent(struct translation *translation) {
-    bool absorbed = find(translation, "attention.key_length_mla") != NULL;
-    json_int_t rope = read_integer(translation, "rope.dimension_count");
-    json_int_t key =
-        read_integer(translation, absorbed ? "attention.key_length_mla" : "attention.key_length");
+    bool absorbed = find(translation, KEY_KEY_LENGTH_MLA) != NULL;
+    json_int_t rope = read_integer(translation, KEY_ROPE_DIMENSION_COUNT);
+    json_int_t key = read_integer(translation, absorbed ? KEY_KEY_LENGTH_MLA : KEY_KEY_LENGTH);
     if (key <= rope)
-        refuse(translation, STATUS_FORMAT,
-               absorbed ? "attention.key_length_mla" : "attention.key_length",
+        refuse(translation, STATUS_FORMAT, absorbed ? KEY_KEY_LENGTH_MLA : KEY_KEY_LENGTH,
                "must be above rope.dimension_count");
     set(translation, "qk_rope_head_dim", json_integer(rope));
     set(translation, "qk_nope_head_dim", json_integer(key - rope));
-    copy(translation, absorbed ? "attention.value_length_mla" : "attention.value_length",
-         "v_head_dim");
-    copy(translation, "attention.kv_lora_rank", "kv_lora_rank");
-    copy_if_there(translation, "attention.q_lora_rank", "q_lora_rank");
+    copy(translation, absorbed ? KEY_VALUE_LENGTH_MLA : KEY_VALUE_LENGTH, "v_head_dim");
+    copy(translation, KEY_KV_LORA_RANK, "kv_lora_rank");
+    /* Some converters write 0 for models without a query bottleneck. */
+    if (read_integer_or(translation, KEY_Q_LORA_RANK, 0) != 0)
+        copy(translation, KEY_Q_LORA_RANK, "q_lora_rank");
 }
 
 static void translate_multi_head(struct translation *translation) {
-    json_int_t heads = read_integer(translation, "attention.head_count");
-    json_int_t hidden = read_integer(translation, "embedding_length");
-    copy_if_there(translation, "attention.head_count_kv", "num_key_value_heads");
-    json_int_t rope = read_integer_or(translation, "rope.dimension_count", 0);
+    json_int_t heads = read_integer(translation, KEY_HEAD_COUNT);
+    json_int_t hidden = read_integer(translation, KEY_EMBEDDING_LENGTH);
+    copy_if_there(translation, KEY_HEAD_COUNT_KV, "num_key_value_heads");
+    json_int_t rope = read_integer_or(translation, KEY_ROPE_DIMENSION_COUNT, 0);
     if (rope > 0 && heads > 0 && hidden / heads != rope)
-        refuse(translation, STATUS_UNSUPPORTED, "rope.dimension_count",
+        refuse(translation, STATUS_UNSUPPORTED, KEY_ROPE_DIMENSION_COUNT,
                "must be embedding_length / attention.head_count, as RoPE turns whole heads");
 }
 
@@ -189,12 +188,12 @@ static const struct {
 };
 
 static void translate_groups(struct translation *translation, bool sigmoid) {
-    json_int_t groups = read_integer_or(translation, "expert_group_count", 1);
-    json_int_t used = read_integer_or(translation, "expert_group_used_count", 1);
-    json_int_t experts = read_integer(translation, "expert_count");
+    json_int_t groups = read_integer_or(translation, KEY_EXPERT_GROUP_COUNT, 1);
+    json_int_t used = read_integer_or(translation, KEY_EXPERT_GROUP_USED_COUNT, 1);
+    json_int_t experts = read_integer(translation, KEY_EXPERT_COUNT);
     json_int_t layers =
         json_integer_value(json_object_get(translation->config, "num_hidden_layers"));
-    bool told = find(translation, "expert_group_count") != NULL;
+    bool told = find(translation, KEY_EXPERT_GROUP_COUNT) != NULL;
     for (size_t i = 0; i < sizeof KNOWN_GROUPS / sizeof *KNOWN_GROUPS && !told; i++) {
         if (KNOWN_GROUPS[i].layers != layers || KNOWN_GROUPS[i].experts != experts ||
             KNOWN_GROUPS[i].sigmoid != sigmoid)
@@ -216,37 +215,36 @@ static void translate_groups(struct translation *translation, bool sigmoid) {
 }
 
 static void translate_experts(struct translation *translation) {
-    json_int_t score = read_integer_or(translation, "expert_gating_func", 1);
-    bool sigmoid = score == 2;
-    if (score != 1 && score != 2)
-        refuse(translation, STATUS_UNSUPPORTED, "expert_gating_func",
+    json_int_t score = read_integer_or(translation, KEY_EXPERT_GATING_FUNC, GATING_SOFTMAX);
+    bool sigmoid = score == GATING_SIGMOID;
+    if (score != GATING_SOFTMAX && !sigmoid)
+        refuse(translation, STATUS_UNSUPPORTED, KEY_EXPERT_GATING_FUNC,
                "must be 1 (softmax) or 2 (sigmoid)");
     set(translation, "model_type",
         json_string(is_v1(translation) ? "deepseek"
                     : sigmoid          ? "deepseek_v3"
                                        : "deepseek_v2"));
     set(translation, "scoring_func", json_string(sigmoid ? "sigmoid" : "softmax"));
-    copy(translation, "expert_count", "n_routed_experts");
-    copy(translation, "expert_used_count", "num_experts_per_tok");
-    copy(translation, "expert_feed_forward_length", "moe_intermediate_size");
-    copy_if_there(translation, "expert_shared_count", "n_shared_experts");
+    copy(translation, KEY_EXPERT_COUNT, "n_routed_experts");
+    copy(translation, KEY_EXPERT_USED_COUNT, "num_experts_per_tok");
+    copy(translation, KEY_EXPERT_FEED_FORWARD_LENGTH, "moe_intermediate_size");
+    copy_if_there(translation, KEY_EXPERT_SHARED_COUNT, "n_shared_experts");
     set(translation, "first_k_dense_replace",
-        json_integer(read_integer_or(translation, "leading_dense_block_count", 0)));
-    const json_t *scale = find_number(translation, "expert_weights_scale");
+        json_integer(read_integer_or(translation, KEY_LEADING_DENSE_BLOCK_COUNT, 0)));
+    const json_t *scale = find_number(translation, KEY_EXPERT_WEIGHTS_SCALE);
     set(translation, "routed_scaling_factor",
         json_real(scale && json_number_value(scale) != 0 ? json_number_value(scale) : 1));
-    const json_t *norm = find(translation, "expert_weights_norm");
+    const json_t *norm = find(translation, KEY_EXPERT_WEIGHTS_NORM);
     if (norm && !json_is_boolean(norm))
-        refuse(translation, STATUS_FORMAT, "expert_weights_norm", "must be true or false");
+        refuse(translation, STATUS_FORMAT, KEY_EXPERT_WEIGHTS_NORM, "must be true or false");
     set(translation, "norm_topk_prob", json_boolean(json_is_true(norm)));
     translate_groups(translation, sigmoid);
 }
 
 static enum status find_architecture(struct translation *translation) {
     const char *path = weights_path(translation->weights);
-    const char *name =
-        json_string_value(json_object_get(translation->metadata, "general.architecture"));
-    if (name && (strcmp(name, "deepseek") == 0 || strcmp(name, "deepseek2") == 0)) {
+    const char *name = json_string_value(json_object_get(translation->metadata, KEY_ARCHITECTURE));
+    if (name && (strcmp(name, ARCHITECTURE_V1) == 0 || strcmp(name, ARCHITECTURE_LATENT) == 0)) {
         translation->architecture = name;
         return STATUS_OK;
     }
@@ -264,7 +262,7 @@ enum status gguf_config_read(const struct weights *weights, json_t **out) {
     translation.config = json_object();
     translate_sizes(&translation);
     translate_tokens(&translation);
-    copy(&translation, "attention.head_count", "num_attention_heads");
+    copy(&translation, KEY_HEAD_COUNT, "num_attention_heads");
     if (is_v1(&translation))
         translate_multi_head(&translation);
     else

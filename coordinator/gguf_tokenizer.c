@@ -8,9 +8,7 @@
 #include <string.h>
 
 #include "common/log.h"
-
-/* Values of tokenizer.ggml.token_type. */
-enum { TYPE_CONTROL = 3, TYPE_USER_DEFINED = 4, TYPE_UNUSED = 5 };
+#include "coordinator/gguf_keys.h"
 
 /* Tokens that no merge makes: the 256 bytes. */
 #define BYTE_TOKENS 256
@@ -76,6 +74,49 @@ static json_t *describe_pretokenizer(const struct known_pretokenizer *known) {
     return json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", steps);
 }
 
+/* What a step of a pre-tokenizer does, with the defaults of tokenizer.json put in. */
+static bool same_step(const json_t *a, const json_t *b) {
+    static const struct {
+        const char *key;
+        bool fallback;
+    } FLAGS[] = {{"invert", false},
+                 {"individual_digits", false},
+                 {"add_prefix_space", true},
+                 {"use_regex", true}};
+    for (size_t i = 0; i < sizeof FLAGS / sizeof *FLAGS; i++) {
+        const json_t *left = json_object_get(a, FLAGS[i].key);
+        const json_t *right = json_object_get(b, FLAGS[i].key);
+        if ((left ? json_is_true(left) : FLAGS[i].fallback) !=
+            (right ? json_is_true(right) : FLAGS[i].fallback))
+            return false;
+    }
+    const json_t *left = json_object_get(a, "behavior"), *right = json_object_get(b, "behavior");
+    return json_equal(json_object_get(a, "type"), json_object_get(b, "type")) &&
+           (left == right || json_equal(left, right)) &&
+           json_equal(json_object_get(a, "pattern"), json_object_get(b, "pattern")) ==
+               (json_object_get(a, "pattern") != NULL);
+}
+
+static bool same_steps(const json_t *a, const json_t *b) {
+    const json_t *left = json_object_get(a, "pretokenizers");
+    const json_t *right = json_object_get(b, "pretokenizers");
+    bool same = json_array_size(left) == json_array_size(right);
+    for (size_t i = 0; i < json_array_size(left) && same; i++)
+        same = same_step(json_array_get(left, i), json_array_get(right, i));
+    return same;
+}
+
+const char *gguf_pretokenizer_name(const json_t *pretokenizer) {
+    for (size_t i = 0; i < sizeof KNOWN_PRETOKENIZERS / sizeof *KNOWN_PRETOKENIZERS; i++) {
+        json_t *known = describe_pretokenizer(&KNOWN_PRETOKENIZERS[i]);
+        bool same = same_steps(known, pretokenizer);
+        json_decref(known);
+        if (same)
+            return KNOWN_PRETOKENIZERS[i].name;
+    }
+    return NULL;
+}
+
 /* ---- The vocabulary. */
 
 struct source {
@@ -138,14 +179,14 @@ static enum status describe_named_token(const struct source *source, const char 
 
 static enum status describe_config(const struct source *source, json_t **out) {
     json_t *bos = NULL, *eos = NULL;
-    enum status status = describe_named_token(source, "tokenizer.ggml.bos_token_id", &bos);
+    enum status status = describe_named_token(source, KEY_BOS, &bos);
     if (status == STATUS_OK)
-        status = describe_named_token(source, "tokenizer.ggml.eos_token_id", &eos);
+        status = describe_named_token(source, KEY_EOS, &eos);
     if (status != STATUS_OK) {
         json_decref(bos);
         return status;
     }
-    const json_t *template = find(source, "tokenizer.chat_template");
+    const json_t *template = find(source, KEY_CHAT_TEMPLATE);
     *out = json_pack("{s:o, s:o, s:o}", "bos_token", bos, "eos_token", eos, "chat_template",
                      template ? json_copy((json_t *)template) : json_null());
     return STATUS_OK;
@@ -169,8 +210,8 @@ static enum status describe_tokenizer(const struct source *source,
 /* ---- The whole. */
 
 static enum status check_model(const struct source *source) {
-    const char *model = json_string_value(find(source, "tokenizer.ggml.model"));
-    if (model && strcmp(model, "gpt2") == 0)
+    const char *model = json_string_value(find(source, KEY_TOKENIZER_MODEL));
+    if (model && strcmp(model, TOKENIZER_BPE) == 0)
         return STATUS_OK;
     log_error("%s: tokenizer.ggml.model is \"%.40s\": it must be \"gpt2\" (byte-level BPE), other "
               "tokenizers are not supported",
@@ -198,7 +239,7 @@ static bool is_placeholder(const struct source *source) {
 
 static enum status find_known_pretokenizer(const struct source *source,
                                            const struct known_pretokenizer **out) {
-    const char *name = json_string_value(find(source, "tokenizer.ggml.pre"));
+    const char *name = json_string_value(find(source, KEY_TOKENIZER_PRE));
     *out = name ? find_pretokenizer(name) : NULL;
     if (*out)
         return STATUS_OK;
@@ -211,9 +252,9 @@ static enum status find_known_pretokenizer(const struct source *source,
 enum status gguf_tokenizer_read(const struct weights *weights, json_t **tokenizer,
                                 json_t **config) {
     struct source source = {.path = weights_path(weights), .metadata = weights_metadata(weights)};
-    source.tokens = find(&source, "tokenizer.ggml.tokens");
-    source.types = find(&source, "tokenizer.ggml.token_type");
-    source.merges = find(&source, "tokenizer.ggml.merges");
+    source.tokens = find(&source, KEY_TOKENS);
+    source.types = find(&source, KEY_TOKEN_TYPES);
+    source.merges = find(&source, KEY_MERGES);
     if (!source.tokens) {
         log_warning("%s has no tokenizer: the model takes and gives token ids only", source.path);
         return STATUS_NOT_FOUND;

@@ -17,6 +17,7 @@ static const struct {
     {"inspect", command_inspect},
     {"bench", command_bench},
     {"perplexity", command_perplexity},
+    {"quantize", command_quantize},
     {"completion", command_completion},
 };
 

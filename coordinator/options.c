@@ -9,6 +9,8 @@
 
 #include "common/kernel/kernel.h"
 #include "common/log.h"
+#include "common/weights/gguf.h"
+#include "coordinator/recipe.h"
 
 #define BATCH_TOKENS_DEFAULT      512
 #define PERPLEXITY_WINDOW_DEFAULT 512
@@ -453,6 +455,60 @@ void options_describe_perplexity(struct perplexity_text_options *options,
     ADD_ROWS(table, rows);
 }
 
+static const char QUANTIZE_DETAILS[] =
+    "IN is a Hugging Face directory or a GGUF file (any one of several parts). The file that is\n"
+    "written loads in skein and in other GGUF software. Its weights have the format --type names,\n"
+    "except that\n"
+    "  - norms, biases and the router stay F32,\n"
+    "  - the head is Q6_K with q4_0, q4_k, q4_k_m and q5_k,\n"
+    "  - q4_k_m is Q4_K with Q6_K for the values of attention and the down projections in half of\n"
+    "    the layers,\n"
+    "  - matrices whose rows are no whole blocks get the nearest format that fits; the log counts "
+    "them.\n"
+    "\n"
+    "The file has a temporary name, OUT.gguf.part, until it is complete; Ctrl-C leaves nothing.\n"
+    "\n"
+    "Exit status: 0 done, 1 failed, 2 wrong usage, 130 ended with Ctrl-C.\n"
+    "\n"
+    "Example:\n"
+    "  skein quantize deploy/demo-model demo-q4.gguf --type q4_k_m\n";
+
+void options_describe_quantize(struct quantize_options *options, struct option_table *table) {
+    *options = (struct quantize_options){.in = NULL};
+    begin_table(table, "quantize", "Write a model as a GGUF file in another precision.",
+                "IN OUT.gguf --type TYPE [options]", QUANTIZE_DETAILS);
+    table->operands[0] = (struct operand){"IN", &options->in};
+    table->operands[1] = (struct operand){"OUT.gguf", &options->out};
+    table->command.operands = table->operands;
+    table->command.operand_count = 2;
+    const struct option rows[] = {
+        {.name = "type",
+         .type = OPTION_CHOICE,
+         .target = &options->type,
+         .argument = "TYPE",
+         .choices = RECIPE_CHOICES,
+         .help = "Format of the weights."},
+        {.name = "threads",
+         .letter = 't',
+         .type = OPTION_COUNT,
+         .target = &options->threads,
+         .argument = "N",
+         .maximum = THREADS_MAX,
+         .help = "Threads that compute; 0 takes one for each core."},
+        {.name = "verbose",
+         .letter = 'v',
+         .type = OPTION_FLAG,
+         .target = &options->verbose,
+         .help = "Log more."},
+        {.name = "quiet",
+         .letter = 'q',
+         .type = OPTION_FLAG,
+         .target = &options->quiet,
+         .help = "Log errors only; no progress and no summary."},
+    };
+    ADD_ROWS(table, rows);
+}
+
 void options_describe_completion(struct option_table *table) {
     begin_table(table, "completion", "Print the completion script for bash.", "[--help]",
                 "Load it into the running shell with\n  source <(skein completion)\n"
@@ -466,7 +522,8 @@ void options_describe_all(struct option_catalogue *catalogue) {
     options_describe_inspect(&catalogue->inspect, &catalogue->tables[2]);
     options_describe_bench(&catalogue->bench, &catalogue->tables[3]);
     options_describe_perplexity(&catalogue->perplexity, &catalogue->tables[4]);
-    options_describe_completion(&catalogue->tables[5]);
+    options_describe_quantize(&catalogue->quantize, &catalogue->tables[5]);
+    options_describe_completion(&catalogue->tables[6]);
     for (size_t i = 0; i < OPTION_TABLES; i++)
         catalogue->commands[i] = &catalogue->tables[i].command;
 }
@@ -550,6 +607,26 @@ enum status options_check_perplexity(const struct perplexity_text_options *optio
         return status;
     if (!options->file == !options->ids) {
         log_error("give either a text with --file or token ids with --ids");
+        return STATUS_USAGE;
+    }
+    return STATUS_OK;
+}
+
+enum status options_check_quantize(const struct quantize_options *options) {
+    if (!options->in || !*options->in || !options->out || !*options->out) {
+        log_error("skein quantize needs a model to read and a file to write: IN OUT.gguf");
+        return STATUS_USAGE;
+    }
+    enum status status = require(options->type, "type", "TYPE");
+    if (status != STATUS_OK)
+        return status;
+    if (!gguf_is_path(options->out) || gguf_count_parts(options->out) > 1) {
+        log_error("%s: the name of the file to write must end in .gguf, and not like a part's",
+                  options->out);
+        return STATUS_USAGE;
+    }
+    if (options->verbose && options->quiet) {
+        log_error("--verbose and --quiet exclude each other; give one of them");
         return STATUS_USAGE;
     }
     return STATUS_OK;

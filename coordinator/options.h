@@ -62,11 +62,19 @@ struct perplexity_text_options {
     bool json;
 };
 
+struct quantize_options {
+    const char *in, *out; /* operands */
+    const char *type;     /* a recipe's name */
+    uint32_t threads;
+    bool verbose, quiet;
+};
+
 /* One command with its options; `command.options` points into this struct, so it must not be moved.
  */
 struct option_table {
     struct command command;
     struct option options[OPTIONS_MAX];
+    struct operand operands[OPERANDS_MAX];
 };
 
 /* Set the defaults in `options` and fill `table` with options that point there. */
@@ -76,16 +84,18 @@ void options_describe_inspect(struct inspect_options *options, struct option_tab
 void options_describe_bench(struct bench_options *options, struct option_table *table);
 void options_describe_perplexity(struct perplexity_text_options *options,
                                  struct option_table *table);
+void options_describe_quantize(struct quantize_options *options, struct option_table *table);
 void options_describe_completion(struct option_table *table);
 
 /* All commands, for lists of them. */
-#define OPTION_TABLES 6
+#define OPTION_TABLES 7
 struct option_catalogue {
     struct run_options run;
     struct logits_options logits;
     struct inspect_options inspect;
     struct bench_options bench;
     struct perplexity_text_options perplexity;
+    struct quantize_options quantize;
     struct option_table tables[OPTION_TABLES];
     const struct command *commands[OPTION_TABLES];
 };
@@ -99,6 +109,7 @@ enum status options_check_logits(const struct logits_options *options);
 enum status options_check_inspect(const struct inspect_options *options);
 enum status options_check_bench(const struct bench_options *options);
 enum status options_check_perplexity(const struct perplexity_text_options *options);
+enum status options_check_quantize(const struct quantize_options *options);
 
 /* Sets the log's level by --verbose and --quiet, for the whole process. */
 void options_set_log(const struct model_options *options);

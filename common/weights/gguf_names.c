@@ -154,7 +154,7 @@ bool gguf_find_place(const char *name, struct gguf_place *out) {
         int prefix =
             part ? snprintf(out->name, sizeof out->name, "%s%" PRIu32 ".", GGUF_LAYER, layer) : 0;
         snprintf(out->name + prefix, sizeof out->name - (size_t)prefix, "%s", list[i].gguf);
-        out->part = out->name + prefix;
+        out->part = list[i].gguf;
         out->kind = list[i].kind;
         out->layer = layer;
         out->order = (uint32_t)i;
