@@ -322,11 +322,17 @@ static enum status convert_tensor(struct exporter *exporter, const struct export
 
 /* ---- The file. */
 
-static enum status refuse_own_input(const struct exporter *exporter) {
+/* Refuses to write over what is read, and over a directory. */
+static enum status check_output(const struct exporter *exporter) {
     struct stat facts;
     const struct export_options *options = exporter->options;
-    if (stat(options->out, &facts) != 0 ||
-        !weights_has_file(exporter->weights, facts.st_dev, facts.st_ino))
+    if (stat(options->out, &facts) != 0)
+        return STATUS_OK;
+    if (S_ISDIR(facts.st_mode)) {
+        log_error("%s is a directory; choose another name for what is written", options->out);
+        return STATUS_USAGE;
+    }
+    if (!weights_has_file(exporter->weights, facts.st_dev, facts.st_ino))
         return STATUS_OK;
     log_error("%s is the model that is read from; choose another name for what is written",
               options->out);
@@ -384,7 +390,7 @@ static enum status run(struct exporter *exporter, struct export_figures *out) {
     enum status status;
     if ((status = model_shape_read(options->in, &exporter->shape)) ||
         (status = weights_open(options->in, &exporter->weights)) ||
-        (status = refuse_own_input(exporter)) ||
+        (status = check_output(exporter)) ||
         (status = export_plan_make(exporter->weights, &exporter->shape, options->recipe,
                                    &exporter->plan)) ||
         (status = gguf_writer_create(&exporter->writer)) || (status = write_file(exporter)))

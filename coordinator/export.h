@@ -26,7 +26,8 @@ struct export_figures {
 };
 
 /* Writes options->out. On any error there is no such file, or the one that was there before.
- * Kernels must be selected. Errors: STATUS_USAGE (`out` is a file of `in`), STATUS_FORMAT (also: a
- * weight that is no finite number), STATUS_UNSUPPORTED, STATUS_IO, STATUS_NO_MEMORY,
- * STATUS_CANCELLED (Ctrl-C, which must be armed); one line each but for the last. */
+ * Kernels must be selected. Errors: STATUS_USAGE (`out` is a file of `in`, or a directory),
+ * STATUS_FORMAT (also: a weight that is no finite number), STATUS_UNSUPPORTED, STATUS_IO,
+ * STATUS_NO_MEMORY, STATUS_CANCELLED (Ctrl-C, which must be armed); one line each but for the last.
+ */
 enum status export_model(const struct export_options *options, struct export_figures *out);

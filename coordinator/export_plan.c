@@ -210,7 +210,8 @@ static void choose_format(struct planner *planner, const struct candidate *first
     out->format = recipe_fitting(wanted, columns);
     if (out->format != wanted)
         planner->plan.fallbacks[out->format]++;
-    if (weight_is_blocked(tensor->format) && tensor->format != out->format)
+    if (weight_is_blocked(tensor->format) && weight_is_blocked(out->format) &&
+        tensor->format != out->format)
         planner->plan.requantised++;
 }
 
@@ -261,22 +262,24 @@ static enum status plan_tensor(struct planner *planner, const struct candidate *
     return STATUS_OK;
 }
 
-/* Layers of one kind have the same tensors, so one that lacks any has fewer than the first. */
+/* Layers of one kind have the same tensors, so one that lacks any has fewer than another. */
 static enum status check_layers(const struct planner *planner) {
     const struct model_shape *shape = planner->shape;
-    uint32_t counts[LAYERS_MAX] = {0}, wanted[2] = {0};
+    uint32_t counts[LAYERS_MAX] = {0}, most[2] = {1, 1};
     for (size_t i = 0; i < planner->count; i++)
         if (planner->candidates[i].place.layer < LAYERS_MAX)
             counts[planner->candidates[i].place.layer]++;
     for (uint32_t layer = 0; layer < shape->layers; layer++) {
-        uint32_t *first = &wanted[shape->is_expert_layer[layer]];
-        if (*first == 0)
-            *first = counts[layer];
-        if (counts[layer] && counts[layer] == *first)
+        uint32_t *kind = &most[shape->is_expert_layer[layer]];
+        *kind = counts[layer] > *kind ? counts[layer] : *kind;
+    }
+    for (uint32_t layer = 0; layer < shape->layers; layer++) {
+        uint32_t wanted = most[shape->is_expert_layer[layer]];
+        if (counts[layer] == wanted)
             continue;
-        log_error("%s: layer %" PRIu32 " has %" PRIu32 " tensors, others of its kind %" PRIu32
+        log_error("%s: layer %" PRIu32 " has %" PRIu32 " tensors, others of its kind have %" PRIu32
                   "; the model is incomplete, download it again",
-                  weights_path(planner->weights), layer, counts[layer], *first);
+                  weights_path(planner->weights), layer, counts[layer], wanted);
         return STATUS_FORMAT;
     }
     return STATUS_OK;
@@ -308,9 +311,9 @@ enum status export_plan_make(const struct weights *weights, const struct model_s
         for (size_t i = 0; i < count; i++)
             consider(&planner, weights_at(weights, i));
         qsort(planner.candidates, planner.count, sizeof *planner.candidates, compare_candidates);
-        status = check_layers(&planner);
+        status = plan_all(&planner);
         if (status == STATUS_OK)
-            status = plan_all(&planner);
+            status = check_layers(&planner);
     } else {
         log_error("no memory for the list of %zu tensors; free some and try again", count);
         status = STATUS_NO_MEMORY;

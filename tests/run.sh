@@ -46,7 +46,7 @@ for test in build-asan/tests/*_test; do
   check "unit, ASan: $(basename "$test")" timeout 300 "$test"
 done
 for name in common_threads common_transport_tcp worker_expert worker_service worker_session coordinator_cluster \
-  coordinator_attention_latent coordinator_engine; do
+  coordinator_attention_latent coordinator_engine coordinator_export; do
   check "unit, TSan: ${name}_test" timeout 300 "build-tsan/tests/${name}_test"
 done
 
@@ -56,6 +56,7 @@ check "golden models, in process and on 1, 2, 3, 5 workers" /usr/bin/python3 tes
 check "golden GGUF models, in process and on 2, 3 workers" /usr/bin/python3 tests/e2e/check_model.py build/bin/skein \
   tests/data/golden-gguf/* --workers 0,2,3 --placement experts,slices --batch-tokens 1,7,512
 check "the demo model as GGUF" /usr/bin/python3 tests/e2e/gguf_models.py build/bin/skein
+check "quantised files, read back independently" /usr/bin/python3 tests/e2e/quantize.py build/bin/skein
 check "golden models, every instruction set" tests/e2e/every_isa.sh build/bin/skein
 check "golden models, ASan" /usr/bin/python3 tests/e2e/check_model.py build-asan/bin/skein \
   tests/data/golden/* tests/data/golden-gguf/* --workers 0,2 --placement experts,slices --batch-tokens 512

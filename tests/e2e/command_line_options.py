@@ -12,7 +12,7 @@ from error_bench import DEMO, V3, Failed
 TIMEOUT_S = 120
 SUM, SUM_ANSWER = "What is 37 plus 58?", "37 + 58 = 95."
 STORY = "Tell me a story about a fox."
-COMMANDS = ("run", "logits", "inspect", "bench", "perplexity", "completion")
+COMMANDS = ("run", "logits", "inspect", "bench", "perplexity", "quantize", "completion")
 
 # The chat format's control tokens, as --raw takes them.
 BOS, EOS, USER, ASSISTANT = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"
@@ -624,6 +624,8 @@ def help_cases(bench):
         ("a word too many", bench.skein, [*run, "hello"], ["hello"]),
         ("no repetitions", bench.skein, ["bench", "--model", DEMO, "-r", "0"], ["--repetitions", "1"]),
         ("no text", bench.skein, ["perplexity", "--model", DEMO], ["--file", "--ids"]),
+        ("no file to write", bench.skein, ["quantize", DEMO, "--type", "q4_0"], ["OUT.gguf"]),
+        ("a third file", bench.skein, ["quantize", DEMO, "a.gguf", "b.gguf", "--type", "q4_0"], ["b.gguf"]),
     ):  # fmt: skip
         bench.case(f"mistake: {name}", lambda: check_mistake(program, args, *parts))
 
@@ -669,6 +671,9 @@ def completion_cases(bench):
         (["skein", "run", "--placement", "=", "sl"], ["slices"]),
         (["skein", "run", "--model", DEMO + "/tokenizer.j"], [DEMO + "/tokenizer.json"]),
         (["skein", "run", "--prompt", ""], []),
+        (["skein", "quantize", DEMO + "/tokenizer.j"], [DEMO + "/tokenizer.json"]),
+        (["skein", "quantize", "--ty"], ["--type"]),
+        (["skein", "quantize", "a", "b", "--type", "q4_k"], ["q4_k_m", "q4_k"]),
     ):
         bench.case(
             f"completion: {' '.join(words[:-1])} {words[-1][-14:]}<TAB>",

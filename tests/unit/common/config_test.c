@@ -220,6 +220,34 @@ static void test_bad_arguments(void **state) {
     }
 }
 
+/* Between options and behind "--", in their order. */
+static void test_operands(void **state) {
+    struct fixture *f = *state;
+    const char *in = NULL, *out = NULL;
+    const struct operand operands[] = {{"IN", &in}, {"OUT", &out}};
+    f->command.operands = operands;
+    f->command.operand_count = 2;
+    assert_int_equal(PARSE(f, "a", "-v", "b"), STATUS_OK);
+    assert_string_equal(in, "a");
+    assert_string_equal(out, "b");
+    assert_true(f->targets.verbose);
+    assert_int_equal(PARSE(f, "c", "--", "--model"), STATUS_OK);
+    assert_string_equal(in, "c");
+    assert_string_equal(out, "--model");
+    assert_int_equal(PARSE(f, "a", "b", "c"), STATUS_USAGE);
+    assert_logged(f, "unexpected argument \"c\"");
+}
+
+static void test_too_many_operands_behind_dashes(void **state) {
+    struct fixture *f = *state;
+    const char *in = NULL;
+    const struct operand operands[] = {{"IN", &in}};
+    f->command.operands = operands;
+    f->command.operand_count = 1;
+    assert_int_equal(PARSE(f, "--", "a", "-b"), STATUS_USAGE);
+    assert_logged(f, "unexpected argument \"-b\" behind --");
+}
+
 static void test_too_many_items(void **state) {
     struct fixture *f = *state;
     static char *argv[2 * (OPTION_ITEMS_MAX + 1) + 2];
@@ -418,7 +446,9 @@ static void test_completion(void **state) {
     struct fixture *f = *state;
     strcpy(f->file, "/tmp/config_test_XXXXXX");
     FILE *script = fdopen(mkstemp(f->file), "w");
-    const struct command other = {.program = "prog", .name = "inspect"};
+    const struct operand operands[] = {{"IN", NULL}};
+    const struct command other = {
+        .program = "prog", .name = "inspect", .operands = operands, .operand_count = 1};
     const struct command *commands[] = {&f->command, &other};
     config_print_completion(commands, 2, "prog", script);
     fclose(script);
@@ -438,6 +468,8 @@ static void test_completion(void **state) {
     complete(f->file, "prog run --threads \"\"", 3, answer, sizeof answer);
     assert_string_equal(answer, "\n");
     complete(f->file, "prog run -m /etc/host", 3, answer, sizeof answer);
+    assert_non_null(strstr(answer, "/etc/hosts\n"));
+    complete(f->file, "prog inspect /etc/host", 2, answer, sizeof answer);
     assert_non_null(strstr(answer, "/etc/hosts\n"));
     complete(f->file, "prog inspect --", 2, answer, sizeof answer);
     assert_string_equal(answer, "--help\n");
@@ -487,6 +519,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_every_type, setup, teardown),
         cmocka_unit_test_setup_teardown(test_defaults_stay, setup, teardown),
         cmocka_unit_test(test_bad_arguments),
+        cmocka_unit_test_setup_teardown(test_operands, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_too_many_operands_behind_dashes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_too_many_items, setup, teardown),
         cmocka_unit_test_setup_teardown(test_file, setup, teardown),
         cmocka_unit_test_setup_teardown(test_file_list_of_one_and_empty, setup, teardown),

@@ -173,6 +173,10 @@ static void pretokenizers_have_names(void **state) {
     assert_null(gguf_pretokenizer_name(pretokenizer));
     assert_null(gguf_pretokenizer_name(NULL));
     json_decref(root);
+    root = json_load_file(TEST_DATA_DIR "/tokenizer/v2-style/tokenizer.json", 0, NULL);
+    assert_string_equal(gguf_pretokenizer_name(json_object_get(root, "pre_tokenizer")),
+                        "deepseek-llm");
+    json_decref(root);
 }
 
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)

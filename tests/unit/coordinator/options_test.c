@@ -254,6 +254,49 @@ static void test_perplexity(void **state) {
     assert_int_equal(options_check_perplexity(&options), STATUS_OK);
 }
 
+static enum status parse_quantize(struct quantize_options *options, char **argv) {
+    struct option_table *table = calloc(1, sizeof *table);
+    struct config *config = config_create();
+    int argc = 0;
+    bool done;
+    while (argv[argc])
+        argc++;
+    options_describe_quantize(options, table);
+    enum status status = config_parse_arguments(config, &table->command, argc, argv, &done);
+    if (status == STATUS_OK)
+        status = options_check_quantize(options);
+    config_destroy(config);
+    free(table);
+    return status;
+}
+
+static void test_quantize(void **state) {
+    (void)state;
+    struct quantize_options options;
+    char *good[] = {"quantize", "in", "--type", "q4_k_m", "out.gguf", "-t3", NULL};
+    assert_int_equal(parse_quantize(&options, good), STATUS_OK);
+    assert_string_equal(options.in, "in");
+    assert_string_equal(options.out, "out.gguf");
+    assert_string_equal(options.type, "q4_k_m");
+    assert_int_equal(options.threads, 3);
+    static const struct {
+        char *arguments[6];
+        const char *expected;
+    } CASES[] = {
+        {{"quantize", "--type", "q8_0"}, "IN OUT.gguf"},
+        {{"quantize", "in", "--type", "q8_0"}, "IN OUT.gguf"},
+        {{"quantize", "in", "out.gguf"}, "--type"},
+        {{"quantize", "in", "out", "--type", "q8_0"}, ".gguf"},
+        {{"quantize", "in", "o-00001-of-00002.gguf", "--type", "q8_0"}, "part"},
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        struct log_capture capture;
+        log_capture_begin(&capture);
+        assert_int_equal(parse_quantize(&options, (char **)CASES[i].arguments), STATUS_USAGE);
+        log_capture_expect(&capture, CASES[i].expected, NULL);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tables_are_well_formed),
@@ -263,6 +306,7 @@ int main(void) {
         cmocka_unit_test(test_rules_of_other_commands),
         cmocka_unit_test(test_bench),
         cmocka_unit_test(test_perplexity),
+        cmocka_unit_test(test_quantize),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
