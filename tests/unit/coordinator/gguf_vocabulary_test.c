@@ -63,10 +63,9 @@ static void the_demo_tokenizer(void **state) {
     struct tokenizer *before, *after;
     assert_int_equal(tokenizer_load(DEMO_MODEL_DIR, 1024, &before), STATUS_OK);
     assert_int_equal(tokenizer_parse(&source, 1024, &after), STATUS_OK);
-    static const char *const TEXTS[] = {"What is 37 plus 58?",
-                                        "a\n\n  b\tc 12345 d\xc3\xbcrfen \xe6\x97\xa5\xe6\x9c\xac",
-                                        "<\xef\xbd\x9cUser\xef\xbd\x9c>hello<\xef\xbd\x9c"
-                                        "Assistant\xef\xbd\x9c>"};
+    static const char *const TEXTS[] = {
+        "What is 37 plus 58?", "a\n\n  b\tc 12345 d\xc3\xbcrfen \xe6\x97\xa5\xe6\x9c\xac",
+        "<\xef\xbd\x9cUser\xef\xbd\x9c>hello<\xef\xbd\x9c\x41ssistant\xef\xbd\x9c>"};
     for (size_t i = 0; i < sizeof TEXTS / sizeof *TEXTS; i++)
         expect_same_ids(before, after, TEXTS[i]);
     assert_string_equal(tokenizer_chat_template(before), tokenizer_chat_template(after));
