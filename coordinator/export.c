@@ -65,12 +65,15 @@ static bool all_finite(const float *x, size_t count) {
     return !found;
 }
 
-/* Rounds one expanded row to `out`. */
-static void round_row(struct chunk *chunk, const float *row, size_t count, uint8_t *out) {
-    if (all_finite(row, count))
-        block_quantise(chunk->tensor->format, row, count, out);
-    else
+/* Rounds one expanded row to `out`. What is in the wanted format already stays as it is stored. */
+static void round_row(struct chunk *chunk, const float *row, const uint8_t *stored, size_t count,
+                      uint8_t *out) {
+    if (!all_finite(row, count))
         atomic_store(&chunk->not_finite, true);
+    else if (stored && chunk->source.format == chunk->tensor->format)
+        memcpy(out, stored, chunk->row_bytes);
+    else
+        block_quantise(chunk->tensor->format, row, count, out);
 }
 
 /* Row 2 i + j of a head is row j (head_dim / 2) + i of the source: a pair that RoPE turns stands
@@ -90,10 +93,9 @@ static void convert_rows(struct chunk *chunk, uint32_t row, uint32_t rows, float
             place = turned_row(i, chunk->exporter->shape.head_dim);
         uint8_t *out = output + place * chunk->row_bytes;
         matmul_expand(source, i, 1, 0, source->columns, scratch, source->columns);
-        round_row(chunk, scratch, source->columns, out);
-        /* What is in this format already stays as it is. */
-        if (source->format == tensor->format)
-            memcpy(out, source->data + i * chunk->row_bytes, chunk->row_bytes);
+        const uint8_t *stored =
+            source->data + i * weight_row_bytes(source->format, source->columns);
+        round_row(chunk, scratch, stored, source->columns, out);
     }
 }
 
@@ -107,7 +109,7 @@ static void convert_keys(struct chunk *chunk, uint32_t head, float *scratch) {
     for (uint32_t i = 0; i < rank; i++) {
         for (uint32_t k = 0; k < nope; k++)
             row[k] = scratch[(size_t)k * rank + i];
-        round_row(chunk, row, nope, out + i * chunk->row_bytes);
+        round_row(chunk, row, NULL, nope, out + i * chunk->row_bytes);
     }
 }
 
@@ -119,7 +121,7 @@ static void convert_values(struct chunk *chunk, uint32_t head, float *scratch) {
     uint32_t row = head * chunk->task_rows + shape->nope_dim;
     for (uint32_t i = 0; i < shape->v_dim; i++) {
         matmul_expand(source, row + i, 1, 0, source->columns, scratch, source->columns);
-        round_row(chunk, scratch, source->columns, out + i * chunk->row_bytes);
+        round_row(chunk, scratch, NULL, source->columns, out + i * chunk->row_bytes);
     }
 }
 

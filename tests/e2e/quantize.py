@@ -23,7 +23,17 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path[:0] = [HERE, os.path.join(ROOT, "tests", "reference")]
 import gguf  # noqa: E402
 from error_bench import DEMO, GOLDEN, Bench, Failed  # noqa: E402
-from gguf_models import ANSWER, LAYER_NAMES, MODEL_NAMES, QUESTION, write_model  # noqa: E402
+from gguf_models import (  # noqa: E402
+    ANSWER,
+    LAYER_NAMES,
+    MODEL_NAMES,
+    QUESTION,
+    encode,
+    list_tensors,
+    model_metadata,
+    write_file,
+    write_model,
+)
 from memory import Process  # noqa: E402
 from model import Model, read_tensors  # noqa: E402
 
@@ -44,6 +54,8 @@ BOUNDS = {
     "Q4_0": 8.2e-3,
 }
 FLOATS = ("F32", "BF16")
+# Formats that are read and not written, with GGUF's numbers.
+OTHER_FORMATS = {"F16": 1, "Q4_1": 3, "Q2_K": 10, "Q3_K": 11, "IQ4_NL": 20, "IQ4_XS": 23}
 FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 BASE = {"bf16": "BF16", "q8_0": "Q8_0", "q6_k": "Q6_K", "q5_k": "Q5_K", "q4_k_m": "Q4_K", "q4_k": "Q4_K", "q4_0": "Q4_0"}
 
@@ -254,6 +266,32 @@ def check_from_gguf(bench, name, kind):
         require(error <= BOUNDS[b.type], f"{tensor_name} in {b.type}: error {error:.2e}")
 
 
+def check_other_format(bench, kind):
+    """A format that is only read, as IN: known blocks (tests/data/quant-blocks) in place of one matrix."""
+    blocks = os.path.join(ROOT, "tests", "data", "quant-blocks", kind)
+    values, name = np.load(blocks + ".npy").reshape(-1), "blk.5.nextn.eh_proj.weight"
+    with open(blocks + ".bin", "rb") as f:
+        data = f.read()
+    with open(os.path.join(DEMO, "config.json")) as f:
+        config = json.load(f)
+    tensors = [encode(*tensor, False) for tensor in list_tensors(config, read_tensors(DEMO))]
+    place = next(i for i, tensor in enumerate(tensors) if tensor[0] == name)
+    shape = tensors[place][1]
+    repeat = -(-int(np.prod(shape)) // len(values))
+    size = int(np.prod(shape)) * len(data) // len(values)
+    tensors[place] = (name, shape, OTHER_FORMATS[kind], (data * repeat)[:size])
+    write_file(bench.path("other.gguf"), model_metadata(config), tensors)
+    wanted = np.tile(values, repeat)[: int(np.prod(shape))].reshape(shape)
+    _, written = gguf.read(quantize(bench, bench.path("other.gguf"), "bf16"))
+    error = relative_error(written[name].values(), wanted)
+    require(error <= BOUNDS["BF16"], f"error {error:.2e}")
+    _, err = call(bench.skein, "quantize", bench.path("other.gguf"), bench.path("out.gguf"), "--type", "q6_k")
+    require(("1 tensors come in another quantised format" in err) == (kind != "F16"), f"it says {err!r}")
+    _, written = gguf.read(bench.path("out.gguf"))
+    error = relative_error(written[name].values(), wanted)
+    require(error <= BOUNDS["Q6_K"], f"error {error:.2e}")
+
+
 def check_parts(bench):
     """Of several parts the same file is made as of one."""
     written = []
@@ -386,6 +424,8 @@ def main():
         bench.case(f"{name} to {own}: a copy", lambda: check_copy(bench, name, own))
         for kind in ("bf16", "q6_k", "q4_k_m", "q4_0"):
             bench.case(f"{name} to {kind}", lambda: check_from_gguf(bench, name, kind))
+    for kind in OTHER_FORMATS:
+        bench.case(f"from {kind}", lambda: check_other_format(bench, kind))
     bench.case("a model in parts", lambda: check_parts(bench))
     bench.case("a directory and its BF16 file", lambda: check_again(bench))
     bench.case("any number of threads", lambda: check_threads(bench))
