@@ -79,23 +79,43 @@ static inline __m256i signed_pairs(__m256i w, __m256i x) {
     return _mm256_maddubs_epi16(_mm256_abs_epi8(values), _mm256_sign_epi8(x, values));
 }
 
-/* Pairs are summed in 16 bits for as many groups as fit: a pair is at most 2 x 127 times the
- * largest value. */
-static inline __attribute__((always_inline)) void
-dot_rows(const __m256i (*groups)[8], size_t vectors, int bits, int first, int count,
-         const struct q8_block *x, size_t x_stride, int rows, __m256i (*dots)[2]) {
-    int together = bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
+static inline __m256i broadcast_four(const int8_t *values) {
+    int four;
+    memcpy(&four, values, sizeof four);
+    return _mm256_set1_epi32(four);
+}
+
+#define DOT_INLINE static inline __attribute__((always_inline))
+
+/* Bytes of eight bits: only one pair fits into 16 bits. */
+DOT_INLINE void dot_bytes(const __m256i (*groups)[8], size_t vectors, const struct q8_block *x,
+                          size_t x_stride, int rows, __m256i (*dots)[2]) {
+    UNROLL for (int g = 0; g < 8; g++) {
+        UNROLL for (int r = 0; r < rows; r++) {
+            __m256i a = broadcast_four(x[r * x_stride].values + 4 * g);
+            UNROLL for (size_t i = 0; i < vectors; i++) {
+                __m256i pairs = signed_pairs(groups[i][g], a);
+                __m256i sum = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+                dots[r][i] = g ? _mm256_add_epi32(dots[r][i], sum) : sum;
+            }
+        }
+    }
+}
+
+/* At most two rows, whose sums fit in the registers. Pairs are summed in 16 bits for as many groups
+ * as fit: a pair is at most 2 x 127 times the largest value. */
+DOT_INLINE void dot_pairs(const __m256i (*groups)[8], size_t vectors, int bits, int first,
+                          int count, const struct q8_block *x, size_t x_stride, int rows,
+                          __m256i (*dots)[2]) {
+    int together = bits <= 4 ? 8 : bits == 5 ? 4 : 2;
     together = together < count ? together : count;
     UNROLL for (int start = first; start < first + count; start += together) {
-        __m256i pairs[4][2];
+        __m256i pairs[2][2];
         UNROLL for (int g = start; g < start + together; g++) {
             UNROLL for (int r = 0; r < rows; r++) {
-                int four;
-                memcpy(&four, x[r * x_stride].values + 4 * g, sizeof four);
-                __m256i a = _mm256_set1_epi32(four);
+                __m256i a = broadcast_four(x[r * x_stride].values + 4 * g);
                 UNROLL for (size_t i = 0; i < vectors; i++) {
-                    __m256i w = groups[i][g];
-                    __m256i pair = bits == 8 ? signed_pairs(w, a) : _mm256_maddubs_epi16(w, a);
+                    __m256i pair = _mm256_maddubs_epi16(groups[i][g], a);
                     pairs[r][i] = g == start ? pair : _mm256_add_epi16(pairs[r][i], pair);
                     /* Else the compiler forms all products before it adds them, and spills. */
                     __asm__("" : "+x"(pairs[r][i]));
@@ -109,6 +129,17 @@ dot_rows(const __m256i (*groups)[8], size_t vectors, int bits, int first, int co
             }
         }
     }
+}
+
+DOT_INLINE void dot_rows(const __m256i (*groups)[8], size_t vectors, int bits, int first, int count,
+                         const struct q8_block *x, size_t x_stride, int rows, __m256i (*dots)[2]) {
+    if (bits == 8) {
+        dot_bytes(groups, vectors, x, x_stride, rows, dots);
+        return;
+    }
+    UNROLL for (int r = 0; r < rows; r += 2)
+        dot_pairs(groups, vectors, bits, first, count, x + r * x_stride, x_stride,
+                  rows - r < 2 ? 1 : 2, dots + r);
 }
 
 static inline void store_bytes(int8_t *p, __m256 v) {
