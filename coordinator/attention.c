@@ -5,7 +5,6 @@
 
 #include <stdlib.h>
 
-#include "common/kernel/kernel.h"
 #include "common/kernel/matmul.h"
 #include "common/log.h"
 #include "coordinator/attention_latent.h"
@@ -39,10 +38,11 @@ static bool take_scratch(struct arena *arena, const struct attention_sizes *size
         .sums = arena_take(arena, sizes->sums, sizeof(float)),
         .largest = arena_take(arena, sizes->query_rows, sizeof(float)),
         .totals = arena_take(arena, sizes->query_rows, sizeof(float)),
-        .q8 = arena_take(arena, sizes->q8, sizeof(struct q8_block)),
+        .prepared = arena_take(arena, sizes->prepared_bytes, 1),
+        .products = arena_take(arena, matmul_scratch_floats(), sizeof(float)),
     };
     return out->weights && out->tile && out->expanded && out->scores && out->queries && out->sums &&
-           out->largest && out->totals && out->q8;
+           out->largest && out->totals && out->prepared && out->products;
 }
 
 static bool take_threads_scratch(struct attention *attention, uint32_t rows_max) {
@@ -86,10 +86,11 @@ static bool take_rows(struct attention *attention, uint32_t rows_max) {
     float *scratch = arena_take(arena, threads_count(attention->threads) * matmul_scratch_floats(),
                                 sizeof(float));
     size_t inputs = larger(larger(shape->hidden, shape->q_rank), widths.mixed);
-    struct q8_block *q8 = arena_take(arena, rows_max * (inputs / Q8_BLOCK_VALUES + 1), sizeof *q8);
+    void *prepared = arena_take(arena, rows_max, matmul_row_bytes((uint32_t)inputs));
     attention->matmul =
-        (struct matmul_workspace){attention->threads, scratch, matmul_scratch_floats(), q8};
-    return attention->q_low && attention->q && attention->kv && attention->mixed && scratch && q8;
+        (struct matmul_workspace){attention->threads, scratch, matmul_scratch_floats(), prepared};
+    return attention->q_low && attention->q && attention->kv && attention->mixed && scratch &&
+           prepared;
 }
 
 enum status attention_create(const struct model_shape *shape, struct threads *threads,
@@ -158,11 +159,10 @@ struct projection {
     uint32_t columns;
 };
 
-static void quantise_row(void *context, size_t row, unsigned thread) {
+static void prepare_row(void *context, size_t row, unsigned thread) {
     (void)thread;
     const struct projection *loop = context;
-    kernel_get()->quantise(loop->input.x + row * loop->input.x_stride, loop->columns,
-                           loop->attention->matmul.q8 + row * loop->input.q8_stride);
+    matmul_prepare(&loop->input, row, 0, loop->columns);
 }
 
 static uint32_t tiles_of(const struct matrix *w) {
@@ -184,17 +184,18 @@ static void project_tile(void *context, size_t task, unsigned thread) {
 void attention_project(const struct attention *attention, const struct attention_product *products,
                        size_t count, const float *x, uint32_t rows) {
     uint32_t columns = products->w->columns;
-    struct projection loop = {attention, products, {x, columns, NULL, 0, rows}, columns};
+    struct projection loop = {attention, products, {.x = x, .x_stride = columns}, columns};
+    loop.input.batch = rows;
+    loop.input.prepared = attention->matmul.prepared;
+    loop.input.prepared_stride = matmul_row_blocks(columns);
     size_t tiles = 0;
     for (size_t i = 0; i < count; i++) {
+        enum activation_form form = matmul_form(products[i].w, rows);
         tiles += tiles_of(products[i].w);
-        if (panel_takes_q8(products[i].w))
-            loop.input.q8 = attention->matmul.q8;
+        loop.input.form = form > loop.input.form ? form : loop.input.form;
     }
-    if (loop.input.q8) {
-        loop.input.q8_stride = columns / Q8_BLOCK_VALUES;
-        threads_run(attention->threads, rows, quantise_row, &loop);
-    }
+    if (loop.input.form != ACTIVATION_F32)
+        threads_run(attention->threads, rows, prepare_row, &loop);
     threads_run(attention->threads, tiles, project_tile, &loop);
 }
 

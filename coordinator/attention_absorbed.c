@@ -91,14 +91,16 @@ static void apply_values(const struct attention_call *call, const struct block *
     const struct attention *attention = call->attention;
     const struct model_shape *s = attention->shape;
     struct head_weights values = latent_find_values(call->weights, s, head);
-    struct matmul_input input = {.x = sums, .x_stride = s->kv_rank, .batch = block->rows};
-    if (panel_takes_q8(values.matrix)) {
-        input.q8 = scratch->q8;
-        input.q8_stride = s->kv_rank / Q8_BLOCK_VALUES;
-        for (uint32_t i = 0; i < block->rows; i++)
-            kernel_get()->quantise(sums + (size_t)i * s->kv_rank, s->kv_rank,
-                                   scratch->q8 + i * input.q8_stride);
-    }
+    const struct matmul_input input = {
+        .x = sums,
+        .x_stride = s->kv_rank,
+        .form = matmul_form(values.matrix, block->rows),
+        .prepared = scratch->prepared,
+        .prepared_stride = matmul_row_blocks(s->kv_rank),
+        .batch = block->rows,
+    };
+    for (uint32_t i = 0; i < block->rows; i++)
+        matmul_prepare(&input, i, 0, s->kv_rank);
     size_t row = block->segment->row + block->first;
     float *mixed = attention->mixed + (row * s->heads + head) * s->v_dim;
     for (uint32_t at = 0; at < s->v_dim; at += MATMUL_TILE_ROWS)

@@ -23,28 +23,27 @@ static struct part open_part(struct head_weights weights, float *out) {
     return (struct part){weights, out};
 }
 
-/* The compressed vectors of a tile, which keep their format in f32 and, for packed weights that
- * take it, in 8 bits. */
+/* The compressed vectors of a tile, in f32 and in the form that a packed Wv takes. */
 static struct matmul_input compressed_input(const struct attention_call *call, const struct part *v,
                                             const struct attention_scratch *scratch,
                                             uint32_t count) {
     uint32_t rank = call->attention->shape->kv_rank;
-    struct matmul_input input = {.x = scratch->tile,
-                                 .x_stride = kv_cache_part_floats(call->attention->cache),
-                                 .batch = count};
-    if (!panel_takes_q8(v->weights.matrix))
-        return input;
-    input.q8 = scratch->q8;
-    input.q8_stride = rank / Q8_BLOCK_VALUES;
+    const struct matmul_input input = {
+        .x = scratch->tile,
+        .x_stride = kv_cache_part_floats(call->attention->cache),
+        .form = matmul_form(v->weights.matrix, count),
+        .prepared = scratch->prepared,
+        .prepared_stride = matmul_row_blocks(rank),
+        .batch = count,
+    };
     for (uint32_t i = 0; i < count; i++)
-        kernel_get()->quantise(input.x + i * input.x_stride, rank,
-                               scratch->q8 + i * input.q8_stride);
+        matmul_prepare(&input, i, 0, rank);
     return input;
 }
 
 /* out (input->batch, outputs) = W times each row of the input, `stride` floats apart. */
 static void multiply(const struct part *part, const struct matmul_input *input, uint32_t outputs,
-                     float *out, size_t stride) {
+                     float *scratch, float *out, size_t stride) {
     const struct matrix *matrix = part->weights.matrix;
     if (part->values) {
         bool transposed = part->weights.transposed;
@@ -55,12 +54,11 @@ static void multiply(const struct part *part, const struct matmul_input *input, 
                     (int)stride);
         return;
     }
-    /* Whole panels need no scratch. */
     for (uint32_t at = 0; at < outputs; at += MATMUL_TILE_ROWS) {
         uint32_t left = outputs - at;
         matmul_tile(matrix, part->weights.first + at,
                     left < MATMUL_TILE_ROWS ? left : MATMUL_TILE_ROWS, input, out + at, stride,
-                    NULL);
+                    scratch);
     }
 }
 
@@ -71,8 +69,8 @@ static void expand_tile(const struct attention_call *call, const struct part *k,
     const struct model_shape *s = call->attention->shape;
     size_t key = (size_t)s->nope_dim + s->rope_dim, stride = key + s->v_dim;
     struct matmul_input input = compressed_input(call, v, scratch, count);
-    multiply(k, &input, s->nope_dim, scratch->expanded, stride);
-    multiply(v, &input, s->v_dim, scratch->expanded + key, stride);
+    multiply(k, &input, s->nope_dim, scratch->products, scratch->expanded, stride);
+    multiply(v, &input, s->v_dim, scratch->products, scratch->expanded + key, stride);
     for (uint32_t i = 0; i < count; i++)
         memcpy(scratch->expanded + i * stride + s->nope_dim,
                input.x + i * input.x_stride + s->kv_rank, s->rope_dim * sizeof(float));

@@ -27,7 +27,7 @@ struct attention_sizes attention_latent_sizes(const struct model_shape *s,
         .queries = larger(queries * (s->kv_rank + s->rope_dim), rows_max * key_width(s)),
         .sums = larger(queries * s->kv_rank, (size_t)rows_max * s->v_dim),
         .query_rows = larger(queries, rows_max),
-        .q8 = larger(queries, positions) * (s->kv_rank / Q8_BLOCK_VALUES + 1),
+        .prepared_bytes = larger(queries, positions) * matmul_row_bytes(s->kv_rank),
     };
 }
 

@@ -21,14 +21,15 @@ struct attention_scratch {
     float *sums;     /* their results */
     float *largest;  /* their state, see attend.h */
     float *totals;
-    struct q8_block *q8; /* the tile or the sums in 8 bits */
+    void *prepared;  /* the tile or the sums, see matmul_prepare() */
+    float *products; /* what matmul_tile() needs */
 };
 
 /* How large its parts are; the others are the same for every kind. */
 struct attention_sizes {
     size_t weights, tile, expanded, queries, sums; /* floats */
     size_t query_rows;                             /* queries of a block */
-    size_t q8;                                     /* blocks */
+    size_t prepared_bytes;
 };
 
 /* Where latent attention keeps queries and partial results while several tasks share a head. */

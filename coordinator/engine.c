@@ -57,13 +57,12 @@ enum status engine_create(const struct engine_options *options, struct engine **
     engine->weights = arena_take(arena, (size_t)rows * shape->experts_per_token, sizeof(float));
     float *scratch =
         arena_take(arena, threads_count(options->threads) * matmul_scratch_floats(), sizeof(float));
-    struct q8_block *q8 =
-        arena_take(arena, (size_t)rows * (2 * shape->hidden / Q8_BLOCK_VALUES + 1), sizeof *q8);
+    void *prepared = arena_take(arena, rows, matmul_row_bytes(2 * shape->hidden));
     engine->matmul =
-        (struct matmul_workspace){options->threads, scratch, matmul_scratch_floats(), q8};
+        (struct matmul_workspace){options->threads, scratch, matmul_scratch_floats(), prepared};
     engine->tasks = arena_take(arena, rows, sizeof *engine->tasks);
     if (!engine->x || !engine->normed || !engine->mixed || !engine->experts || !engine->weights ||
-        !scratch || !q8 || !engine->tasks)
+        !scratch || !prepared || !engine->tasks)
         goto err_memory;
     *out = engine;
     return STATUS_OK;

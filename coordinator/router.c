@@ -38,7 +38,7 @@ enum status router_create(const struct model_shape *shape, struct threads *threa
     router->logits = arena_take(router->arena, (size_t)rows_max * shape->experts, sizeof(float));
     router->choice = arena_take(router->arena, (size_t)count * shape->experts, sizeof(float));
     float *scratch = arena_take(router->arena, count * matmul_scratch_floats(), sizeof(float));
-    /* The gate is f32, so there is nothing to quantise. */
+    /* The gate is f32 and meets f32: rounding could choose other experts. */
     router->matmul = (struct matmul_workspace){threads, scratch, matmul_scratch_floats(), NULL};
     if (!router->logits || !router->choice || !scratch)
         goto err_memory;

@@ -6,7 +6,7 @@ set -euo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$top"
-deploy/install-packages.sh libcmocka-dev clang clang-format libclang-rt-14-dev python3-numpy shellcheck procps >/dev/null
+deploy/install-packages.sh libcmocka-dev clang clang-format libclang-rt-14-dev python3-numpy shellcheck procps libsimde-dev >/dev/null
 
 passed=0
 failed=0
@@ -31,12 +31,12 @@ check() {
 }
 
 build() {
-  cmake --preset "$1" -DSKEIN_TESTS=ON -DSKEIN_WERROR=ON && cmake --build --preset "$1"
+  cmake --preset "$1" -DSKEIN_TESTS=ON -DSKEIN_WERROR=ON "${@:2}" && cmake --build --preset "$1"
 }
 
 check "shell scripts" shellcheck deploy/*.sh tests/*.sh .ci/run
 check "formatting" bash -c 'git ls-files -co --exclude-standard "*.c" "*.h" | xargs clang-format --dry-run -Werror'
-check "build, gcc, release" build release
+check "build, gcc, release" build release -DSKEIN_EMULATED=ON
 check "build, clang, release" build clang
 check "build, gcc, ASan and UBSan" build asan
 check "build, gcc, TSan" build tsan
@@ -45,6 +45,8 @@ export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
 for test in build-asan/tests/*_test; do
   check "unit, ASan: $(basename "$test")" timeout 300 "$test"
 done
+check "kernels, every variant" timeout 600 build/tests/kernel_harness
+check "kernels, ASan" timeout 600 build-asan/tests/kernel_harness
 for name in common_threads common_transport_tcp worker_expert worker_service worker_session coordinator_cluster \
   coordinator_attention_latent coordinator_engine coordinator_export; do
   check "unit, TSan: ${name}_test" timeout 300 "build-tsan/tests/${name}_test"
@@ -58,6 +60,11 @@ check "golden GGUF models, in process and on 2, 3 workers" /usr/bin/python3 test
 check "the demo model as GGUF" /usr/bin/python3 tests/e2e/gguf_models.py build/bin/skein
 check "quantised files, read back independently" /usr/bin/python3 tests/e2e/quantize.py build/bin/skein
 check "golden models, every instruction set" tests/e2e/every_isa.sh build/bin/skein
+for isa in avx512 amx; do
+  check "golden models, $isa, emulated where it is missing" /usr/bin/python3 tests/e2e/check_model.py \
+    build/tests/skein-emulated tests/data/golden/deepseek-v3-tiny-fp8 tests/data/golden/deepseek-v2-tiny \
+    tests/data/golden-gguf/deepseek-v3-tiny-q8_0 --workers 0 --placement slices --batch-tokens 7,512 --isa "$isa"
+done
 check "golden models, ASan" /usr/bin/python3 tests/e2e/check_model.py build-asan/bin/skein \
   tests/data/golden/* tests/data/golden-gguf/* --workers 0,2 --placement experts,slices --batch-tokens 512
 check "KV cache formats" /usr/bin/python3 tests/e2e/kv_cache.py build/bin/skein

@@ -25,9 +25,10 @@ struct group {
     const struct expert *expert;
     const struct expert_task *tasks; /* (count) */
     uint32_t count;
-    uint32_t position; /* of its first row in `gathered` and `inner` */
-    uint32_t tile;     /* number of its first gate/up tile in the wave */
-    struct matmul_input input;
+    uint32_t position;         /* of its first row in `gathered` and `inner` */
+    uint32_t tile;             /* number of its first gate/up tile in the wave */
+    struct matmul_input input; /* of gate and up */
+    struct matmul_input inner; /* of down */
 };
 
 struct expert_workspace {
@@ -39,9 +40,10 @@ struct expert_workspace {
     uint32_t tiles;  /* gate/up tiles of the wave */
     float *gathered; /* (wave_rows, hidden) inputs of experts whose rows are scattered */
     float *inner;    /* (wave_rows, inner_max) silu(gate) * up * weight */
-    struct q8_block *gathered_q8, *inner_q8; /* the same in 8 bits, for packed matrices */
-    size_t gathered_blocks, inner_blocks;    /* of one row */
-    float *scratch;                          /* (threads, scratch_floats) */
+    /* The same in the form that products take, rows of so many bytes at most. */
+    uint8_t *gathered_prepared, *inner_prepared;
+    size_t gathered_bytes, inner_bytes;
+    float *scratch; /* (threads, scratch_floats) */
     size_t scratch_floats;
     const float *x; /* the caller's */
     float *out;
@@ -72,17 +74,16 @@ enum status expert_workspace_create(struct threads *threads, uint32_t hidden, ui
         workspace->groups = arena_take(workspace->arena, rows, sizeof *workspace->groups);
         workspace->gathered = arena_take(workspace->arena, (size_t)rows * hidden, sizeof(float));
         workspace->inner = arena_take(workspace->arena, (size_t)rows * inner_max, sizeof(float));
-        workspace->gathered_blocks = hidden / Q8_BLOCK_VALUES + 1;
-        workspace->inner_blocks = inner_max / Q8_BLOCK_VALUES + 1;
-        workspace->gathered_q8 = arena_take(workspace->arena, rows * workspace->gathered_blocks,
-                                            sizeof *workspace->gathered_q8);
-        workspace->inner_q8 = arena_take(workspace->arena, rows * workspace->inner_blocks,
-                                         sizeof *workspace->inner_q8);
+        workspace->gathered_bytes = matmul_row_bytes(hidden);
+        workspace->inner_bytes = matmul_row_bytes(inner_max);
+        workspace->gathered_prepared =
+            arena_take(workspace->arena, rows, workspace->gathered_bytes);
+        workspace->inner_prepared = arena_take(workspace->arena, rows, workspace->inner_bytes);
         workspace->scratch = arena_take(
             workspace->arena, threads_count(threads) * workspace->scratch_floats, sizeof(float));
     }
     if (!workspace->arena || !workspace->groups || !workspace->gathered || !workspace->inner ||
-        !workspace->gathered_q8 || !workspace->inner_q8 || !workspace->scratch) {
+        !workspace->gathered_prepared || !workspace->inner_prepared || !workspace->scratch) {
         log_error("not enough memory to compute %u rows of %u values; lower --batch-tokens",
                   rows_max, hidden);
         expert_workspace_destroy(workspace);
@@ -104,24 +105,17 @@ static bool is_contiguous(const struct group *group) {
     return group->tasks[group->count - 1].row - group->tasks[0].row == group->count - 1;
 }
 
-static bool takes_q8(const struct group *group) {
-    return panel_takes_q8(&group->expert->gate) || panel_takes_q8(&group->expert->up);
-}
-
-/* Copies scattered rows together, and quantises rows for packed matrices. */
+/* Copies scattered rows together, and prepares rows for the products that want that. */
 static void gather_group(void *context, size_t task, unsigned thread) {
     (void)thread;
     struct expert_workspace *workspace = context;
     const struct group *group = &workspace->groups[task];
-    size_t hidden = workspace->hidden, stride = workspace->gathered_blocks;
+    size_t hidden = workspace->hidden;
     for (uint32_t i = 0; i < group->count; i++) {
-        const float *row = workspace->x + group->tasks[i].row * hidden;
         if (!is_contiguous(group))
-            memcpy(workspace->gathered + (group->position + i) * hidden, row,
-                   hidden * sizeof(float));
-        if (takes_q8(group))
-            kernel_get()->quantise(row, hidden,
-                                   workspace->gathered_q8 + (group->position + i) * stride);
+            memcpy(workspace->gathered + (group->position + i) * hidden,
+                   workspace->x + group->tasks[i].row * hidden, hidden * sizeof(float));
+        matmul_prepare(&group->input, i, 0, workspace->hidden);
     }
 }
 
@@ -149,11 +143,7 @@ static void project_up(void *context, size_t task, unsigned thread) {
     for (uint32_t i = 0; i < group->count; i++) {
         kernel_get()->swiglu(gate + i * stride, up + i * MATMUL_TILE_ROWS, rows,
                              group->tasks[i].weight);
-        if (panel_takes_q8(&expert->down))
-            kernel_get()->quantise(gate + i * stride, rows,
-                                   workspace->inner_q8 +
-                                       (group->position + i) * workspace->inner_blocks +
-                                       row / Q8_BLOCK_VALUES);
+        matmul_prepare(&group->inner, i, row, rows);
     }
 }
 
@@ -167,14 +157,8 @@ static void project_down(void *context, size_t task, unsigned thread) {
     float *sums = scratch + matmul_scratch_floats();
     for (size_t g = 0; g < workspace->group_count; g++) {
         const struct group *group = &workspace->groups[g];
-        const struct matmul_input input = {
-            .x = workspace->inner + group->position * (size_t)workspace->inner_max,
-            .x_stride = workspace->inner_max,
-            .q8 = workspace->inner_q8 + group->position * workspace->inner_blocks,
-            .q8_stride = workspace->inner_blocks,
-            .batch = group->count,
-        };
-        matmul_tile(&group->expert->down, row, rows, &input, sums, MATMUL_TILE_ROWS, scratch);
+        matmul_tile(&group->expert->down, row, rows, &group->inner, sums, MATMUL_TILE_ROWS,
+                    scratch);
         for (uint32_t i = 0; i < group->count; i++)
             kernel_get()->add_scaled(1.0f, sums + i * MATMUL_TILE_ROWS, rows,
                                      workspace->out + group->tasks[i].row * hidden + row);
@@ -208,20 +192,42 @@ static size_t form_wave(struct expert_workspace *workspace, const struct expert_
     return taken;
 }
 
-/* Makes every group's input ready: in place, or gathered; in 8 bits too where a matrix wants it. */
+static enum activation_form larger_form(enum activation_form a, enum activation_form b) {
+    return a > b ? a : b;
+}
+
+/* Where the group's inputs and inner activations lie, and in which form. */
+static void place_group(const struct expert_workspace *workspace, struct group *group) {
+    const struct expert *expert = group->expert;
+    size_t hidden = workspace->hidden, position = group->position;
+    group->input = (struct matmul_input){
+        .x = is_contiguous(group) ? workspace->x + group->tasks[0].row * hidden
+                                  : workspace->gathered + position * hidden,
+        .x_stride = hidden,
+        .form = larger_form(matmul_form(&expert->gate, group->count),
+                            matmul_form(&expert->up, group->count)),
+        .prepared = workspace->gathered_prepared + position * workspace->gathered_bytes,
+        .prepared_stride = matmul_row_blocks(workspace->hidden),
+        .batch = group->count,
+    };
+    group->inner = (struct matmul_input){
+        .x = workspace->inner + position * workspace->inner_max,
+        .x_stride = workspace->inner_max,
+        .form = matmul_form(&expert->down, group->count),
+        .prepared = workspace->inner_prepared + position * workspace->inner_bytes,
+        .prepared_stride = matmul_row_blocks(workspace->inner_max),
+        .batch = group->count,
+    };
+}
+
+/* Makes every group's input ready: in place, or gathered; and in the form that its matrices want.
+ */
 static void gather(struct expert_workspace *workspace) {
-    size_t hidden = workspace->hidden, needed = 0;
+    size_t needed = 0;
     for (size_t g = 0; g < workspace->group_count; g++) {
         struct group *group = &workspace->groups[g];
-        needed += !is_contiguous(group) || takes_q8(group);
-        group->input = (struct matmul_input){
-            .x = is_contiguous(group) ? workspace->x + group->tasks[0].row * hidden
-                                      : workspace->gathered + group->position * hidden,
-            .x_stride = hidden,
-            .q8 = workspace->gathered_q8 + group->position * workspace->gathered_blocks,
-            .q8_stride = workspace->gathered_blocks,
-            .batch = group->count,
-        };
+        place_group(workspace, group);
+        needed += !is_contiguous(group) || group->input.form != ACTIVATION_F32;
     }
     if (needed)
         threads_run(workspace->threads, workspace->group_count, gather_group, workspace);

@@ -13,22 +13,6 @@
 
 static const struct kernel *chosen = &KERNEL_REFERENCE;
 
-size_t kernel_list(const struct kernel **out, size_t max) {
-    size_t count = 0;
-    if (count < max)
-        out[count++] = &KERNEL_REFERENCE;
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (count < max && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        out[count++] = &KERNEL_AVX2;
-    if (count < max && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512vnni"))
-        out[count++] = &KERNEL_AVX512;
-#endif
-    return count;
-}
-
 /* Our own pool calls sgemm from every thread, each on a tile of its own. OpenBLAS must not start
  * threads beneath that, and its single-threaded build hands the same buffer to all callers: wrong
  * sums, silently. */

@@ -1,7 +1,7 @@
 /* The inner loops that depend on the instruction set: one table, filled once at start-up.
  *
- * Each variant lives in a file of its own (reference.c, avx2.c, avx512.c), compiled with that
- * file's flags; tests compare each with the reference. Vectors are plain f32, unaligned, any
+ * Each variant lives in a file of its own (reference.c, avx2.c, avx512.c, amx.c), compiled with
+ * that file's flags; tests compare each with the reference. Vectors are plain f32, unaligned, any
  * length; inputs and outputs do not overlap unless a comment says so. All functions are pure and
  * thread-safe. */
 #pragma once
@@ -10,13 +10,31 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/kernel/activations.h"
 #include "common/kernel/panel.h"
 #include "common/kernel/peak.h"
 #include "common/status.h"
 #include "common/weights/matrix.h"
 
 /* What kernel_select takes, as a list for options. */
-#define KERNEL_CHOICES "auto|reference|avx2|avx512"
+#define KERNEL_CHOICES "auto|reference|avx2|avx512|amx"
+
+/* Packed panels of a matrix times a batch of activations, for a unit that multiplies tiles. */
+struct tile_product {
+    const uint8_t *panels; /* (count) one behind another, as panel.h or float_panel.h has them */
+    size_t count;
+    uint32_t columns;
+    const float *scales;        /* as for float_panel_dot */
+    const struct bf16_block *x; /* (batch), x_stride blocks apart */
+    size_t x_stride, batch;
+    float *y; /* y[r * y_stride + i] = row i of the panels . x[r] */
+    size_t y_stride;
+    uint8_t *scratch; /* TILE_SCRATCH_BYTES(count), best 64-byte aligned */
+};
+
+/* Columns of weights that are made ready at a time, in two bf16 each; and sums. */
+#define TILE_BLOCK_COLUMNS        512u
+#define TILE_SCRATCH_BYTES(count) ((count) * (4 * PANEL_ROWS * TILE_BLOCK_COLUMNS) + 4096)
 
 /* Some rows of f32, of which a first or second level cache holds all: (count, width), `stride`
  * floats from one to the next. */
@@ -54,6 +72,16 @@ struct kernel {
                                                  uint32_t columns, const float *scales,
                                                  const float *x, size_t x_stride, size_t batch,
                                                  float *y, size_t y_stride);
+
+    /* Of tables with a unit that multiplies tiles of bf16, else NULL: activations for it, any
+     * `count`; and products with panels of each format that it takes. Quantised weights are rounded
+     * to bf16, and only the first part of their activations counts. The formats without blocks lose
+     * no digits; F32, which would take too many products for that, is not among them. */
+    void (*split)(const float *x, size_t count, struct bf16_block *out);
+    void (*tile_dot[WEIGHT_FORMAT_COUNT])(const struct tile_product *product);
+
+    /* From so many rows of activations on, tile_dot is faster than the products above. */
+    size_t tile_batch_min;
 
     /* y[i] += a * x[i] */
     void (*add_scaled)(float a, const float *x, size_t count, float *y);

@@ -4,6 +4,7 @@
  * straight from the stored format. */
 #include "common/kernel/matmul.h"
 
+#include <assert.h>
 #include <cblas.h>
 
 #include "common/kernel/kernel.h"
@@ -18,6 +19,11 @@
 size_t matmul_scratch_floats(void) {
     return (size_t)MATMUL_TILE_ROWS * TILE_COLUMNS;
 }
+
+/* Tiles get the same scratch. */
+static_assert(TILE_SCRATCH_BYTES(MATMUL_TILE_ROWS / PANEL_ROWS) <=
+                  MATMUL_TILE_ROWS * TILE_COLUMNS * sizeof(float),
+              "scratch for tiles");
 
 static uint32_t smaller(uint32_t a, uint32_t b) {
     return a < b ? a : b;
@@ -100,34 +106,86 @@ static void expand_tile(const struct matrix *w, uint32_t row, uint32_t rows,
     }
 }
 
-/* A call takes panels of one row of scale blocks. */
-static void float_panel_tile(const struct matrix *w, uint32_t row, uint32_t rows,
-                             const struct matmul_input *input, float *y, size_t y_stride) {
-    size_t step = panel_bytes(w->format, w->columns);
-    while (rows) {
-        uint32_t count = w->scales ? smaller(rows, FP8_BLOCK - row % FP8_BLOCK) : rows;
-        kernel_get()->float_panel_dot[w->format](w->data + row / PANEL_ROWS * step,
-                                                 count / PANEL_ROWS, w->columns,
-                                                 w->scales ? scale_row(w, row) : NULL, input->x,
-                                                 input->x_stride, input->batch, y, y_stride);
-        row += count;
-        rows -= count;
-        y += count;
-    }
+enum activation_form matmul_form(const struct matrix *w, size_t batch) {
+    const struct kernel *kernel = kernel_get();
+    if (w->packed && kernel->tile_dot[w->format] && batch >= kernel->tile_batch_min)
+        return ACTIVATION_BF16;
+    return panel_takes_q8(w) ? ACTIVATION_Q8 : ACTIVATION_F32;
 }
 
-/* Panels take any number of rows. */
-static void panel_tile(const struct matrix *w, uint32_t row, uint32_t rows,
-                       const struct matmul_input *input, float *y, size_t y_stride) {
+/* An odd number, so that rows do not all start in the same few sets of a cache. */
+size_t matmul_row_blocks(uint32_t columns) {
+    return (columns + ACTIVATION_BLOCK_VALUES - 1) / ACTIVATION_BLOCK_VALUES | 1;
+}
+
+size_t matmul_row_bytes(uint32_t columns) {
+    return matmul_row_blocks(columns) *
+           (kernel_get()->split ? sizeof(struct bf16_block) : sizeof(struct q8_block));
+}
+
+void matmul_prepare(const struct matmul_input *input, size_t row, uint32_t column, uint32_t count) {
+    const float *x = input->x + row * input->x_stride + column;
+    size_t block = row * input->prepared_stride + column / ACTIVATION_BLOCK_VALUES;
+    if (input->form == ACTIVATION_Q8)
+        kernel_get()->quantise(x, count, (struct q8_block *)input->prepared + block);
+    else if (input->form == ACTIVATION_BF16)
+        kernel_get()->split(x, count, (struct bf16_block *)input->prepared + block);
+}
+
+static void float_panels(const struct matrix *w, const uint8_t *panels, uint32_t count,
+                         const float *scales, const struct matmul_input *input, float *y,
+                         size_t y_stride) {
+    kernel_get()->float_panel_dot[w->format](panels, count, w->columns, scales, input->x,
+                                             input->x_stride, input->batch, y, y_stride);
+}
+
+static void quantised_panels(const struct matrix *w, const uint8_t *panels, uint32_t count,
+                             const struct matmul_input *input, float *y, size_t y_stride) {
     size_t step = panel_bytes(w->format, w->columns);
-    if (!panel_takes_q8(w)) {
-        float_panel_tile(w, row, rows, input, y, y_stride);
-        return;
-    }
-    for (uint32_t i = 0; i < rows; i += PANEL_ROWS)
-        kernel_get()->panel_dot[w->format](w->data + (row + i) / PANEL_ROWS * step, w->columns,
-                                           input->q8, input->q8_stride, input->batch, y + i,
+    for (uint32_t i = 0; i < count; i++)
+        kernel_get()->panel_dot[w->format](panels + i * step, w->columns, input->prepared,
+                                           input->prepared_stride, input->batch, y + i * PANEL_ROWS,
                                            y_stride);
+}
+
+static void tile_panels(const struct matrix *w, const uint8_t *panels, uint32_t count,
+                        const float *scales, const struct matmul_input *input, float *y,
+                        size_t y_stride, float *scratch) {
+    const struct tile_product product = {
+        .panels = panels,
+        .count = count,
+        .columns = w->columns,
+        .scales = scales,
+        .x = input->prepared,
+        .x_stride = input->prepared_stride,
+        .batch = input->batch,
+        .y = y,
+        .y_stride = y_stride,
+        .scratch = (uint8_t *)scratch,
+    };
+    kernel_get()->tile_dot[w->format](&product);
+}
+
+/* Panels take any number of rows. A call takes those of one row of scale blocks. */
+static void panel_tile(const struct matrix *w, uint32_t row, uint32_t rows,
+                       const struct matmul_input *input, float *y, size_t y_stride,
+                       float *scratch) {
+    size_t step = panel_bytes(w->format, w->columns);
+    bool in_tiles = input->form == ACTIVATION_BF16 && kernel_get()->tile_dot[w->format];
+    while (rows) {
+        uint32_t taken = w->scales ? smaller(rows, FP8_BLOCK - row % FP8_BLOCK) : rows;
+        const uint8_t *panels = w->data + row / PANEL_ROWS * step;
+        const float *scales = w->scales ? scale_row(w, row) : NULL;
+        if (in_tiles)
+            tile_panels(w, panels, taken / PANEL_ROWS, scales, input, y, y_stride, scratch);
+        else if (panel_takes_q8(w))
+            quantised_panels(w, panels, taken / PANEL_ROWS, input, y, y_stride);
+        else
+            float_panels(w, panels, taken / PANEL_ROWS, scales, input, y, y_stride);
+        row += taken;
+        rows -= taken;
+        y += taken;
+    }
 }
 
 void matmul_tile(const struct matrix *w, uint32_t row, uint32_t rows,
@@ -135,7 +193,7 @@ void matmul_tile(const struct matrix *w, uint32_t row, uint32_t rows,
     uint32_t packed = packed_rows(w);
     if (row < packed) {
         uint32_t in_panels = smaller(rows, packed - row);
-        panel_tile(w, row, in_panels, input, y, y_stride);
+        panel_tile(w, row, in_panels, input, y, y_stride, scratch);
         row += in_panels;
         rows -= in_panels;
         y += in_panels;
@@ -153,11 +211,10 @@ struct matmul_loop {
     float *y;
 };
 
-static void quantise_row(void *context, size_t row, unsigned thread) {
+static void prepare_row(void *context, size_t row, unsigned thread) {
     (void)thread;
     const struct matmul_loop *loop = context;
-    kernel_get()->quantise(loop->input.x + row * loop->input.x_stride, loop->w->columns,
-                           loop->workspace->q8 + row * loop->input.q8_stride);
+    matmul_prepare(&loop->input, row, 0, loop->w->columns);
 }
 
 static void matmul_task(void *context, size_t task, unsigned thread) {
@@ -170,11 +227,13 @@ static void matmul_task(void *context, size_t task, unsigned thread) {
 
 void matmul(const struct matmul_workspace *workspace, const struct matrix *w, const float *x,
             size_t batch, float *y) {
-    struct matmul_loop loop = {workspace, w, {x, w->columns, NULL, 0, batch}, y};
-    if (panel_takes_q8(w)) {
-        loop.input.q8 = workspace->q8;
-        loop.input.q8_stride = w->columns / Q8_BLOCK_VALUES;
-        threads_run(workspace->threads, batch, quantise_row, &loop);
+    struct matmul_loop loop = {workspace, w, {.x = x, .x_stride = w->columns, .batch = batch}, y};
+    if (workspace->prepared)
+        loop.input.form = matmul_form(w, batch);
+    if (loop.input.form != ACTIVATION_F32) {
+        loop.input.prepared = workspace->prepared;
+        loop.input.prepared_stride = matmul_row_blocks(w->columns);
+        threads_run(workspace->threads, batch, prepare_row, &loop);
     }
     threads_run(workspace->threads, (w->rows + MATMUL_TILE_ROWS - 1) / MATMUL_TILE_ROWS,
                 matmul_task, &loop);

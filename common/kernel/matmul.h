@@ -1,10 +1,12 @@
 /* y = W x for a batch of rows, in tiles: the one place where weights meet activations.
  *
- * Packed panels of quantised formats meet activations in 8 bits, all other weights f32: through
- * panels; or unpacked, few rows through the kernel's dot products, straight from the stored format,
- * and more rows through a tile of W in f32 and OpenBLAS's sgemm. */
+ * Packed panels meet activations in the form that is fastest for their format and the batch: 8 bits
+ * or f32 through panels, bf16 through a unit that multiplies tiles. Unpacked weights meet f32: few
+ * rows through the kernel's dot products, straight from the stored format, and more rows through a
+ * tile of W in f32 and OpenBLAS's sgemm. */
 #pragma once
 
+#include "common/kernel/activations.h"
 #include "common/kernel/panel.h"
 #include "common/threads.h"
 #include "common/weights/matrix.h"
@@ -22,14 +24,28 @@ size_t matmul_scratch_floats(void);
 void matmul_expand(const struct matrix *w, uint32_t row, uint32_t rows, uint32_t column,
                    uint32_t columns, float *out, size_t stride);
 
-/* Rows of activations on their way into a product: in 8 bits where panel_takes_q8(), else f32. */
+/* The form in which `batch` rows of activations meet W. Matrices that share their activations take
+ * the larger of their forms. */
+enum activation_form matmul_form(const struct matrix *w, size_t batch);
+
+/* Rows of activations on their way into a product. */
 struct matmul_input {
-    const float *x;
+    const float *x;            /* for weights that are in no panel, whatever the form */
     size_t x_stride;           /* floats between rows */
-    const struct q8_block *q8; /* NULL where no matrix takes it */
-    size_t q8_stride;          /* blocks between rows */
+    enum activation_form form; /* what matmul_form() asks for; or F32 where W is not quantised */
+    void *prepared;            /* the rows in that form; not used for F32 */
+    size_t prepared_stride;    /* blocks between rows */
     size_t batch;
 };
+
+/* Room for a row of prepared activations: blocks, and bytes in any form that the chosen kernels
+ * take. */
+size_t matmul_row_blocks(uint32_t columns);
+size_t matmul_row_bytes(uint32_t columns);
+
+/* Prepares values [column, column + count) of row `row`. `column` is a multiple of
+ * ACTIVATION_BLOCK_VALUES, and so is `count` but at a row's end. */
+void matmul_prepare(const struct matmul_input *input, size_t row, uint32_t column, uint32_t count);
 
 /* y[r][i] = W[row + i] . input[r] for i in [0, rows), r in [0, batch); y_stride in floats. `row` is
  * a multiple of PANEL_ROWS where W is packed. `scratch` as above, of the calling thread. */
@@ -42,10 +58,10 @@ struct matmul_workspace {
     float
         *scratch; /* (threads), scratch_stride floats apart, each matmul_scratch_floats() or more */
     size_t scratch_stride;
-    struct q8_block *q8; /* (largest batch, most columns / Q8_BLOCK_VALUES) */
+    void *prepared; /* (largest batch, matmul_row_bytes() of the most columns); NULL where no W is
+                       quantised: all then take f32 */
 };
 
-/* y (batch, w->rows) = x (batch, w->columns) W^T over all threads; quantises x first where W takes
- * that. */
+/* y (batch, w->rows) = x (batch, w->columns) W^T over all threads; prepares x first. */
 void matmul(const struct matmul_workspace *workspace, const struct matrix *w, const float *x,
             size_t batch, float *y);

@@ -250,6 +250,22 @@ PANEL_INLINE void add_products(const struct unpacked *w, size_t v, size_t vector
     }
 }
 
+/* Calls APPLY(name, type of a block, its columns, bits of q, whether halves of sub-blocks have
+ * scales of their own) for each format. */
+#define PANEL_LIST(APPLY)                                                                          \
+    APPLY(q4_0, panel_q4_0, 32, 4, false)                                                          \
+    APPLY(q4_1, panel_q4_1, 32, 4, false)                                                          \
+    APPLY(q5_0, panel_q5_0, 32, 5, false)                                                          \
+    APPLY(q5_1, panel_q5_1, 32, 5, false)                                                          \
+    APPLY(q8_0, panel_q8_0, 32, 8, false)                                                          \
+    APPLY(iq4_nl, panel_q4_0, 32, 8, false)                                                        \
+    APPLY(q2_k, panel_q2_k, 256, 2, true)                                                          \
+    APPLY(q3_k, panel_q3_k, 256, 3, true)                                                          \
+    APPLY(q4_k, panel_q4_k, 256, 4, false)                                                         \
+    APPLY(q5_k, panel_q5_k, 256, 5, false)                                                         \
+    APPLY(q6_k, panel_q6_k, 256, 6, true)                                                          \
+    APPLY(iq4_xs, panel_iq4_xs, 256, 8, false)
+
 /* One panel times `rows` rows of activations; then any number of rows. A single row is multiplied
  * vector by vector, whose groups then stay in registers; of several rows each activation is read
  * once for all vectors. */
@@ -291,18 +307,7 @@ PANEL_INLINE void add_products(const struct unpacked *w, size_t v, size_t vector
             dot_rows_##NAME(panel, columns, x, x_stride, 1, y, y_stride);                          \
     }
 
-DEFINE_PANEL(q4_0, panel_q4_0, 32, 4, false)
-DEFINE_PANEL(q4_1, panel_q4_1, 32, 4, false)
-DEFINE_PANEL(q5_0, panel_q5_0, 32, 5, false)
-DEFINE_PANEL(q5_1, panel_q5_1, 32, 5, false)
-DEFINE_PANEL(q8_0, panel_q8_0, 32, 8, false)
-DEFINE_PANEL(iq4_nl, panel_q4_0, 32, 8, false)
-DEFINE_PANEL(q2_k, panel_q2_k, 256, 2, true)
-DEFINE_PANEL(q3_k, panel_q3_k, 256, 3, true)
-DEFINE_PANEL(q4_k, panel_q4_k, 256, 4, false)
-DEFINE_PANEL(q5_k, panel_q5_k, 256, 5, false)
-DEFINE_PANEL(q6_k, panel_q6_k, 256, 6, true)
-DEFINE_PANEL(iq4_xs, panel_iq4_xs, 256, 8, false)
+PANEL_LIST(DEFINE_PANEL)
 
 #define SIMD_PANEL_ENTRY(FORMAT, NAME) [WEIGHT_##FORMAT] = dot_##NAME,
 

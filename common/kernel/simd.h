@@ -152,7 +152,8 @@ static void softmax(float *x, size_t count) {
 
 #include "common/kernel/rows_simd.h"
 
-#define TABLE(NAME, PEAK)                                                                          \
+/* Further entries may follow. */
+#define TABLE(NAME, PEAK, ...)                                                                     \
     {                                                                                              \
         .name = NAME,                                                                              \
         .expand = {expand_f32, expand_f16, expand_bf16, expand_fp8,                                \
@@ -165,5 +166,5 @@ static void softmax(float *x, size_t count) {
                             [WEIGHT_FP8_E4M3] = float_dot_fp8},                                    \
         .quantise = quantise, .add_scaled = add_scaled, .swiglu = swiglu, .rms_norm = rms_norm,    \
         .softmax = softmax, .softmax_part = softmax_part, .row_dots = row_dots,                    \
-        .row_sums = row_sums, .peak = &(PEAK),                                                     \
+        .row_sums = row_sums, .peak = &(PEAK), __VA_ARGS__                                         \
     }

@@ -8,6 +8,8 @@ extern const struct peak PEAK_REFERENCE;
 #if defined(__x86_64__)
 extern const struct kernel KERNEL_AVX2;
 extern const struct kernel KERNEL_AVX512;
+extern const struct kernel KERNEL_AMX;
 extern const struct peak PEAK_AVX2;
 extern const struct peak PEAK_AVX512;
+extern const struct peak PEAK_AMX;
 #endif

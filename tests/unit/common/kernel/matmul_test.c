@@ -6,7 +6,7 @@
 
 #include "common/kernel/kernel.h"
 #include "common/kernel/matmul.h"
-#include "tests/unit/common/kernel/blocks.h"
+#include "tests/kernel/weights.h"
 #include "tests/unit/random.h"
 
 struct case_size {
@@ -17,12 +17,6 @@ static const struct case_size SIZES[] = {{1, 1, 1},     {5, 7, 1},     {33, 129,
                                          {64, 256, 4},  {40, 300, 5},  {70, 1500, 2},
                                          {31, 2049, 9}, {130, 200, 33}};
 
-static struct random block_random = {99};
-
-static uint32_t block_bits(void) {
-    return random_bits(&block_random);
-}
-
 /* Random stored values whose magnitudes are sane in every format. */
 static void *make_storage(struct random *random, enum weight_format format, uint32_t rows,
                           uint32_t columns) {
@@ -30,7 +24,7 @@ static void *make_storage(struct random *random, enum weight_format format, uint
     uint8_t *storage = aligned_alloc(64, bytes);
     memset(storage, 0, bytes);
     if (weight_is_blocked(format)) {
-        block_fill(block_bits, format, count, storage);
+        block_fill(random, format, count, storage);
         return storage;
     }
     for (size_t i = 0; i < count; i++) {
@@ -201,13 +195,13 @@ static void test_packed_products(void **state) {
     struct threads *threads;
     assert_int_equal(threads_create(3, &threads), STATUS_OK);
     float *scratch = malloc(3 * matmul_scratch_floats() * sizeof(float));
-    struct q8_block *q8 = malloc(9 * 3 * sizeof *q8);
-    const struct matmul_workspace workspace = {threads, scratch, matmul_scratch_floats(), q8};
+    void *prepared = malloc(9 * matmul_row_bytes(96));
+    const struct matmul_workspace workspace = {threads, scratch, matmul_scratch_floats(), prepared};
     const uint32_t rows[] = {5, 16, 37, 64, 79};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         for (size_t batch = 1; batch <= 9; batch++)
             check_packed(&workspace, rows[i], batch);
-    free(q8);
+    free(prepared);
     free(scratch);
     threads_destroy(threads);
 }

@@ -1,0 +1,95 @@
+/* The functions of AVX-512 (F, BW, DQ, VL, VNNI): sixteen lanes. For the variants that are built on
+ * them, each of which compiles them with its own flags. */
+#include <immintrin.h>
+#include <stdint.h>
+
+#define LANES        16
+#define VEC          __m512
+#define LOAD(p)      _mm512_loadu_ps(p)
+#define STORE(p, v)  _mm512_storeu_ps(p, v)
+#define SET(a)       _mm512_set1_ps(a)
+#define ZERO()       _mm512_setzero_ps()
+#define ADD(a, b)    _mm512_add_ps(a, b)
+#define MUL(a, b)    _mm512_mul_ps(a, b)
+#define DIV(a, b)    _mm512_div_ps(a, b)
+#define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define MAX(a, b)    _mm512_max_ps(a, b)
+#define MIN(a, b)    _mm512_min_ps(a, b)
+#define ROUND(v)     _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define POW2(v)      _mm512_scalef_ps(_mm512_set1_ps(1.0f), v)
+#define SUM(v)       _mm512_reduce_add_ps(v)
+#define BEST(v)      _mm512_reduce_max_ps(v)
+
+#define LOAD_F16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
+#define LOAD_BF16(p)                                                                               \
+    _mm512_castsi512_ps(                                                                           \
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p))), 16))
+#define LOAD_FP8(p) load_fp8(p)
+
+static inline __m512 load_fp8(const uint8_t *p) {
+    __m256i bits = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+    __m256i sign = _mm256_and_si256(bits, _mm256_set1_epi16((short)0x8000));
+    __m256i magnitude = _mm256_slli_epi16(_mm256_and_si256(bits, _mm256_set1_epi16(0x7f)), 7);
+    return _mm512_cvtph_ps(_mm256_or_si256(sign, magnitude));
+}
+
+#include "common/kernel/simd.h"
+
+#define IVEC              __m512i
+#define ILOAD(p)          _mm512_loadu_si512(p)
+#define ISET(a)           _mm512_set1_epi32(a)
+#define ISET8(a)          _mm512_set1_epi8(a)
+#define IADD(a, b)        _mm512_add_epi32(a, b)
+#define ISUB(a, b)        _mm512_sub_epi32(a, b)
+#define IAND(a, b)        _mm512_and_si512(a, b)
+#define IOR(a, b)         _mm512_or_si512(a, b)
+#define SHIFT_LEFT(v, n)  _mm512_slli_epi16(v, n)
+#define SHIFT_RIGHT(v, n) _mm512_srli_epi16(v, n)
+#define ILOOKUP(t, v)                                                                              \
+    _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(t))), v)
+#define DOT_ROWS(groups, vectors, bits, first, count, x, x_stride, rows, dots)                     \
+    ((void)(bits),                                                                                 \
+     dot_rows((groups)[0] + (first), count, (x)->values + 4 * (first), x_stride, rows, dots))
+#define Q8_OFFSET  128
+#define FLOATS(v)  _mm512_cvtepi32_ps(v)
+#define LOAD_U8(p) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(p)))
+#define LOAD_I8(p) _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(p)))
+#define STORE_I8(p, v)                                                                             \
+    _mm_storeu_si128((__m128i *)(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)))
+#define ABS(v)      _mm512_abs_ps(v)
+#define PANEL_BATCH 8
+
+/* Two sums, so that one multiplication need not wait for the other. `values` are those of the first
+ * row for the first group. */
+static inline __attribute__((always_inline)) void dot_rows(const __m512i *groups, int count,
+                                                           const int8_t *values, size_t x_stride,
+                                                           int rows, __m512i (*dots)[1]) {
+    UNROLL for (int r = 0; r < rows; r++) {
+        __m512i sums[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+        UNROLL for (int g = 0; g < count; g++) {
+            int four;
+            memcpy(&four, values + r * x_stride * sizeof(struct q8_block) + 4 * g, sizeof four);
+            sums[g % 2] = _mm512_dpbusd_epi32(sums[g % 2], groups[g], _mm512_set1_epi32(four));
+        }
+        dots[r][0] = _mm512_add_epi32(sums[0], sums[1]);
+    }
+}
+
+#include "common/kernel/panel_simd.h"
+
+#include "common/kernel/block_simd.h"
+
+#define LOAD_EVEN_BF16(p) _mm512_castsi512_ps(_mm512_slli_epi32(ILOAD(p), 16))
+#define LOAD_ODD_BF16(p)  _mm512_castsi512_ps(_mm512_and_si512(ILOAD(p), ISET((int)0xffff0000)))
+#define LOAD_EVEN_FP8(p)  high_fp8(_mm256_slli_epi16(_mm256_loadu_si256((const __m256i *)(p)), 8))
+#define LOAD_ODD_FP8(p)   high_fp8(_mm256_loadu_si256((const __m256i *)(p)))
+#define FLOAT_VECTORS     2
+#define FLOAT_BATCH       8
+
+/* The high bytes of 16-bit lanes. */
+static inline __m512 high_fp8(__m256i lanes) {
+    return _mm512_cvtph_ps(
+        _mm256_and_si256(_mm256_srai_epi16(lanes, 1), _mm256_set1_epi16((short)0xbf80)));
+}
+
+#include "common/kernel/float_panel_simd.h"
