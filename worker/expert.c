@@ -4,7 +4,8 @@
  * two threads write the same value, and the result does not depend on the number of threads.
  *
  * Tasks are worked off in waves of whole experts, so that scratch stays in proportion to the batch
- * and not to the batch times the experts per token. */
+ * and not to the batch times the experts per token. Each row is brought into the form that products
+ * take once, however many experts it visits. */
 #include "worker/expert.h"
 
 #include <assert.h>
@@ -40,9 +41,10 @@ struct expert_workspace {
     uint32_t tiles;  /* gate/up tiles of the wave */
     float *gathered; /* (wave_rows, hidden) inputs of experts whose rows are scattered */
     float *inner;    /* (wave_rows, inner_max) silu(gate) * up * weight */
-    /* The same in the form that products take, rows of so many bytes at most. */
-    uint8_t *gathered_prepared, *inner_prepared;
-    size_t gathered_bytes, inner_bytes;
+    /* The same, and the caller's rows, in the forms that products take, rows of so many bytes at
+     * most. */
+    uint8_t *gathered_prepared, *inner_prepared, *prepared[ACTIVATION_FORMS];
+    size_t hidden_bytes, inner_bytes;
     float *scratch; /* (threads, scratch_floats) */
     size_t scratch_floats;
     const float *x; /* the caller's */
@@ -74,16 +76,18 @@ enum status expert_workspace_create(struct threads *threads, uint32_t hidden, ui
         workspace->groups = arena_take(workspace->arena, rows, sizeof *workspace->groups);
         workspace->gathered = arena_take(workspace->arena, (size_t)rows * hidden, sizeof(float));
         workspace->inner = arena_take(workspace->arena, (size_t)rows * inner_max, sizeof(float));
-        workspace->gathered_bytes = matmul_row_bytes(hidden);
+        workspace->hidden_bytes = matmul_row_bytes(hidden);
         workspace->inner_bytes = matmul_row_bytes(inner_max);
-        workspace->gathered_prepared =
-            arena_take(workspace->arena, rows, workspace->gathered_bytes);
+        workspace->gathered_prepared = arena_take(workspace->arena, rows, workspace->hidden_bytes);
+        for (int form = ACTIVATION_F32 + 1; form < ACTIVATION_FORMS; form++)
+            workspace->prepared[form] = arena_take(workspace->arena, rows, workspace->hidden_bytes);
         workspace->inner_prepared = arena_take(workspace->arena, rows, workspace->inner_bytes);
         workspace->scratch = arena_take(
             workspace->arena, threads_count(threads) * workspace->scratch_floats, sizeof(float));
     }
     if (!workspace->arena || !workspace->groups || !workspace->gathered || !workspace->inner ||
-        !workspace->gathered_prepared || !workspace->inner_prepared || !workspace->scratch) {
+        !workspace->gathered_prepared || !workspace->prepared[ACTIVATION_BF16] ||
+        !workspace->prepared[ACTIVATION_Q8] || !workspace->inner_prepared || !workspace->scratch) {
         log_error("not enough memory to compute %u rows of %u values; lower --batch-tokens",
                   rows_max, hidden);
         expert_workspace_destroy(workspace);
@@ -105,17 +109,42 @@ static bool is_contiguous(const struct group *group) {
     return group->tasks[group->count - 1].row - group->tasks[0].row == group->count - 1;
 }
 
-/* Copies scattered rows together, and prepares rows for the products that want that. */
+/* The form in which `count` rows meet gate and up. */
+static enum activation_form input_form(const struct expert *expert, size_t count) {
+    enum activation_form gate = matmul_form(&expert->gate, count);
+    enum activation_form up = matmul_form(&expert->up, count);
+    return gate > up ? gate : up;
+}
+
+/* Whether some rows of the matrix meet the group's input in f32. */
+static bool takes_f32(const struct group *group, const struct matrix *matrix) {
+    return group->input.form == ACTIVATION_F32 || matrix->rows % PANEL_ROWS != 0 ||
+           matmul_form(matrix, group->count) != group->input.form;
+}
+
+/* Bytes between prepared rows. */
+static size_t prepared_bytes(const struct expert_workspace *workspace, enum activation_form form) {
+    return matmul_row_blocks(workspace->hidden) * matmul_block_bytes(form);
+}
+
+/* Copies scattered rows together, in the forms that the group's matrices take. */
 static void gather_group(void *context, size_t task, unsigned thread) {
     (void)thread;
     struct expert_workspace *workspace = context;
     const struct group *group = &workspace->groups[task];
-    size_t hidden = workspace->hidden;
+    const uint8_t *prepared = workspace->prepared[group->input.form];
+    size_t hidden = workspace->hidden, bytes = prepared_bytes(workspace, group->input.form);
+    uint8_t *gathered = workspace->gathered_prepared + group->position * workspace->hidden_bytes;
+    if (is_contiguous(group))
+        return;
+    bool in_f32 = takes_f32(group, &group->expert->gate) || takes_f32(group, &group->expert->up);
     for (uint32_t i = 0; i < group->count; i++) {
-        if (!is_contiguous(group))
+        size_t row = group->tasks[i].row;
+        if (in_f32)
             memcpy(workspace->gathered + (group->position + i) * hidden,
-                   workspace->x + group->tasks[i].row * hidden, hidden * sizeof(float));
-        matmul_prepare(&group->input, i, 0, workspace->hidden);
+                   workspace->x + row * hidden, hidden * sizeof(float));
+        if (prepared)
+            memcpy(gathered + i * bytes, prepared + row * bytes, bytes);
     }
 }
 
@@ -192,51 +221,88 @@ static size_t form_wave(struct expert_workspace *workspace, const struct expert_
     return taken;
 }
 
-static enum activation_form larger_form(enum activation_form a, enum activation_form b) {
-    return a > b ? a : b;
-}
-
 /* Where the group's inputs and inner activations lie, and in which form. */
 static void place_group(const struct expert_workspace *workspace, struct group *group) {
-    const struct expert *expert = group->expert;
-    size_t hidden = workspace->hidden, position = group->position;
+    size_t position = group->position, row = group->tasks[0].row;
+    enum activation_form form = input_form(group->expert, group->count);
     group->input = (struct matmul_input){
-        .x = is_contiguous(group) ? workspace->x + group->tasks[0].row * hidden
-                                  : workspace->gathered + position * hidden,
-        .x_stride = hidden,
-        .form = larger_form(matmul_form(&expert->gate, group->count),
-                            matmul_form(&expert->up, group->count)),
-        .prepared = workspace->gathered_prepared + position * workspace->gathered_bytes,
+        .x = workspace->gathered + position * workspace->hidden,
+        .x_stride = workspace->hidden,
+        .form = form,
+        .prepared = workspace->gathered_prepared + position * workspace->hidden_bytes,
         .prepared_stride = matmul_row_blocks(workspace->hidden),
         .batch = group->count,
     };
+    if (is_contiguous(group)) {
+        group->input.x = workspace->x + row * workspace->hidden;
+        if (form != ACTIVATION_F32)
+            group->input.prepared =
+                workspace->prepared[form] + row * prepared_bytes(workspace, form);
+    }
+    form = matmul_form(&group->expert->down, group->count);
     group->inner = (struct matmul_input){
         .x = workspace->inner + position * workspace->inner_max,
         .x_stride = workspace->inner_max,
-        .form = matmul_form(&expert->down, group->count),
+        .form = form,
         .prepared = workspace->inner_prepared + position * workspace->inner_bytes,
         .prepared_stride = matmul_row_blocks(workspace->inner_max),
         .batch = group->count,
     };
 }
 
-/* Makes every group's input ready: in place, or gathered; and in the form that its matrices want.
- */
+/* Makes every group's input ready: in place, or gathered. */
 static void gather(struct expert_workspace *workspace) {
-    size_t needed = 0;
+    size_t scattered = 0;
     for (size_t g = 0; g < workspace->group_count; g++) {
-        struct group *group = &workspace->groups[g];
-        place_group(workspace, group);
-        needed += !is_contiguous(group) || group->input.form != ACTIVATION_F32;
+        place_group(workspace, &workspace->groups[g]);
+        scattered += !is_contiguous(&workspace->groups[g]);
     }
-    if (needed)
+    if (scattered)
         threads_run(workspace->threads, workspace->group_count, gather_group, workspace);
+}
+
+/* One expert_forward's rows on their way into one form. */
+struct preparation {
+    struct matmul_input input;
+    uint32_t columns;
+};
+
+static void prepare_row(void *context, size_t row, unsigned thread) {
+    (void)thread;
+    const struct preparation *preparation = context;
+    matmul_prepare(&preparation->input, row, 0, preparation->columns);
+}
+
+/* Brings all rows into every form that an expert of `tasks` takes. */
+static void prepare(struct expert_workspace *workspace, const struct expert_task *tasks,
+                    size_t count) {
+    bool is_taken[ACTIVATION_FORMS] = {false};
+    uint32_t rows = 0;
+    for (size_t first = 0, end; first < count; first = end) {
+        for (end = first + 1; end < count && tasks[end].expert == tasks[first].expert;)
+            end++;
+        is_taken[input_form(tasks[first].expert, end - first)] = true;
+        rows = tasks[end - 1].row + 1 > rows ? tasks[end - 1].row + 1 : rows;
+    }
+    for (int form = ACTIVATION_F32 + 1; form < ACTIVATION_FORMS; form++) {
+        struct preparation preparation = {
+            .input = {.x = workspace->x,
+                      .x_stride = workspace->hidden,
+                      .form = (enum activation_form)form,
+                      .prepared = workspace->prepared[form],
+                      .prepared_stride = matmul_row_blocks(workspace->hidden)},
+            .columns = workspace->hidden,
+        };
+        if (is_taken[form])
+            threads_run(workspace->threads, rows, prepare_row, &preparation);
+    }
 }
 
 void expert_forward(struct expert_workspace *workspace, const float *x,
                     const struct expert_task *tasks, size_t count, float *out) {
     workspace->x = x;
     workspace->out = out;
+    prepare(workspace, tasks, count);
     while (count) {
         size_t taken = form_wave(workspace, tasks, count);
         gather(workspace);

@@ -10,6 +10,7 @@ enum activation_form {
     ACTIVATION_F32,  /* as they come */
     ACTIVATION_BF16, /* struct bf16_block: for tiles, see kernel.h */
     ACTIVATION_Q8,   /* struct q8_block (panel.h): for panels of quantised formats */
+    ACTIVATION_FORMS
 };
 
 #define ACTIVATION_BLOCK_VALUES 32u

@@ -123,6 +123,10 @@ size_t matmul_row_bytes(uint32_t columns) {
            (kernel_get()->split ? sizeof(struct bf16_block) : sizeof(struct q8_block));
 }
 
+size_t matmul_block_bytes(enum activation_form form) {
+    return form == ACTIVATION_BF16 ? sizeof(struct bf16_block) : sizeof(struct q8_block);
+}
+
 void matmul_prepare(const struct matmul_input *input, size_t row, uint32_t column, uint32_t count) {
     const float *x = input->x + row * input->x_stride + column;
     size_t block = row * input->prepared_stride + column / ACTIVATION_BLOCK_VALUES;

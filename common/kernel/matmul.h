@@ -43,6 +43,9 @@ struct matmul_input {
 size_t matmul_row_blocks(uint32_t columns);
 size_t matmul_row_bytes(uint32_t columns);
 
+/* Bytes of a block in a form other than f32. */
+size_t matmul_block_bytes(enum activation_form form);
+
 /* Prepares values [column, column + count) of row `row`. `column` is a multiple of
  * ACTIVATION_BLOCK_VALUES, and so is `count` but at a row's end. */
 void matmul_prepare(const struct matmul_input *input, size_t row, uint32_t column, uint32_t count);
