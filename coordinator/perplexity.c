@@ -26,12 +26,13 @@ static void score_row(void *context, size_t row, unsigned thread) {
     (void)thread;
     struct scoring *scoring = context;
     const float *logits = scoring->logits + row * scoring->vocabulary;
-    double best = (double)logits[0], sum = 0;
+    float best = logits[0];
     for (uint32_t i = 1; i < scoring->vocabulary; i++)
-        best = fmax(best, (double)logits[i]);
+        best = logits[i] > best ? logits[i] : best;
+    double sum = 0;
     for (uint32_t i = 0; i < scoring->vocabulary; i++)
-        sum += exp((double)logits[i] - best);
-    scoring->surprise[row] = log(sum) + best - (double)logits[scoring->targets[row]];
+        sum += exp((double)logits[i] - (double)best);
+    scoring->surprise[row] = log(sum) + (double)best - (double)logits[scoring->targets[row]];
 }
 
 /* hidden (rows, hidden) predict targets (rows). */
