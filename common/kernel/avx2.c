@@ -71,6 +71,7 @@ static inline __m256 load_fp8(const uint8_t *p) {
 #define STORE_I8(p, v) store_bytes(p, v)
 #define ABS(v)         _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v)
 #define PANEL_BATCH    4
+#define PANEL_SIDE     2
 
 /* Values of eight bits would overflow 16 bits with their offset, so it is taken off and their sign
  * is moved to the activations: 2 x 128 x 127 fits. */

@@ -58,6 +58,7 @@ static inline __m512 load_fp8(const uint8_t *p) {
     _mm_storeu_si128((__m128i *)(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)))
 #define ABS(v)      _mm512_abs_ps(v)
 #define PANEL_BATCH 8
+#define PANEL_SIDE  1
 
 /* Two sums, so that one multiplication need not wait for the other. `values` are those of the first
  * row for the first group. */

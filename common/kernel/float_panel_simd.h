@@ -51,7 +51,7 @@ struct float_rows {
                 for (size_t v = 0; v < vectors; v++) {                                             \
                     four[v] = w->panels + (first + v) / PANEL_VECTORS * panel_bytes +              \
                               column / 2 * (PAIR_BYTES);                                           \
-                    if ((first + v) % PANEL_VECTORS == 0)                                          \
+                    if (v % PANEL_VECTORS == 0)                                                    \
                         for (size_t at = 0; at < 2 * (PAIR_BYTES); at += 64)                       \
                             __builtin_prefetch(four[v] + at + PREFETCH_BYTES);                     \
                 }                                                                                  \
@@ -83,12 +83,12 @@ struct float_rows {
     }
 
 /* All vectors times `rows` rows: a single row reads one panel after another, more rows
- * FLOAT_VECTORS vectors side by side. */
+ * FLOAT_VECTORS vectors side by side. Some eight sums are under way at a time. */
 #define DEFINE_FLOAT_ROWS(NAME)                                                                    \
     PANEL_INLINE void float_rows_##NAME(const struct float_rows *w, size_t count, const float *x,  \
                                         size_t x_stride, size_t rows, float *y, size_t y_stride) { \
         size_t side = rows == 1 ? PANEL_VECTORS : FLOAT_VECTORS, v = 0;                            \
-        size_t chains = rows == 1 ? 4 : rows < 4 ? 2 : 1;                                          \
+        size_t chains = side * rows <= 2 ? 4 : side * rows <= 4 ? 2 : 1;                           \
         for (; v + side <= count * PANEL_VECTORS; v += side)                                       \
             float_tile_##NAME(w, v, side, x, x_stride, rows, chains, y, y_stride);                 \
         for (; v < count * PANEL_VECTORS; v++)                                                     \

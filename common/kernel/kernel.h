@@ -1,6 +1,6 @@
 /* The inner loops that depend on the instruction set: one table, filled once at start-up.
  *
- * Each variant lives in a file of its own (reference.c, avx2.c, avx512.c, amx.c), compiled with
+ * Each variant lives in a file of its own (reference.c, avx2.c, neon.c, ...), compiled with
  * that file's flags; tests compare each with the reference. Vectors are plain f32, unaligned, any
  * length; inputs and outputs do not overlap unless a comment says so. All functions are pure and
  * thread-safe. */
@@ -17,7 +17,13 @@
 #include "common/weights/matrix.h"
 
 /* What kernel_select takes, as a list for options. */
+#if defined(__x86_64__)
 #define KERNEL_CHOICES "auto|reference|avx2|avx512|amx"
+#elif defined(__aarch64__)
+#define KERNEL_CHOICES "auto|reference|neon"
+#else
+#define KERNEL_CHOICES "auto|reference"
+#endif
 
 /* Packed panels of a matrix times a batch of activations, for a unit that multiplies tiles. */
 struct tile_product {

@@ -9,10 +9,13 @@
  *       dots[r][i] = the sums, in 32-bit lanes, over the groups [first, first + count) of vector i
  *       (`count` is 4 or 8) of four unsigned bytes of `bits` (2 to 6, or 8) bits times the four
  *       signed bytes of the r-th row of activations; bytes of 8 bits have an offset of 128, of
- * which Q8_OFFSET is left in the result. All numbers but x_stride are constants. FLOATS(v) 32-bit
- * integers as f32 LOAD_U8(p) LOAD_I8(p)  LANES bytes as 32-bit integers STORE_I8(p,v)    f32
- * rounded to bytes ABS(v) PANEL_BATCH      rows of activations for which a sub-block is unpacked
- * once
+ *       which Q8_OFFSET is left in the result. All numbers but x_stride are constants.
+ *   FLOATS(v)        32-bit integers as f32
+ *   LOAD_U8(p) LOAD_I8(p)  LANES bytes as 32-bit integers
+ *   STORE_I8(p,v)    f32 rounded to bytes
+ *   ABS(v)
+ *   PANEL_BATCH      rows of activations for which a sub-block is unpacked once
+ *   PANEL_SIDE       vectors of a panel that are then unpacked and multiplied side by side
  *
  * Whatever the format, a sub-block of 32 columns is unpacked into eight vectors of bytes q, one for
  * each group, and a scale and an offset in f32 such that a weight is q * scale + offset. Integer
@@ -268,14 +271,14 @@ PANEL_INLINE void add_products(const struct unpacked *w, size_t v, size_t vector
 
 /* One panel times `rows` rows of activations; then any number of rows. A single row is multiplied
  * vector by vector, whose groups then stay in registers; of several rows each activation is read
- * once for all vectors. */
+ * once for PANEL_SIDE vectors. */
 #define DEFINE_PANEL(NAME, TYPE, BLOCK_VALUES, BITS, HALVES)                                       \
     PANEL_INLINE void dot_rows_##NAME(const uint8_t *panel, uint32_t columns,                      \
                                       const struct q8_block *x, size_t x_stride, int rows,         \
                                       float *y, size_t y_stride) {                                 \
         const struct TYPE *blocks = (const struct TYPE *)panel;                                    \
         const uint32_t parts = (BLOCK_VALUES) / Q8_BLOCK_VALUES;                                   \
-        const size_t vectors = rows == 1 ? 1 : PANEL_VECTORS;                                      \
+        const size_t vectors = rows == 1 ? 1 : PANEL_SIDE;                                         \
         VEC sums[PANEL_BATCH][PANEL_VECTORS];                                                      \
         UNROLL for (int r = 0; r < rows; r++) UNROLL for (size_t v = 0; v < PANEL_VECTORS; v++)    \
             sums[r][v] = ZERO();                                                                   \

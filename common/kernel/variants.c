@@ -36,6 +36,10 @@ static bool has_amx(void) {
            syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 }
 
+#elif defined(__aarch64__)
+
+#include <sys/auxv.h>
+
 #endif
 
 size_t kernel_list(const struct kernel **out, size_t max) {
@@ -50,6 +54,9 @@ size_t kernel_list(const struct kernel **out, size_t max) {
         out[count++] = &KERNEL_AVX512;
     if (count < max && has_amx())
         out[count++] = &KERNEL_AMX;
+#elif defined(__aarch64__)
+    if (count < max && getauxval(AT_HWCAP) & HWCAP_ASIMDDP)
+        out[count++] = &KERNEL_NEON;
 #endif
     return count;
 }

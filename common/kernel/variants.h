@@ -12,4 +12,7 @@ extern const struct kernel KERNEL_AMX;
 extern const struct peak PEAK_AVX2;
 extern const struct peak PEAK_AVX512;
 extern const struct peak PEAK_AMX;
+#elif defined(__aarch64__)
+extern const struct kernel KERNEL_NEON;
+extern const struct peak PEAK_NEON;
 #endif

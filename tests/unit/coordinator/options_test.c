@@ -58,7 +58,7 @@ static void test_values_reach_the_runtime(void **state) {
                     "--threads",
                     "3",
                     "--isa",
-                    "avx2",
+                    "reference",
                     "--placement",
                     "slices",
                     "--batch-tokens",
@@ -93,7 +93,7 @@ static void test_values_reach_the_runtime(void **state) {
     assert_string_equal(runtime.workers, "a:1,b:2");
     assert_int_equal(runtime.local_workers, 0);
     assert_int_equal(runtime.threads, 3);
-    assert_string_equal(runtime.isa, "avx2");
+    assert_string_equal(runtime.isa, "reference");
     assert_string_equal(runtime.placement, "slices");
     assert_int_equal(runtime.batch_rows, 64);
     assert_int_equal(runtime.context, 100);
