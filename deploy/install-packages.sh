@@ -3,8 +3,8 @@
 # all are there. Needs root or sudo only when something is missing.
 set -euo pipefail
 
-packages=(build-essential cmake ninja-build pkg-config libuv1-dev protobuf-c-compiler libprotobuf-c-dev
-  libopenblas-pthread-dev libjansson-dev libpcre2-dev libyaml-dev libedit-dev "$@")
+mapfile -t libraries <"$(dirname "${BASH_SOURCE[0]}")/libraries.txt"
+packages=(build-essential cmake ninja-build pkg-config protobuf-c-compiler "${libraries[@]}" "$@")
 
 missing=()
 for package in "${packages[@]}"; do

@@ -34,7 +34,7 @@ build() {
   cmake --preset "$1" -DSKEIN_TESTS=ON -DSKEIN_WERROR=ON "${@:2}" && cmake --build --preset "$1"
 }
 
-check "shell scripts" shellcheck deploy/*.sh tests/*.sh .ci/run
+check "shell scripts" shellcheck deploy/*.sh tests/*.sh tests/e2e/*.sh .ci/run
 check "formatting" bash -c 'git ls-files -co --exclude-standard "*.c" "*.h" | xargs clang-format --dry-run -Werror'
 check "build, gcc, release" build release -DSKEIN_EMULATED=ON
 check "build, clang, release" build clang
@@ -73,6 +73,7 @@ check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin
 check "command line and chat" /usr/bin/python3 tests/e2e/command_line.py build/bin/skein
 check "demo model answers" /usr/bin/python3 tests/e2e/demo_model.py build/bin/skein
 check "memory of each process" /usr/bin/python3 tests/e2e/memory.py build/bin/skein
+check "aarch64, emulated" tests/e2e/aarch64.sh
 check "quickstart" tests/e2e/quickstart.sh
 
 echo "$passed passed, $failed failed, $skipped skipped"
