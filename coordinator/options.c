@@ -102,9 +102,9 @@ static void add_model_rows(struct model_options *options, struct option_table *t
          .target = &options->activations,
          .argument = "FORMAT",
          .choices = "auto|f32|q8",
-         .help = "What weights are multiplied with: auto takes what is fastest for their format "
-                 "(q8 for "
-                 "Q4_0, Q8_0, Q4_K and Q6_K), f32 unrounded values for every format."},
+         .help = "What weights are multiplied with: auto and q8 round to 8 bits for quantised "
+                 "formats (bf16 in large batches with AMX), f32 keeps unrounded values for every "
+                 "format."},
         {.name = "kv-cache",
          .type = OPTION_CHOICE,
          .target = &options->kv_cache,
