@@ -18,6 +18,7 @@
 
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/nodes.h"
 
 #define SPIN_ROUNDS 4000
 
@@ -29,6 +30,7 @@ struct run {
 
 struct threads {
     unsigned count;
+    unsigned wanted;    /* what count becomes */
     pthread_t *handles; /* (count - 1) */
     struct run *runs;   /* (count) */
     threads_task function;
@@ -88,6 +90,8 @@ static void *thread_main(void *argument) {
     struct threads *threads = argument;
     unsigned id = atomic_fetch_add(&threads->ids, 1);
     unsigned generation = 0;
+    /* The caller's thread stays free: whatever it starts would inherit its processors. */
+    nodes_bind_thread(id, threads->wanted);
     for (;;) {
         generation = wait_change(threads, &threads->generation, generation);
         if (atomic_load(&threads->stopping))
@@ -113,7 +117,7 @@ enum status threads_create(unsigned count, struct threads **out) {
     struct threads *threads = aligned_alloc(64, sizeof *threads);
     if (!threads)
         return STATUS_NO_MEMORY;
-    *threads = (struct threads){.count = 1};
+    *threads = (struct threads){.count = 1, .wanted = count};
     atomic_init(&threads->ids, 1);
     threads->handles = calloc(count, sizeof *threads->handles);
     threads->runs = aligned_alloc(64, count * sizeof *threads->runs);

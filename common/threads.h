@@ -1,7 +1,8 @@
 /* The one thread pool: splits a loop of independent tasks over all threads of the process.
  *
  * Owned by main; used by one caller at a time (the engine thread of a coordinator, the service or
- * the loader of a worker). The caller works along as thread 0. */
+ * the loader of a worker). The caller works along as thread 0; the others are spread over the NUMA
+ * nodes in order. */
 #pragma once
 
 #include <stddef.h>

@@ -10,6 +10,7 @@
 #include "common/arena.h"
 #include "common/kernel/panel.h"
 #include "common/log.h"
+#include "common/nodes.h"
 #include "coordinator/latent_weights.h"
 
 #define TENSOR_NAME_BYTES 128

@@ -14,6 +14,7 @@
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/memory.h"
+#include "common/nodes.h"
 
 /* From here on rounding up to pages costs under 2 %. */
 #define MAPPING_BYTES_MIN ((size_t)256 << 10)
@@ -202,6 +203,10 @@ static enum status copy_assignment(const struct assignment *assignment, struct e
     return STATUS_OK;
 }
 
+static void place_matrix(const struct matrix *matrix) {
+    nodes_place((void *)matrix->data, matrix_bytes(matrix->format, matrix->rows, matrix->columns));
+}
+
 static enum status take_storage(struct expert_store *store) {
     for (uint32_t i = 0; i < store->count; i++) {
         struct slot *slot = &store->slots[i];
@@ -216,6 +221,9 @@ static enum status take_storage(struct expert_store *store) {
         }
         const struct shard_layout *layout = &store->layouts[slot->shard.layer];
         slot->expert = shard_view(layout, &slot->shard, slot->storage);
+        place_matrix(&slot->expert.gate);
+        place_matrix(&slot->expert.up);
+        place_matrix(&slot->expert.down);
     }
     return STATUS_OK;
 }
