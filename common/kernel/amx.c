@@ -95,7 +95,7 @@ PANEL_INLINE __m512 dequantise(__m512i group, unsigned shift, __m512 scale, __m5
     return FMA(FLOATS(q), scale, offset);
 }
 
-/* A sub-block as panel_simd.h unpacks it: byte c of a lane of groups[g] is q of one row's column
+/* A sub-block as panel_unpack.h unpacks it: byte c of a lane of groups[g] is q of one row's column
  * 4 g + c, whose weight is q * scale + offset. */
 PANEL_INLINE void write_sub_block(const IVEC groups[8], const VEC scales[2], const VEC offsets[2],
                                   uint8_t *tile) {
