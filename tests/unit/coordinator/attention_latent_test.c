@@ -11,7 +11,7 @@
 #include "coordinator/attention_expanded.h"
 #include "coordinator/attention_latent.h"
 #include "coordinator/latent_weights.h"
-#include "tests/unit/common/kernel/blocks.h"
+#include "tests/kernel/weights.h"
 #include "tests/unit/random.h"
 
 #define CONTEXT 4000u
@@ -318,26 +318,20 @@ static const struct model_shape WIDE = {
     .rope = {.theta = 10000},
 };
 
-static uint32_t seed = 1;
-
-static uint32_t next_bits(void) {
-    seed = seed * 1664525u + 1013904223u;
-    return seed >> 8;
-}
-
 /* A kv_b of any format with values of about 1 / 16. */
 static struct matrix random_kv_b(struct arena *arena, enum weight_format format) {
     const struct model_shape *s = &WIDE;
+    struct random random = {31};
     uint32_t rows = s->heads * (s->nope_dim + s->v_dim);
     size_t count = (size_t)rows * s->kv_rank;
     struct matrix matrix = matrix_view(
         format, rows, s->kv_rank, arena_take(arena, matrix_bytes(format, rows, s->kv_rank), 1));
     if (weight_is_blocked(format)) {
-        block_fill(next_bits, format, count, (void *)matrix.data);
+        block_fill(&random, format, count, (void *)matrix.data);
         return matrix;
     }
     for (size_t i = 0; i < count; i++) {
-        float value = ((float)(next_bits() % 2001) / 1000 - 1) / 16;
+        float value = random_float(&random, 1.0f / 16);
         uint32_t bits;
         memcpy(&bits, &value, sizeof bits);
         if (format == WEIGHT_F32)
@@ -345,7 +339,8 @@ static struct matrix random_kv_b(struct arena *arena, enum weight_format format)
         else if (format == WEIGHT_BF16)
             ((uint16_t *)matrix.data)[i] = (uint16_t)(bits >> 16);
         else
-            ((uint8_t *)matrix.data)[i] = (uint8_t)(next_bits() % 0x30 | (next_bits() & 0x80));
+            ((uint8_t *)matrix.data)[i] =
+                (uint8_t)(random_below(&random, 0x30) | (random_bits(&random) & 0x80));
     }
     for (size_t i = 0; matrix.scales && i < (rows / FP8_BLOCK) * (s->kv_rank / FP8_BLOCK); i++)
         ((float *)matrix.scales)[i] = 0.1f * (float)(i + 1);
