@@ -12,10 +12,11 @@
 /* Nodes of the largest machines are far fewer. */
 #define NODES_MAX 64
 
-/* The usable nodes, by number; returns how many. Without NUMA none. */
+/* The usable nodes, by number; returns how many. With a single node none. */
 static unsigned list_nodes(int nodes[NODES_MAX]) {
     unsigned count = 0;
-    struct bitmask *own = numa_available() < 0 ? NULL : numa_allocate_cpumask();
+    bool has_nodes = numa_available() >= 0 && numa_num_configured_nodes() > 1;
+    struct bitmask *own = has_nodes ? numa_allocate_cpumask() : NULL;
     struct bitmask *cpus = own ? numa_allocate_cpumask() : NULL;
     if (cpus && numa_sched_getaffinity(0, own) >= 0)
         for (int node = 0; node <= numa_max_node() && count < NODES_MAX; node++) {

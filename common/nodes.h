@@ -4,12 +4,13 @@
  * A loop over the thread pool gives each thread a run of consecutive tasks, and the tasks of a
  * product go through the rows of a matrix in order. With threads spread over the nodes in order,
  * and the n-th part of each matrix in the memory of the n-th node, most rows are read by a thread
- * that is near. From any thread. */
+ * that is near. */
 #pragma once
 
 #include <stddef.h>
 
-/* Nodes that have processors this process may run on: at least 1. */
+/* Nodes that have processors this process may run on: at least 1. To be called once before there
+ * are threads, because libnuma remembers without a lock which processors a node has. */
 unsigned nodes_count(void);
 
 /* Keeps the calling thread, the `thread`-th of `count`, on its node's processors, as far as the

@@ -119,6 +119,7 @@ enum status threads_create(unsigned count, struct threads **out) {
         return STATUS_NO_MEMORY;
     *threads = (struct threads){.count = 1, .wanted = count};
     atomic_init(&threads->ids, 1);
+    (void)nodes_count(); /* before there are threads, see nodes.h */
     threads->handles = calloc(count, sizeof *threads->handles);
     threads->runs = aligned_alloc(64, count * sizeof *threads->runs);
     if (!threads->handles || !threads->runs) {
