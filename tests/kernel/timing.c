@@ -1,6 +1,7 @@
 /* How fast each entry is, on one thread, next to what the processor and memory can do: the best of
- * passes that go on for a while, because other work on the machine only makes passes slower.
- * Weights are read from memory larger than the caches; activations and vectors stay in them. */
+ * short passes that go on for a while, because other work on the machine only makes passes slower.
+ * With one row of activations each pass reads other weights, of more than any cache holds; all else
+ * stays in the caches. */
 #include "tests/kernel/harness.h"
 
 #include <math.h>
@@ -12,8 +13,10 @@
 #define COLUMNS       2048u
 #define PANELS        4u /* of one call, as matmul makes them */
 #define WEIGHTS_BYTES (128u << 20)
+#define PASS_BYTES    (2u << 20) /* of weights that one pass reads */
+#define BATCH_CALLS   2u         /* of a pass with more rows of activations */
 #define BATCH_MAX     64u
-#define PEAK_ROUNDS   20000u
+#define PEAK_ROUNDS   4000u
 #define VECTOR_VALUES 4096u
 
 /* What all measurements share. Weights are zeros: no format or instruction is slower with others.
@@ -34,28 +37,32 @@ struct pass {
     struct timing *t;
     void (*run)(const struct pass *pass);
     enum weight_format format;
-    size_t panel_bytes, calls, batch;
+    const uint8_t *weights;
+    size_t step_bytes; /* of a panel, or of a row */
+    size_t calls, batch;
 };
 
-static double best_seconds(const struct pass *pass) {
+static double best_seconds(struct pass pass) {
     double best = INFINITY;
+    size_t number = 0;
     uint64_t began_ns = clock_now_ns();
     do {
+        pass.weights = pass.t->weights + number++ % (WEIGHTS_BYTES / PASS_BYTES) * PASS_BYTES;
         uint64_t started_ns = clock_now_ns();
-        pass->run(pass);
+        pass.run(&pass);
         best = fmin(best, clock_elapsed_s(started_ns));
     } while (clock_elapsed_s(began_ns) < MEASURE_S);
     return best;
 }
 
 static void run_read(const struct pass *pass) {
-    size_t count = WEIGHTS_BYTES / sizeof(float);
-    pass->t->kernel->peak->read((const float *)(const void *)pass->t->weights, count);
+    size_t count = PASS_BYTES / sizeof(float);
+    pass->t->kernel->peak->read((const float *)(const void *)pass->weights, count);
 }
 
 static void measure_machine(struct timing *t) {
     const struct peak *peak = t->kernel->peak;
-    t->read_gb_per_s = WEIGHTS_BYTES / best_seconds(&(struct pass){.t = t, .run = run_read}) / 1e9;
+    t->read_gb_per_s = PASS_BYTES / best_seconds((struct pass){.t = t, .run = run_read}) / 1e9;
     for (size_t i = 0; i < peak->multiplier_count; i++) {
         const struct peak_multiplier *multiplier = &peak->multipliers[i];
         if (multiplier->is_present && !multiplier->is_present())
@@ -77,7 +84,7 @@ static void measure_machine(struct timing *t) {
 static void run_panel_dot(const struct pass *pass) {
     struct timing *t = pass->t;
     for (size_t i = 0; i < pass->calls * PANELS; i++)
-        t->kernel->panel_dot[pass->format](t->weights + i * pass->panel_bytes, COLUMNS, t->q8,
+        t->kernel->panel_dot[pass->format](pass->weights + i * pass->step_bytes, COLUMNS, t->q8,
                                            COLUMNS / Q8_BLOCK_VALUES, pass->batch, t->y,
                                            PANELS * PANEL_ROWS);
 }
@@ -86,7 +93,7 @@ static void run_float_panel_dot(const struct pass *pass) {
     struct timing *t = pass->t;
     for (size_t i = 0; i < pass->calls; i++)
         t->kernel->float_panel_dot[pass->format](
-            t->weights + i * PANELS * pass->panel_bytes, PANELS, COLUMNS,
+            pass->weights + i * PANELS * pass->step_bytes, PANELS, COLUMNS,
             pass->format == WEIGHT_FP8_E4M3 ? t->scales : NULL, t->x, COLUMNS, pass->batch, t->y,
             PANELS * PANEL_ROWS);
 }
@@ -95,37 +102,40 @@ static void run_tile_dot(const struct pass *pass) {
     struct timing *t = pass->t;
     for (size_t i = 0; i < pass->calls; i++)
         t->kernel->tile_dot[pass->format](&(struct tile_product){
-            t->weights + i * PANELS * pass->panel_bytes, PANELS, COLUMNS,
+            pass->weights + i * PANELS * pass->step_bytes, PANELS, COLUMNS,
             pass->format == WEIGHT_FP8_E4M3 ? t->scales : NULL, t->bf16,
             COLUMNS / ACTIVATION_BLOCK_VALUES, pass->batch, t->y, PANELS * PANEL_ROWS, t->scratch});
 }
 
 static void run_dot(const struct pass *pass) {
     struct timing *t = pass->t;
-    size_t row_bytes = pass->panel_bytes;
     for (size_t i = 0; i < pass->calls; i++)
         t->y[i % PANEL_ROWS] =
-            t->kernel->dot[pass->format](t->weights + i * row_bytes, t->x, COLUMNS);
+            t->kernel->dot[pass->format](pass->weights + i * pass->step_bytes, t->x, COLUMNS);
 }
 
 static void run_expand(const struct pass *pass) {
     struct timing *t = pass->t;
     for (size_t i = 0; i < pass->calls; i++)
-        t->kernel->expand[pass->format](t->weights + i * pass->panel_bytes, COLUMNS, 1, t->x);
+        t->kernel->expand[pass->format](pass->weights + i * pass->step_bytes, COLUMNS, 1, t->x);
 }
 
 /* One line: the rate over weights with one row of activations, the multiplications of more. */
 static void print_product(struct timing *t, const char *name, void (*run)(const struct pass *),
                           enum weight_format format, enum peak_unit unit) {
-    struct pass pass = {t, run, format, panel_bytes(format, COLUMNS), 0, 1};
-    pass.calls = WEIGHTS_BYTES / PANELS / pass.panel_bytes;
-    double gb = (double)(pass.calls * PANELS * pass.panel_bytes) / best_seconds(&pass) / 1e9;
+    struct pass pass = {.t = t,
+                        .run = run,
+                        .format = format,
+                        .step_bytes = panel_bytes(format, COLUMNS),
+                        .batch = 1};
+    pass.calls = PASS_BYTES / PANELS / pass.step_bytes;
+    double gb = (double)(pass.calls * PANELS * pass.step_bytes) / best_seconds(pass) / 1e9;
     printf("  %-15s %-7s %7.2f GB/s %3.0f %%", name, weight_format_name(format), gb,
            100 * gb / t->read_gb_per_s);
-    pass.calls = (pass.calls + 7) / 8;
+    pass.calls = BATCH_CALLS;
     for (pass.batch = 16; pass.batch <= BATCH_MAX; pass.batch *= 4) {
         double macs = (double)(pass.calls * PANELS * PANEL_ROWS * pass.batch) * COLUMNS;
-        double gmacs = macs / best_seconds(&pass) / 1e9;
+        double gmacs = macs / best_seconds(pass) / 1e9;
         printf("  batch %zu: %6.1f GMAC/s %3.0f %%", pass.batch, gmacs,
                100 * gmacs / t->gmacs[unit]);
     }
@@ -134,9 +144,10 @@ static void print_product(struct timing *t, const char *name, void (*run)(const 
 
 static void print_row(struct timing *t, const char *name, void (*run)(const struct pass *),
                       enum weight_format format) {
-    struct pass pass = {t, run, format, weight_row_bytes(format, COLUMNS), 0, 1};
-    pass.calls = WEIGHTS_BYTES / pass.panel_bytes / 4;
-    double gb = (double)(pass.calls * pass.panel_bytes) / best_seconds(&pass) / 1e9;
+    struct pass pass = {
+        .t = t, .run = run, .format = format, .step_bytes = weight_row_bytes(format, COLUMNS)};
+    pass.calls = PASS_BYTES / pass.step_bytes;
+    double gb = (double)(pass.calls * pass.step_bytes) / best_seconds(pass) / 1e9;
     printf("  %-15s %-7s %7.2f GB/s %3.0f %%\n", name, weight_format_name(format), gb,
            100 * gb / t->read_gb_per_s);
 }
@@ -169,8 +180,11 @@ static void run_add_scaled(const struct pass *pass) {
     pass->t->kernel->add_scaled(0.5f, pass->t->x, VECTOR_VALUES, pass->t->x + VECTOR_VALUES);
 }
 
+/* With a copy, because in place again and again all values become subnormal. */
 static void run_swiglu(const struct pass *pass) {
-    pass->t->kernel->swiglu(pass->t->x, pass->t->x + VECTOR_VALUES, VECTOR_VALUES, 1);
+    float *x = pass->t->x, *gate = x + 2 * VECTOR_VALUES;
+    memcpy(gate, x, VECTOR_VALUES * sizeof *x);
+    pass->t->kernel->swiglu(gate, x + VECTOR_VALUES, VECTOR_VALUES, 1);
 }
 
 static void run_rms_norm(const struct pass *pass) {
@@ -194,7 +208,7 @@ static void print_vectors(struct timing *t) {
         if (entries[i].run == run_split && !t->kernel->split)
             continue;
         random_fill(&random, 1, 3 * VECTOR_VALUES, t->x);
-        double seconds = best_seconds(&(struct pass){.t = t, .run = entries[i].run});
+        double seconds = best_seconds((struct pass){.t = t, .run = entries[i].run});
         printf("  %-15s %u values in cache: %.2f values/ns\n", entries[i].name, VECTOR_VALUES,
                VECTOR_VALUES / seconds / 1e9);
     }
