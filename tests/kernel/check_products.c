@@ -38,12 +38,6 @@ struct operands {
     float inputs[BATCH_MAX * (COLUMNS_MAX + 1)];
 };
 
-static float rounded_bf16(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return f32_from_bf16((uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16));
-}
-
 /* As far off as may be: nothing else may be taken to be aligned. */
 static uint8_t *panels_of(const struct product *p, struct operands *o) {
     return o->panels + (weight_is_blocked(p->format) ? _Alignof(uint16_t) : 1);
@@ -94,6 +88,7 @@ static void run_product(const struct product *p, struct operands *o) {
     const uint8_t *panels = panels_of(p, o);
     for (size_t i = 0; i < BATCH_MAX * Y_STRIDE; i++)
         o->y[i] = UNTOUCHED;
+    memset(o->scratch, 0xff, sizeof o->scratch); /* not a number, whatever the type */
     if (p->operation == PANEL_DOT)
         for (size_t i = 0; i < p->panels; i++)
             p->kernel->panel_dot[p->format](panels + i * panel_bytes(p->format, p->columns),
@@ -194,8 +189,8 @@ void check_float_panel_dot(void **state) {
 
 void check_tile_dot(void **state) {
     (void)state;
-    static const uint32_t columns[] = {4, 32, 60, 132, 516, 1088};
-    static const size_t batches[] = {1, 2, 15, 16, 17, 31, 32, 33, 48, 49, 65};
+    static const uint32_t columns[] = {4, 60, 132, 516, 1088};
+    static const size_t batches[] = {1, 15, 16, 17, 32, 33, 65};
     check_operation(TILE_DOT, columns, LENGTH(columns), batches, LENGTH(batches));
 }
 

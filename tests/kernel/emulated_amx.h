@@ -5,6 +5,7 @@
 
 #include "tests/kernel/emulated_avx512.h"
 
+#include <float.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -80,7 +81,7 @@ static inline void emulated_check_shapes(int sums, int a, int b) {
 }
 
 static inline float emulated_flush(float value) {
-    return fpclassify(value) == FP_SUBNORMAL ? copysignf(0, value) : value;
+    return value > -FLT_MIN && value < FLT_MIN ? copysignf(0, value) : value;
 }
 
 static inline float emulated_bf16(const uint8_t *lane, int half) {

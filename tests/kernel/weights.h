@@ -1,11 +1,20 @@
-/* Random stored weights: any bits where they are harmless, magnitudes that are sane. */
+/* Random stored weights: any bits where they are harmless, magnitudes that are sane; and rounding.
+ */
 #pragma once
 
 #include <stdint.h>
 #include <string.h>
 
+#include "common/kernel/half.h"
 #include "common/weights/matrix.h"
 #include "tests/unit/random.h"
+
+/* To the nearest bf16, ties to even. */
+static inline float rounded_bf16(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return f32_from_bf16((uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16));
+}
 
 /* Where the f16 numbers of a block lie: their first byte, and how many there are. */
 struct block_halves {
