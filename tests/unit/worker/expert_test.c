@@ -6,6 +6,7 @@
 #include <math.h>
 
 #include "common/kernel/kernel.h"
+#include "tests/kernel/weights.h"
 #include "tests/unit/random.h"
 #include "worker/expert.h"
 
@@ -125,38 +126,46 @@ static void test_slices_add_up(void **state) {
     free(f);
 }
 
-/* Q8_0 experts, packed: the result is that of the same experts with unrounded activations but for
- * the rounding of both activations to 8 bits. */
-static void test_packed_experts(void **state) {
-    (void)state;
+/* A matrix of random weights, and the same packed. */
+struct both {
+    struct matrix plain, packed;
+};
+
+static struct both make_both(struct random *random, enum weight_format format, uint32_t rows,
+                             uint32_t columns) {
+    size_t bytes = matrix_bytes(format, rows, columns);
+    uint8_t *plain = aligned_alloc(64, bytes), *packed = aligned_alloc(64, bytes);
+    weights_fill(random, format, (size_t)rows * columns, plain);
+    memcpy(packed, plain, bytes);
+    struct both both = {matrix_view(format, rows, columns, plain),
+                        matrix_view(format, rows, columns, packed)};
+    assert_int_equal(panel_pack_matrix(&both.packed, false), STATUS_OK);
+    return both;
+}
+
+static void free_expert(const struct expert *expert) {
+    free((void *)expert->gate.data);
+    free((void *)expert->up.data);
+    free((void *)expert->down.data);
+}
+
+/* Quantised experts, packed: the result is that of the same experts with unrounded activations but
+ * for the rounding of activations (to 8 bits, or with many rows and tiles to bf16, then of weights
+ * too). The first has a gate that is not quantised; the second sees few rows, scattered. */
+static void check_packed_experts(void) {
     enum { WIDTH = 64, WIDE = 96 };
     struct random random = {17};
-    size_t up_bytes = matrix_bytes(WEIGHT_Q8_0, WIDTH, WIDE);
-    size_t down_bytes = matrix_bytes(WEIGHT_Q8_0, WIDE, WIDTH);
     struct expert plain[2], packed[2];
-    uint8_t *storage[12];
-    for (int m = 0; m < 12; m++) {
-        size_t bytes = m % 3 == 2 ? down_bytes : up_bytes;
-        storage[m] = aligned_alloc(64, bytes);
-        for (size_t i = 0; i < bytes; i++)
-            storage[m][i] = (uint8_t)random_bits(&random);
-        for (size_t i = 0; i + 34 <= bytes; i += 34)
-            memcpy(storage[m] + i, &(uint16_t){0x1400}, sizeof(uint16_t));
-        if (m >= 6)
-            memcpy(storage[m], storage[m - 6], bytes);
-    }
-    for (int e = 0; e < 4; e++) {
-        struct expert *expert = e < 2 ? &plain[e] : &packed[e - 2];
-        expert->gate = matrix_view(WEIGHT_Q8_0, WIDTH, WIDE, storage[3 * e]);
-        expert->up = matrix_view(WEIGHT_Q8_0, WIDTH, WIDE, storage[3 * e + 1]);
-        expert->down = matrix_view(WEIGHT_Q8_0, WIDE, WIDTH, storage[3 * e + 2]);
-        if (e >= 2) {
-            assert_int_equal(panel_pack_matrix(&expert->gate, false), STATUS_OK);
-            assert_int_equal(panel_pack_matrix(&expert->up, false), STATUS_OK);
-            assert_int_equal(panel_pack_matrix(&expert->down, false), STATUS_OK);
-        }
+    for (int e = 0; e < 2; e++) {
+        struct both gate = make_both(&random, e ? WEIGHT_Q8_0 : WEIGHT_BF16, WIDTH, WIDE);
+        struct both up = make_both(&random, WEIGHT_Q8_0, WIDTH, WIDE);
+        struct both down = make_both(&random, WEIGHT_Q8_0, WIDE, WIDTH);
+        plain[e] = (struct expert){gate.plain, up.plain, down.plain};
+        packed[e] = (struct expert){gate.packed, up.packed, down.packed};
     }
     static float x[ROWS * WIDE], want[ROWS * WIDE], got[ROWS * WIDE];
+    memset(want, 0, sizeof want);
+    memset(got, 0, sizeof got);
     random_fill(&random, 1, ROWS * WIDE, x);
     struct expert_task tasks[ROWS + 3], same[ROWS + 3];
     for (uint32_t t = 0; t < ROWS + 3; t++) {
@@ -177,12 +186,25 @@ static void test_packed_experts(void **state) {
     }
     assert_true(size > 1e-6);
     if (!(sqrt(error / size) < 0.02))
-        fail_msg("off by %g of the result", sqrt(error / size));
+        fail_msg("%s: off by %g of the result", kernel_get()->name, sqrt(error / size));
     assert_true(error > 0);
-    for (int m = 0; m < 12; m++)
-        free(storage[m]);
+    for (int e = 0; e < 2; e++) {
+        free_expert(&plain[e]);
+        free_expert(&packed[e]);
+    }
     expert_workspace_destroy(workspace);
     threads_destroy(pool);
+}
+
+static void test_packed_experts(void **state) {
+    (void)state;
+    const struct kernel *list[8];
+    size_t variants = kernel_list(list, 8);
+    for (size_t v = 0; v < variants; v++) {
+        assert_int_equal(kernel_select(list[v]->name), STATUS_OK);
+        check_packed_experts();
+    }
+    assert_int_equal(kernel_select("auto"), STATUS_OK);
 }
 
 static int select_kernels(void **state) {

@@ -143,67 +143,126 @@ static void test_expand_blocks(void **state) {
     }
 }
 
-/* Sane Q8_0 rows: f16 scales of about 1/64, any values. */
-static void fill_q8_0(struct random *random, size_t bytes, uint8_t *storage) {
-    for (size_t i = 0; i < bytes; i++)
-        storage[i] = (uint8_t)random_bits(random);
-    for (size_t i = 0; i + 34 <= bytes; i += 34) {
-        const uint16_t scale = 0x2400;
-        memcpy(storage + i, &scale, sizeof scale);
+#define PACKED_BATCH_MAX 33u
+
+/* What a row of activations stands for in the form that panels of `w` take. */
+static void read_inputs(const struct matrix *w, enum activation_form form, const float *x,
+                        float *inputs) {
+    struct q8_block q8;
+    for (uint32_t c = 0; c < w->columns; c++) {
+        if (form == ACTIVATION_Q8 && c % Q8_BLOCK_VALUES == 0)
+            kernel_get()->quantise(x + c, Q8_BLOCK_VALUES, &q8);
+        if (form == ACTIVATION_Q8)
+            inputs[c] = q8.scale * (float)q8.values[c % Q8_BLOCK_VALUES];
+        else
+            inputs[c] =
+                form == ACTIVATION_BF16 && weight_is_blocked(w->format) ? rounded_bf16(x[c]) : x[c];
     }
 }
 
-/* Rows in panels see the activations as quantised, the rows that fill no panel as they are. */
-static void check_packed(const struct matmul_workspace *workspace, uint32_t rows, size_t batch) {
-    enum { COLUMNS = 96 };
-    struct random random = {rows + batch};
-    size_t bytes = matrix_bytes(WEIGHT_Q8_0, rows, COLUMNS);
-    uint8_t *storage = aligned_alloc(64, bytes);
-    float *weights = malloc(rows * COLUMNS * sizeof(float)),
-          *y = malloc(rows * batch * sizeof(float));
-    static float x[9 * COLUMNS];
-    struct q8_block q8[COLUMNS / Q8_BLOCK_VALUES];
-    fill_q8_0(&random, rows * weight_row_bytes(WEIGHT_Q8_0, COLUMNS), storage);
-    random_fill(&random, 1, batch * COLUMNS, x);
-    struct matrix w = matrix_view(WEIGHT_Q8_0, rows, COLUMNS, storage);
-    matmul_expand(&w, 0, rows, 0, COLUMNS, weights, COLUMNS);
+struct packed_case {
+    enum weight_format format;
+    uint32_t rows, columns;
+    size_t batch;
+};
+
+/* Rows in panels see the activations in the form they take, the rows that fill no panel as they
+ * are. */
+static void check_packed(const struct matmul_workspace *workspace, struct packed_case p) {
+    struct random random = {p.rows + p.batch};
+    uint8_t *storage = make_storage(&random, p.format, p.rows, p.columns);
+    float *weights = malloc(p.rows * p.columns * sizeof(float));
+    float *x = malloc(p.batch * p.columns * sizeof(float));
+    float *y = malloc(p.rows * p.batch * sizeof(float));
+    float *inputs = malloc(p.columns * sizeof(float));
+    random_fill(&random, 1, p.batch * p.columns, x);
+    struct matrix w = matrix_view(p.format, p.rows, p.columns, storage);
+    matmul_expand(&w, 0, p.rows, 0, p.columns, weights, p.columns);
     assert_int_equal(panel_pack_matrix(&w, false), STATUS_OK);
-    assert_int_equal(w.packed, rows >= PANEL_ROWS);
-    matmul(workspace, &w, x, batch, y);
-    for (size_t r = 0; r < batch; r++) {
-        kernel_get()->quantise(x + r * COLUMNS, COLUMNS, q8);
-        for (uint32_t i = 0; i < rows; i++) {
-            double sum = 0;
-            for (uint32_t c = 0; c < COLUMNS; c++) {
-                const struct q8_block *block = &q8[c / Q8_BLOCK_VALUES];
-                double rounded = (double)block->scale * block->values[c % Q8_BLOCK_VALUES];
-                bool in_panel = i < rows / PANEL_ROWS * PANEL_ROWS;
-                sum += weights[i * COLUMNS + c] * (in_panel ? rounded : (double)x[r * COLUMNS + c]);
+    assert_int_equal(w.packed, p.rows >= PANEL_ROWS);
+    enum activation_form form = matmul_form(&w, p.batch);
+    matmul(workspace, &w, x, p.batch, y);
+    for (size_t r = 0; r < p.batch; r++) {
+        read_inputs(&w, form, x + r * p.columns, inputs);
+        for (uint32_t i = 0; i < p.rows; i++) {
+            bool in_panel = i < p.rows / PANEL_ROWS * PANEL_ROWS;
+            bool is_rounded = in_panel && form == ACTIVATION_BF16 && weight_is_blocked(p.format);
+            double sum = 0, magnitude = 0;
+            for (uint32_t c = 0; c < p.columns; c++) {
+                float weight = weights[i * p.columns + c];
+                double term = (double)(is_rounded ? rounded_bf16(weight) : weight) *
+                              (double)(in_panel ? inputs[c] : x[r * p.columns + c]);
+                sum += term;
+                magnitude += fabs(term);
             }
-            if (!(fabs(sum - (double)y[r * rows + i]) < 1e-3))
-                fail_msg("row %u of %u, batch %zu: %g, expected %g", i, rows, batch,
-                         (double)y[r * rows + i], sum);
+            if (!(fabs(sum - (double)y[r * p.rows + i]) <= 1e-5 * magnitude))
+                fail_msg("%s %s, row %u of %u, batch %zu: %g, expected %g", kernel_get()->name,
+                         weight_format_name(p.format), i, p.rows, p.batch,
+                         (double)y[r * p.rows + i], sum);
         }
     }
     free(storage);
     free(weights);
+    free(x);
     free(y);
+    free(inputs);
+}
+
+static void check_packed_variant(struct threads *threads) {
+    static const struct {
+        enum weight_format format;
+        uint32_t columns;
+    } formats[] = {{WEIGHT_F32, 132},      {WEIGHT_F16, 132}, {WEIGHT_BF16, 132},
+                   {WEIGHT_FP8_E4M3, 260}, {WEIGHT_Q8_0, 96}, {WEIGHT_Q6_K, 256}};
+    static const uint32_t rows[] = {5, 16, 37, 64, 79, 200};
+    static const size_t batches[] = {1, 2, 9, 16, PACKED_BATCH_MAX};
+    float *scratch = malloc(3 * matmul_scratch_floats() * sizeof(float));
+    void *prepared = malloc(PACKED_BATCH_MAX * matmul_row_bytes(260));
+    const struct matmul_workspace workspace = {threads, scratch, matmul_scratch_floats(), prepared};
+    for (size_t f = 0; f < sizeof formats / sizeof *formats; f++)
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+            for (size_t b = 0; b < sizeof batches / sizeof *batches; b++)
+                check_packed(&workspace, (struct packed_case){formats[f].format, rows[i],
+                                                              formats[f].columns, batches[b]});
+    free(prepared);
+    free(scratch);
 }
 
 static void test_packed_products(void **state) {
     (void)state;
+    const struct kernel *list[8];
+    size_t variants = kernel_list(list, 8);
     struct threads *threads;
     assert_int_equal(threads_create(3, &threads), STATUS_OK);
-    float *scratch = malloc(3 * matmul_scratch_floats() * sizeof(float));
-    void *prepared = malloc(9 * matmul_row_bytes(96));
-    const struct matmul_workspace workspace = {threads, scratch, matmul_scratch_floats(), prepared};
-    const uint32_t rows[] = {5, 16, 37, 64, 79};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        for (size_t batch = 1; batch <= 9; batch++)
-            check_packed(&workspace, rows[i], batch);
-    free(prepared);
-    free(scratch);
+    for (size_t v = 0; v < variants; v++) {
+        assert_int_equal(kernel_select(list[v]->name), STATUS_OK);
+        check_packed_variant(threads);
+    }
     threads_destroy(threads);
+}
+
+/* The forms and thresholds: unpacked weights never ask for a form, packed ones for tiles only from
+ * the table's number of rows on. */
+static void test_forms(void **state) {
+    (void)state;
+    const struct kernel *list[8];
+    size_t variants = kernel_list(list, 8);
+    for (size_t v = 0; v < variants; v++) {
+        assert_int_equal(kernel_select(list[v]->name), STATUS_OK);
+        for (int format = 0; format < WEIGHT_FORMAT_COUNT; format++)
+            for (size_t batch = 1; batch <= 64; batch++) {
+                struct matrix w = {.format = (enum weight_format)format, .rows = 16};
+                assert_int_equal(matmul_form(&w, batch), ACTIVATION_F32);
+                w.packed = true;
+                bool in_tiles = list[v]->tile_dot[format] && batch >= list[v]->tile_batch_min;
+                assert_int_equal(matmul_form(&w, batch), in_tiles             ? ACTIVATION_BF16
+                                                         : panel_takes_q8(&w) ? ACTIVATION_Q8
+                                                                              : ACTIVATION_F32);
+            }
+        size_t block = list[v]->split ? sizeof(struct bf16_block) : sizeof(struct q8_block);
+        assert_int_equal(matmul_row_bytes(1), block);
+        assert_int_equal(matmul_row_bytes(33), 3 * block);
+    }
 }
 
 int main(void) {
@@ -212,6 +271,7 @@ int main(void) {
         cmocka_unit_test(test_products),
         cmocka_unit_test(test_expand_rectangle),
         cmocka_unit_test(test_packed_products),
+        cmocka_unit_test(test_forms),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
