@@ -11,7 +11,13 @@ mapfile -t libraries <"$here/libraries.txt"
 packages=(libc6-dev "${libraries[@]}" "${@:2}")
 
 [ "$(cat "$sysroot/.packages" 2>/dev/null)" = "${packages[*]}" ] && exit 0
-rm -rf "${sysroot:?}"/* "$sysroot/.packages"
+if [ -f "$sysroot/.packages" ]; then
+  rm -rf "${sysroot:?}"/*
+elif [ -n "$(ls -A "$sysroot")" ]; then
+  echo "aarch64-sysroot.sh: $sysroot holds something else; name an empty folder or remove it" >&2
+  exit 1
+fi
+touch "$sysroot/.packages"
 
 apt=$(mktemp -d)
 trap 'rm -rf "$apt"' EXIT
@@ -33,10 +39,8 @@ for package in "$apt"/cache/archives/*.deb; do
   dpkg-deb -x "$package" "$sysroot"
 done
 
-# What would lead out of the sysroot: absolute links. What installing would have added: the name of OpenBLAS.
-folder=$sysroot/usr/lib/aarch64-linux-gnu
-find "$folder" -type l -lname '/*' | while read -r link; do
+# Absolute links would lead out of the sysroot.
+find "$sysroot/usr/lib/aarch64-linux-gnu" -type l -lname '/*' | while read -r link; do
   ln -sfr "$sysroot$(readlink "$link")" "$link"
 done
-ln -s openblas-pthread/libopenblas.so.0 "$folder/libopenblas.so.0"
 echo "${packages[*]}" >"$sysroot/.packages"
