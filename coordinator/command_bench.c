@@ -22,9 +22,9 @@ struct bench {
     struct machine_rates machine;
     struct workload workload;
     struct measure_result model;
-    /* Tokens for each second at the machine's rates. Prefill is held back by multiplying or by
+    /* Tokens for each second at the machine's rates. A step is held back by multiplying or by
      * reading, whatever takes longer. */
-    double prefill_multiply_bound, prefill_bound, decode_bound;
+    double prefill_multiply_bound, prefill_bound, decode_read_bound, decode_bound;
 };
 
 /* Positions that all sequences take together, in whole pages. */
@@ -48,6 +48,7 @@ static void predict(struct bench *bench) {
     uint32_t sequences = bench->options->sequences;
     multiply_s = workload_multiply_s(&bench->workload, &bench->machine, sequences, sequences);
     read_s = workload_read_s(&bench->workload, &bench->machine, sequences, sequences);
+    bench->decode_read_bound = sequences / read_s;
     bench->decode_bound = sequences / (multiply_s > read_s ? multiply_s : read_s);
 }
 
@@ -146,7 +147,7 @@ static json_t *bench_to_json(const struct bench *bench) {
         "sequences", (json_int_t)bench->options->sequences, "tokens_per_s", decode->median, "min",
         decode->min, "max", decode->max, "weight_bytes_per_token",
         (json_int_t)workload_decode_bytes(&bench->workload), "bandwidth_fraction",
-        decode->median / bench->decode_bound);
+        decode->median / bench->decode_read_bound);
     json_t *predicted = json_pack("{s:f, s:f}", "prefill_tokens_per_s", bench->prefill_bound,
                                   "decode_tokens_per_s", bench->decode_bound);
     return json_pack("{s:o, s:o, s:o, s:o}", "machine", machine_to_json(bench), "prefill",

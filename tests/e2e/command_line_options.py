@@ -424,8 +424,9 @@ BENCH_KEYS = {
 }
 
 
-def demo_decode_bytes():
-    """Bytes of the demo model's matrices that one token reads: all but the embedding and 28 of 32 routed experts."""
+def demo_step_bytes(sequences=1):
+    """Bytes of the demo model's matrices that a step of one token of each sequence reads: all but the embedding, and of
+    the routed experts those that some token visits, where tokens choose evenly."""
     with open(os.path.join(DEMO, "config.json")) as f:
         config = json.load(f)
     with open(os.path.join(DEMO, "model.safetensors"), "rb") as f:
@@ -439,12 +440,12 @@ def demo_decode_bytes():
         if name.endswith("mlp.gate.weight"):
             size = 4 * math.prod(tensor["shape"])
         if ".mlp.experts." in name:
-            size = size * config["num_experts_per_tok"] // config["n_routed_experts"]
+            size *= 1 - (1 - config["num_experts_per_tok"] / config["n_routed_experts"]) ** sequences
         total += size
     return total
 
 
-def check_bench(bench, *args):
+def check_bench(bench, *args, sequences=1):
     command = ["bench", "--model", DEMO, "-p", "20", "-n", "3", "-r", "2", "--json", *args]
     result = json.loads(call(bench.skein, *command)[0])
     require_equal("the parts", list(result), list(BENCH_KEYS))
@@ -461,8 +462,10 @@ def check_bench(bench, *args):
         require_equal(f"{part}.tokens", rates["tokens"], tokens)
         require(rates["min"] <= rates["tokens_per_s"] <= rates["max"], f"the median of {part} is {rates}")
     decode = result["decode"]
-    require_equal("weight_bytes_per_token", decode["weight_bytes_per_token"], demo_decode_bytes())
-    ratio = decode["tokens_per_s"] * decode["weight_bytes_per_token"] / result["machine"]["read_gb_per_s"] / 1e9
+    require_equal("weight_bytes_per_token", decode["weight_bytes_per_token"], round(demo_step_bytes()))
+    require_equal("sequences", decode["sequences"], sequences)
+    step_bytes = decode["tokens_per_s"] / sequences * demo_step_bytes(sequences)
+    ratio = step_bytes / result["machine"]["read_gb_per_s"] / 1e9
     require(abs(ratio / decode["bandwidth_fraction"] - 1) < 1e-6, f"bandwidth_fraction is no {ratio}")
     return result
 
@@ -549,6 +552,7 @@ def measuring_cases(bench):
     bench.case("bench --json", lambda: check_bench(bench))
     bench.case("bench --json on two local workers", lambda: check_bench(bench, "--local-workers", "2"))
     bench.case("bench --isa reference, with a context", lambda: check_bench_isa(bench))
+    bench.case("bench -s 64", lambda: check_bench(bench, "-s", "64", "--isa", "reference", sequences=64))
     bench.case("bench as a table", lambda: check_bench_table(bench))
     bench.case("perplexity --ids", lambda: check_perplexity_ids(bench))
     bench.case("perplexity --ids on two local workers", lambda: check_perplexity_ids(bench, "--local-workers", "2"))
