@@ -17,8 +17,8 @@ unsigned nodes_count(void);
  * process may use them. */
 void nodes_bind_thread(unsigned thread, unsigned count);
 
-/* Gives memory that nothing has been written to (pages from memory_map) its places: the n-th of
- * equal parts, in whole pages, on the n-th node, or elsewhere when that is full. */
+/* Gives memory whose contents do not matter yet, and whose pages nothing has touched, its places:
+ * the n-th of equal parts, in whole pages, on the n-th node, or elsewhere when that is full. */
 void nodes_place(void *memory, size_t bytes);
 
 /* Where the n-th of `count` parts of `bytes` at `address` begins, rounded up to a page; part

@@ -203,10 +203,6 @@ static enum status copy_assignment(const struct assignment *assignment, struct e
     return STATUS_OK;
 }
 
-static void place_matrix(const struct matrix *matrix) {
-    nodes_place((void *)matrix->data, matrix_bytes(matrix->format, matrix->rows, matrix->columns));
-}
-
 static enum status take_storage(struct expert_store *store) {
     for (uint32_t i = 0; i < store->count; i++) {
         struct slot *slot = &store->slots[i];
@@ -221,9 +217,6 @@ static enum status take_storage(struct expert_store *store) {
         }
         const struct shard_layout *layout = &store->layouts[slot->shard.layer];
         slot->expert = shard_view(layout, &slot->shard, slot->storage);
-        place_matrix(&slot->expert.gate);
-        place_matrix(&slot->expert.up);
-        place_matrix(&slot->expert.down);
     }
     return STATUS_OK;
 }
@@ -277,6 +270,17 @@ uint64_t expert_store_bytes_filled(const struct expert_store *store) {
     return bytes;
 }
 
+static void place_matrix(const struct matrix *matrix) {
+    nodes_place((void *)matrix->data, matrix_bytes(matrix->format, matrix->rows, matrix->columns));
+}
+
+/* Before the slot's first byte is written. */
+static void place_slot(const struct slot *slot) {
+    place_matrix(&slot->expert.gate);
+    place_matrix(&slot->expert.up);
+    place_matrix(&slot->expert.down);
+}
+
 /* The slot's bytes are all there: brings them into the order in which the kernels read them. */
 static enum status pack_slot(const struct expert_store *store, struct slot *slot) {
     enum status status = panel_pack_matrix(&slot->expert.gate, store->exact);
@@ -302,6 +306,7 @@ static void load_slot(void *context, size_t index, unsigned thread) {
     enum status status = STATUS_CANCELLED;
     if (!atomic_load(&load->store->cancelled)) {
         const struct shard_layout *layout = &load->store->layouts[slot->shard.layer];
+        place_slot(slot);
         status = shard_read(load->weights, layout, &slot->shard, slot->storage);
         if (status == STATUS_OK)
             status = pack_slot(load->store, slot);
@@ -338,6 +343,8 @@ enum status expert_store_fill(struct expert_store *store, uint32_t slot, uint64_
                   count, offset, slot, store->count);
         return STATUS_PROTOCOL;
     }
+    if (offset == 0)
+        place_slot(&store->slots[slot]);
     memcpy(store->slots[slot].storage + offset, bytes, count);
     store->slots[slot].filled += count;
     return expert_store_is_filled(store, slot) ? pack_slot(store, &store->slots[slot]) : STATUS_OK;
