@@ -284,6 +284,7 @@ static void prepare(struct expert_workspace *workspace, const struct expert_task
         is_taken[input_form(tasks[first].expert, end - first)] = true;
         rows = tasks[end - 1].row + 1 > rows ? tasks[end - 1].row + 1 : rows;
     }
+    assert(rows <= workspace->wave_rows);
     for (int form = ACTIVATION_F32 + 1; form < ACTIVATION_FORMS; form++) {
         struct preparation preparation = {
             .input = {.x = workspace->x,

@@ -25,8 +25,8 @@ enum status expert_workspace_create(struct threads *threads, uint32_t hidden, ui
 void expert_workspace_destroy(struct expert_workspace *workspace);
 
 /* out[task.row] += task.weight * expert(x[task.row]) for every task; x and out are (rows, hidden).
- * Tasks of the same expert must stand together, with rows in ascending order; `hidden` is the
- * workspace's. Deterministic: sums are formed in the order of tasks whatever the number of threads.
- * Allocates nothing. */
+ * Tasks of the same expert must stand together, with rows in ascending order and below rows_max;
+ * `hidden` is the workspace's. Deterministic: sums are formed in the order of tasks whatever the
+ * number of threads. Allocates nothing. */
 void expert_forward(struct expert_workspace *workspace, const float *x,
                     const struct expert_task *tasks, size_t count, float *out);
