@@ -53,6 +53,13 @@ static enum status report_no_memory(const struct exporter *exporter) {
     return STATUS_NO_MEMORY;
 }
 
+static enum status report_not_finite(const struct exporter *exporter, const struct tensor *source) {
+    log_error("%s: tensor %s has values that are infinite or no numbers: the model is damaged, "
+              "download it again",
+              weights_path(exporter->weights), source->name);
+    return STATUS_FORMAT;
+}
+
 /* ---- Rows. */
 
 static bool all_finite(const float *x, size_t count) {
@@ -227,12 +234,8 @@ static enum status convert_chunk(struct exporter *exporter, const struct export_
     }
     threads_run(exporter->options->threads, (rows + chunk.task_rows - 1) / chunk.task_rows,
                 convert_task, &chunk);
-    if (chunk.not_finite) {
-        log_error("%s: tensor %s has values that are infinite or no numbers: the model is damaged, "
-                  "download it again",
-                  weights_path(exporter->weights), source->name);
-        return STATUS_FORMAT;
-    }
+    if (chunk.not_finite)
+        return report_not_finite(exporter, source);
     return gguf_writer_write(exporter->writer, exporter->output, bytes);
 }
 
@@ -276,12 +279,8 @@ static enum status convert_vector(struct exporter *exporter, const struct export
         return report_no_memory(exporter);
     enum status status =
         weights_load_vector(exporter->weights, source->name, count, arena, &values);
-    if (status == STATUS_OK && !all_finite(values, count)) {
-        log_error("%s: tensor %s has values that are infinite or no numbers: the model is damaged, "
-                  "download it again",
-                  weights_path(exporter->weights), source->name);
-        status = STATUS_FORMAT;
-    }
+    if (status == STATUS_OK && !all_finite(values, count))
+        status = report_not_finite(exporter, source);
     if (status == STATUS_OK)
         status = gguf_writer_write(exporter->writer, values, count * sizeof *values);
     arena_destroy(arena);
