@@ -6,32 +6,10 @@
 #include "coordinator/gguf_keys.h"
 #include "tests/unit/common/weights/checkpoint.h"
 #include "tests/unit/common/weights/gguf_file.h"
-
-struct fixture {
-    char directory[64], path[128];
-    struct gguf_writer *writer;
-    struct log_capture log;
-};
-
-static int setup(void **state) {
-    struct fixture *f = calloc(1, sizeof *f);
-    test_directory_make(f->directory);
-    snprintf(f->path, sizeof f->path, "%s/out.gguf", f->directory);
-    assert_int_equal(gguf_writer_create(&f->writer), STATUS_OK);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state) {
-    struct fixture *f = *state;
-    gguf_writer_destroy(f->writer);
-    test_directory_remove(f->directory);
-    free(f);
-    return 0;
-}
+#include "tests/unit/common/weights/writer_fixture.h"
 
 /* Writes the directory's config.json, and a checkpoint with a single tensor. */
-static void write_directory(struct fixture *f, const json_t *config) {
+static void write_directory(struct writer_fixture *f, const json_t *config) {
     static const float value = 1;
     struct checkpoint_tensor tensor = {"a", "F32", 1, {1, 1, 1, 1}, &value, sizeof value};
     char path[128];
@@ -41,7 +19,7 @@ static void write_directory(struct fixture *f, const json_t *config) {
 }
 
 /* Ends the file with a head, so that it is not tied. */
-static void end_file(struct fixture *f) {
+static void end_file(struct writer_fixture *f) {
     static const float value = 1;
     gguf_writer_add_tensor(f->writer, "output.weight", 1, (uint64_t[]){1}, 0, 4);
     assert_int_equal(gguf_writer_open(f->writer, f->path), STATUS_OK);
@@ -58,7 +36,7 @@ static json_t *read_config(const char *name) {
 }
 
 /* `config` is released. */
-static void check_round_trip(struct fixture *f, json_t *config) {
+static void check_round_trip(struct writer_fixture *f, json_t *config) {
     struct model_shape before, after;
     struct weights *weights;
     write_directory(f, config);
@@ -117,7 +95,7 @@ static void no_yarn_no_ids(void **state) {
     check_round_trip(*state, config);
 }
 
-static void refuse(struct fixture *f, json_t *config, const char *key) {
+static void refuse(struct writer_fixture *f, json_t *config, const char *key) {
     struct model_shape shape;
     struct weights *weights;
     write_directory(f, config);
@@ -147,7 +125,7 @@ static void what_gguf_cannot_tell(void **state) {
 
 /* Types that JSON cannot tell apart stay, the order too; split.* and the file's type go. */
 static void keys_are_carried_over(void **state) {
-    struct fixture *f = *state;
+    struct writer_fixture *f = *state;
     struct gguf_file in;
     static const float value = 1;
     gguf_begin(&in);
@@ -198,7 +176,7 @@ static void keys_are_carried_over(void **state) {
     weights_close(after);
 }
 
-#define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
+#define TEST(function) cmocka_unit_test_setup_teardown(function, writer_setup, writer_teardown)
 
 int main(void) {
     log_init("test", LOG_ERROR, NULL);

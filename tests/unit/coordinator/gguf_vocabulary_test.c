@@ -3,35 +3,12 @@
 
 #include "coordinator/gguf_tokenizer.h"
 #include "coordinator/tokenizer.h"
-#include "tests/unit/files.h"
+#include "tests/unit/common/weights/writer_fixture.h"
 
-struct fixture {
-    char directory[64], path[128];
-    struct gguf_writer *writer;
-    struct model_shape shape;
-    struct log_capture log;
-};
-
-static int setup(void **state) {
-    struct fixture *f = calloc(1, sizeof *f);
-    test_directory_make(f->directory);
-    snprintf(f->path, sizeof f->path, "%s/m.gguf", f->directory);
-    assert_int_equal(gguf_writer_create(&f->writer), STATUS_OK);
-    f->shape = (struct model_shape){.vocabulary = 1024, .bos_id = 5, .eos_id = 6};
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state) {
-    struct fixture *f = *state;
-    gguf_writer_destroy(f->writer);
-    test_directory_remove(f->directory);
-    free(f);
-    return 0;
-}
+static const struct model_shape SHAPE = {.vocabulary = 1024, .bos_id = 5, .eos_id = 6};
 
 /* Ends the file and opens it. */
-static struct weights *read_back(struct fixture *f) {
+static struct weights *read_back(struct writer_fixture *f) {
     static const float value = 1;
     gguf_writer_add_tensor(f->writer, "output.weight", 1, (uint64_t[]){1}, 0, 4);
     assert_int_equal(gguf_writer_open(f->writer, f->path), STATUS_OK);
@@ -54,8 +31,8 @@ static void expect_same_ids(const struct tokenizer *a, const struct tokenizer *b
 }
 
 static void the_demo_tokenizer(void **state) {
-    struct fixture *f = *state;
-    assert_int_equal(gguf_vocabulary_write(DEMO_MODEL_DIR, &f->shape, f->writer), STATUS_OK);
+    struct writer_fixture *f = *state;
+    assert_int_equal(gguf_vocabulary_write(DEMO_MODEL_DIR, &SHAPE, f->writer), STATUS_OK);
     struct weights *weights = read_back(f);
     json_t *tokenizer, *config;
     assert_int_equal(gguf_tokenizer_read(weights, &tokenizer, &config), STATUS_OK);
@@ -93,7 +70,7 @@ static void the_demo_tokenizer(void **state) {
 }
 
 /* Copies the demo's tokenizer.json with another "pre_tokenizer" (released), merges in pairs. */
-static void write_tokenizer(struct fixture *f, json_t *pretokenizer) {
+static void write_tokenizer(struct writer_fixture *f, json_t *pretokenizer) {
     json_t *root = json_load_file(DEMO_MODEL_DIR "/tokenizer.json", 0, NULL);
     assert_non_null(root);
     if (pretokenizer)
@@ -120,9 +97,9 @@ static void write_tokenizer(struct fixture *f, json_t *pretokenizer) {
 
 /* Merges as pairs, no tokenizer_config.json: the ids of config.json. */
 static void merges_in_pairs(void **state) {
-    struct fixture *f = *state;
+    struct writer_fixture *f = *state;
     write_tokenizer(f, NULL);
-    assert_int_equal(gguf_vocabulary_write(f->directory, &f->shape, f->writer), STATUS_OK);
+    assert_int_equal(gguf_vocabulary_write(f->directory, &SHAPE, f->writer), STATUS_OK);
     struct weights *weights = read_back(f);
     const json_t *metadata = weights_metadata(weights);
     const json_t *merges = json_object_get(metadata, "tokenizer.ggml.merges");
@@ -135,18 +112,18 @@ static void merges_in_pairs(void **state) {
 }
 
 static void an_unknown_pretokenizer(void **state) {
-    struct fixture *f = *state;
+    struct writer_fixture *f = *state;
     write_tokenizer(f, json_pack("{s:s, s:[{s:s, s:b, s:b}]}", "type", "Sequence", "pretokenizers",
                                  "type", "ByteLevel", "add_prefix_space", 0, "use_regex", 0));
     log_capture_begin(&f->log);
-    assert_int_equal(gguf_vocabulary_write(f->directory, &f->shape, f->writer), STATUS_UNSUPPORTED);
+    assert_int_equal(gguf_vocabulary_write(f->directory, &SHAPE, f->writer), STATUS_UNSUPPORTED);
     log_capture_expect(&f->log, f->directory, "pre_tokenizer", NULL);
 }
 
 static void no_tokenizer(void **state) {
-    struct fixture *f = *state;
+    struct writer_fixture *f = *state;
     log_init("test", LOG_ERROR, NULL);
-    assert_int_equal(gguf_vocabulary_write(f->directory, &f->shape, f->writer), STATUS_OK);
+    assert_int_equal(gguf_vocabulary_write(f->directory, &SHAPE, f->writer), STATUS_OK);
     struct weights *weights = read_back(f);
     json_t *tokenizer, *config;
     assert_int_equal(gguf_tokenizer_read(weights, &tokenizer, &config), STATUS_NOT_FOUND);
@@ -178,7 +155,7 @@ static void pretokenizers_have_names(void **state) {
     json_decref(root);
 }
 
-#define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
+#define TEST(function) cmocka_unit_test_setup_teardown(function, writer_setup, writer_teardown)
 
 int main(void) {
     const struct CMUnitTest tests[] = {

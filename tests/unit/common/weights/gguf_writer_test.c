@@ -9,31 +9,7 @@
 
 #include "common/weights/gguf_types.h"
 #include "common/weights/weights.h"
-#include "tests/unit/files.h"
-
-struct fixture {
-    char directory[64], path[128], part[140];
-    struct gguf_writer *writer;
-    struct log_capture log;
-};
-
-static int setup(void **state) {
-    struct fixture *f = calloc(1, sizeof *f);
-    test_directory_make(f->directory);
-    snprintf(f->path, sizeof f->path, "%s/m.gguf", f->directory);
-    snprintf(f->part, sizeof f->part, "%s.part", f->path);
-    assert_int_equal(gguf_writer_create(&f->writer), STATUS_OK);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state) {
-    struct fixture *f = *state;
-    gguf_writer_destroy(f->writer);
-    test_directory_remove(f->directory);
-    free(f);
-    return 0;
-}
+#include "tests/unit/common/weights/writer_fixture.h"
 
 static const float VALUES[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
 
@@ -62,7 +38,7 @@ static void expect_values(const struct weights *weights, const char *name, size_
     assert_memory_equal(read, VALUES + first, count * sizeof(float));
 }
 
-static void check_file(struct fixture *f, uint32_t alignment, size_t piece) {
+static void check_file(struct writer_fixture *f, uint32_t alignment, size_t piece) {
     gguf_writer_set_alignment(f->writer, alignment);
     gguf_writer_add_u32(f->writer, "general.alignment", alignment);
     add_tensors(f->writer);
@@ -95,7 +71,7 @@ static void any_alignment_and_piece(void **state) {
 }
 
 static void keys_are_read_back(void **state) {
-    struct fixture *f = *state;
+    struct writer_fixture *f = *state;
     json_t *texts = json_pack("[s, s, s%]", "a", "", "\xc3\xa4\x00z", (size_t)4);
     gguf_writer_add_u32(f->writer, "u32", 4000000000u);
     gguf_writer_add_f32(f->writer, "f32", 0.0707f);
@@ -132,7 +108,7 @@ static void keys_are_read_back(void **state) {
 }
 
 static void an_early_end_leaves_nothing(void **state) {
-    struct fixture *f = *state;
+    struct writer_fixture *f = *state;
     test_file_write(f->directory, "m.gguf", "before");
     add_tensors(f->writer);
     assert_int_equal(gguf_writer_open(f->writer, f->path), STATUS_OK);
@@ -146,7 +122,7 @@ static void an_early_end_leaves_nothing(void **state) {
     assert_int_equal(facts.st_size, 6);
 }
 
-static void refuse_open(struct fixture *f, const char *path, const char *reason) {
+static void refuse_open(struct writer_fixture *f, const char *path, const char *reason) {
     add_tensors(f->writer);
     log_capture_begin(&f->log);
     assert_int_equal(gguf_writer_open(f->writer, path), STATUS_IO);
@@ -158,7 +134,7 @@ static void no_such_directory(void **state) {
 }
 
 static void two_writers_of_one_file(void **state) {
-    struct fixture *f = *state;
+    struct writer_fixture *f = *state;
     test_file_write(f->directory, "m.gguf.part", "theirs");
     int theirs = open(f->part, O_RDONLY);
     assert_int_equal(flock(theirs, LOCK_EX), 0);
@@ -172,13 +148,13 @@ static void two_writers_of_one_file(void **state) {
 
 /* What an interrupted process left is taken over. */
 static void a_stale_temporary_file(void **state) {
-    struct fixture *f = *state;
+    struct writer_fixture *f = *state;
     test_file_write(f->directory, "m.gguf.part", "a longer text than the whole file could be");
     check_file(f, 32, 48);
 }
 
 static void too_little_space(void **state) {
-    struct fixture *f = *state;
+    struct writer_fixture *f = *state;
     struct rlimit before, small = {4096, 4096};
     signal(SIGXFSZ, SIG_IGN);
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
@@ -200,7 +176,7 @@ static void too_little_space(void **state) {
 }
 
 static void a_directory_of_that_name(void **state) {
-    struct fixture *f = *state;
+    struct writer_fixture *f = *state;
     assert_int_equal(mkdir(f->path, 0777), 0);
     add_tensors(f->writer);
     assert_int_equal(gguf_writer_open(f->writer, f->path), STATUS_OK);
@@ -229,15 +205,15 @@ static void types_have_numbers(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(tensors_are_read_back, setup, teardown),
-        cmocka_unit_test_setup_teardown(any_alignment_and_piece, setup, teardown),
-        cmocka_unit_test_setup_teardown(keys_are_read_back, setup, teardown),
-        cmocka_unit_test_setup_teardown(an_early_end_leaves_nothing, setup, teardown),
-        cmocka_unit_test_setup_teardown(no_such_directory, setup, teardown),
-        cmocka_unit_test_setup_teardown(two_writers_of_one_file, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_stale_temporary_file, setup, teardown),
-        cmocka_unit_test_setup_teardown(too_little_space, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_directory_of_that_name, setup, teardown),
+        cmocka_unit_test_setup_teardown(tensors_are_read_back, writer_setup, writer_teardown),
+        cmocka_unit_test_setup_teardown(any_alignment_and_piece, writer_setup, writer_teardown),
+        cmocka_unit_test_setup_teardown(keys_are_read_back, writer_setup, writer_teardown),
+        cmocka_unit_test_setup_teardown(an_early_end_leaves_nothing, writer_setup, writer_teardown),
+        cmocka_unit_test_setup_teardown(no_such_directory, writer_setup, writer_teardown),
+        cmocka_unit_test_setup_teardown(two_writers_of_one_file, writer_setup, writer_teardown),
+        cmocka_unit_test_setup_teardown(a_stale_temporary_file, writer_setup, writer_teardown),
+        cmocka_unit_test_setup_teardown(too_little_space, writer_setup, writer_teardown),
+        cmocka_unit_test_setup_teardown(a_directory_of_that_name, writer_setup, writer_teardown),
         cmocka_unit_test(types_have_numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
