@@ -101,6 +101,8 @@
 #define TRANSPORT_POSTED_MAX 8
 /* Workers of one coordinator. */
 #define WORKERS_MAX 256
+/* Holders of experts: all workers, and the coordinator's own process. */
+#define HOLDERS_MAX (WORKERS_MAX + 1)
 /* Tickets between dispatch and combine: two micro-batches that alternate. */
 #define TICKETS_MAX 2
 /* Shards of one worker: every expert of every layer of the largest model allowed above. */

@@ -182,13 +182,13 @@ static void say_goodbye(struct member *member) {
 
 /* The lists of an Assign, in one allocation: 4 by layer, then 4 by slot. */
 static uint32_t *list_assignment(const struct cluster_load_options *load, uint32_t worker) {
-    size_t layers = load->placement->layers, slots = load->placement->slots[worker];
+    size_t layers = load->placement->layers, slots = load->placement->held[worker].count;
     uint32_t *lists = calloc(4 * layers + 4 * slots + 1, sizeof *lists);
     if (!lists)
         return NULL;
     uint32_t *by_slot = lists + 4 * layers;
     for (size_t i = 0; i < slots; i++) {
-        const struct shard *shard = &load->placement->shards[worker][i];
+        const struct shard *shard = &load->placement->held[worker].shards[i];
         const struct shard_layout *layout = &load->layouts[shard->layer];
         lists[0 * layers + shard->layer] = layout->inner;
         lists[1 * layers + shard->layer] = layout->gate;
@@ -204,7 +204,7 @@ static uint32_t *list_assignment(const struct cluster_load_options *load, uint32
 
 static enum status say_assign(struct member *member) {
     const struct cluster_load_options *load = &member->cluster->load;
-    size_t layers = load->placement->layers, slots = load->placement->slots[member->index];
+    size_t layers = load->placement->layers, slots = load->placement->held[member->index].count;
     uint32_t *lists = list_assignment(load, member->index);
     if (!lists) {
         fail(member, STATUS_NO_MEMORY, "no memory to list its shards; end other programs");
@@ -237,7 +237,7 @@ static enum status say_assign(struct member *member) {
 }
 
 static const struct shard *member_shard(const struct member *member, uint32_t slot) {
-    return &member->cluster->load.placement->shards[member->index][slot];
+    return &member->cluster->load.placement->held[member->index].shards[slot];
 }
 
 static size_t slot_bytes(const struct member *member, uint32_t slot) {
@@ -313,7 +313,7 @@ static void free_shipment(struct shipment *shipment) {
 
 /* Whether `need` lists ranges of the worker's slots in ascending order. */
 static bool need_is_valid(const struct member *member, const Control__Need *need) {
-    uint32_t slots = member->cluster->load.placement->slots[member->index], last = 0;
+    uint32_t slots = member->cluster->load.placement->held[member->index].count, last = 0;
     bool valid = need->n_begin == need->n_end && need->n_begin > 0 && need->n_begin <= slots;
     for (size_t i = 0; i < need->n_begin && valid; i++) {
         valid = need->begin[i] >= last && need->begin[i] < need->end[i] && need->end[i] <= slots;
@@ -377,7 +377,7 @@ static void on_data_connected(void *context, int fd, const char *reason) {
 
 static void report_progress(struct member *member, uint64_t bytes_done) {
     struct cluster *cluster = member->cluster;
-    uint64_t share = cluster->load.placement->bytes[member->index], sum = 0;
+    uint64_t share = cluster->load.placement->held[member->index].bytes, sum = 0;
     if (bytes_done > share)
         bytes_done = share;
     if (bytes_done != member->bytes_done)
@@ -617,13 +617,13 @@ static void on_stall_tick(uv_timer_t *timer) {
 }
 
 enum status cluster_load(struct cluster *cluster, const struct cluster_load_options *options) {
-    assert(options->placement->holders == cluster->count);
+    assert(options->placement->holders >= cluster->count);
     stop_thread(cluster);
     cluster->load = *options;
     cluster->bytes_total = 0;
     for (uint32_t i = 0; i < cluster->count && !cluster->status; i++) {
         struct member *member = &cluster->members[i];
-        cluster->bytes_total += options->placement->bytes[i];
+        cluster->bytes_total += options->placement->held[i].bytes;
         member->moved_ns = clock_now_ns();
         set_state(member, MEMBER_LOADING);
         say_assign(member);

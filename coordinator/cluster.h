@@ -43,7 +43,7 @@ uint32_t cluster_size(const struct cluster *cluster);
 const struct worker_info *cluster_worker(const struct cluster *cluster, uint32_t worker);
 
 struct cluster_load_options {
-    const struct placement *placement;  /* holder i is worker i */
+    const struct placement *placement;  /* holder i is worker i; there may be more holders */
     const struct shard_layout *layouts; /* (placement->layers) */
     const struct weights *weights;      /* for shipping */
     uint64_t fingerprint;               /* of `weights` */

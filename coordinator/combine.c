@@ -98,7 +98,7 @@ static enum status take_completion(struct dispatch *dispatch, const struct compl
 /* The control plane may know of a loss that the data connection does not show. It has logged it. */
 static enum status check_health(struct dispatch *dispatch, const struct ticket *ticket,
                                 uint64_t started_ns) {
-    for (uint32_t h = 0; h < dispatch->placement->holders; h++)
+    for (uint32_t h = 0; h < dispatch->workers; h++)
         if (!cluster_is_alive(dispatch->cluster, h)) {
             dispatch->failed = true;
             return STATUS_CONNECTION;
@@ -138,7 +138,7 @@ static void add_row(void *context, size_t row, unsigned thread) {
     (void)thread;
     const struct addition *addition = context;
     size_t hidden = addition->dispatch->hidden;
-    for (uint32_t h = 0; h < addition->dispatch->placement->holders; h++) {
+    for (uint32_t h = 0; h < addition->dispatch->workers; h++) {
         const struct ticket_part *part = &addition->ticket->parts[h];
         if (part->row_of[row] != UINT32_MAX)
             kernel_get()->add_scaled(1.0f,
@@ -147,14 +147,20 @@ static void add_row(void *context, size_t row, unsigned thread) {
     }
 }
 
+/* What is computed here, while the workers compute. */
+static void compute_here(struct dispatch *dispatch, struct ticket *ticket, float *out) {
+    uint64_t started_ns = clock_now_ns();
+    if (ticket->task_count == 0)
+        return;
+    expert_forward(dispatch->workspace, ticket->x, ticket->tasks, ticket->task_count, out);
+    if (dispatch->store)
+        dispatch->stats[dispatch->workers].busy_s += clock_elapsed_s(started_ns);
+}
+
 enum status combine_await(struct dispatch *dispatch, struct ticket *ticket, float *out) {
     enum status status = STATUS_OK;
-    if (dispatch->store) {
-        uint64_t started_ns = clock_now_ns();
-        expert_forward(dispatch->workspace, ticket->x, ticket->parts[0].tasks,
-                       ticket->parts[0].entries, out);
-        dispatch->stats[0].busy_s += clock_elapsed_s(started_ns);
-    } else {
+    compute_here(dispatch, ticket, out);
+    if (ticket->pending) {
         status = await_replies(dispatch, ticket);
         if (status == STATUS_OK) {
             struct addition addition = {dispatch, ticket, out};

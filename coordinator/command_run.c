@@ -149,14 +149,14 @@ static bool has_workers(const struct run *run) {
 }
 
 static struct figures figures_of(const struct run *run, const struct request_result *result,
-                                 struct holder_stats holders[WORKERS_MAX]) {
+                                 struct holder_stats holders[HOLDERS_MAX]) {
     size_t count = 0;
     if (has_workers(run))
-        count = runtime_holder_stats(run->runtime, holders, WORKERS_MAX);
+        count = runtime_holder_stats(run->runtime, holders, HOLDERS_MAX);
     return (struct figures){
         .result = *result,
         .holders = holders,
-        .holder_count = count < WORKERS_MAX ? count : WORKERS_MAX,
+        .holder_count = count < HOLDERS_MAX ? count : HOLDERS_MAX,
         .fanout_mean = runtime_fanout_mean(run->runtime),
     };
 }
@@ -196,7 +196,7 @@ static enum status answer_once(struct run *run) {
     interrupt_disarm();
     if (status != STATUS_OK)
         return status;
-    struct holder_stats holders[WORKERS_MAX];
+    struct holder_stats holders[HOLDERS_MAX];
     struct figures figures = figures_of(run, &answer.result, holders);
     if (run->options->json) {
         status = print_json(&answer, &figures);

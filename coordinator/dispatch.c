@@ -1,6 +1,8 @@
 /* Rows are sorted by expert with one counting sort, and each expert's shards append their rows to
- * their holders in slot order; so the entries of every frame come out sorted and a worker can run
- * them as they stand. A row travels to a holder once, however many of its experts are there. */
+ * their holders; so all rows of a shard stand together and a worker can run them as they stand. A
+ * row travels to a holder once, however many of its experts are there. What is computed here,
+ * shared experts among it, becomes one list of tasks that combine works off while workers do
+ * theirs. */
 #include "coordinator/dispatch.h"
 
 #include <assert.h>
@@ -17,16 +19,14 @@ static size_t reply_bytes_max(const struct dispatch *dispatch) {
     return combine > error ? combine : error;
 }
 
-static enum status take_part(struct dispatch *dispatch, struct ticket_part *part) {
+static enum status take_part(struct dispatch *dispatch, uint32_t holder, struct ticket_part *part) {
     struct arena *arena = dispatch->arena;
     size_t entries = (size_t)dispatch->rows_max * dispatch->k;
     part->row_of = arena_take(arena, dispatch->rows_max, sizeof *part->row_of);
     if (!part->row_of)
         return STATUS_NO_MEMORY;
-    if (dispatch->store) {
-        part->tasks = arena_take(arena, entries, sizeof *part->tasks);
-        return part->tasks ? STATUS_OK : STATUS_NO_MEMORY;
-    }
+    if (holder >= dispatch->workers)
+        return STATUS_OK;
     part->frame = arena_take(
         arena, wire_dispatch_bytes(dispatch->rows_max, (uint32_t)entries, dispatch->hidden), 1);
     part->reply = arena_take(arena, reply_bytes_max(dispatch), 1);
@@ -37,20 +37,24 @@ static enum status take_memory(struct dispatch *dispatch) {
     struct arena *arena = dispatch->arena;
     uint32_t holders = dispatch->placement->holders;
     size_t entries = (size_t)dispatch->rows_max * dispatch->k;
-    dispatch->connections = arena_take(arena, holders, sizeof *dispatch->connections);
+    dispatch->connections = arena_take(arena, dispatch->workers, sizeof *dispatch->connections);
     dispatch->stats = arena_take(arena, holders, sizeof *dispatch->stats);
     dispatch->by_expert = arena_take(arena, entries, sizeof *dispatch->by_expert);
     dispatch->expert_first =
         arena_take(arena, dispatch->placement->experts + 1u, sizeof *dispatch->expert_first);
+    dispatch->copy_of = arena_take(arena, dispatch->placement->experts, sizeof *dispatch->copy_of);
+    dispatch->load_bytes = arena_take(arena, holders, sizeof *dispatch->load_bytes);
     if (!dispatch->connections || !dispatch->stats || !dispatch->by_expert ||
-        !dispatch->expert_first)
+        !dispatch->expert_first || !dispatch->copy_of || !dispatch->load_bytes)
         return STATUS_NO_MEMORY;
     for (uint32_t t = 0; t < TICKETS_MAX; t++) {
         struct ticket *ticket = &dispatch->tickets[t];
-        if (!(ticket->parts = arena_take(arena, holders, sizeof *ticket->parts)))
+        ticket->parts = arena_take(arena, holders, sizeof *ticket->parts);
+        ticket->tasks = arena_take(arena, entries + dispatch->rows_max, sizeof *ticket->tasks);
+        if (!ticket->parts || !ticket->tasks)
             return STATUS_NO_MEMORY;
         for (uint32_t h = 0; h < holders; h++)
-            if (take_part(dispatch, &ticket->parts[h]))
+            if (take_part(dispatch, h, &ticket->parts[h]))
                 return STATUS_NO_MEMORY;
     }
     return STATUS_OK;
@@ -59,7 +63,7 @@ static enum status take_memory(struct dispatch *dispatch) {
 static enum status connect_holders(struct dispatch *dispatch) {
     const struct transport_options options = {sizeof(struct wire_header), wire_message_bytes};
     enum status status = transport_create(&options, &dispatch->transport);
-    for (uint32_t h = 0; status == STATUS_OK && h < dispatch->placement->holders; h++)
+    for (uint32_t h = 0; status == STATUS_OK && h < dispatch->workers; h++)
         status = transport_add(dispatch->transport, cluster_take_data_socket(dispatch->cluster, h),
                                dispatch->stats[h].address, &dispatch->connections[h]);
     return status;
@@ -76,6 +80,7 @@ enum status dispatch_create(const struct dispatch_options *options, struct dispa
     dispatch->rows_max = options->rows_max;
     dispatch->k = options->experts_per_token;
     dispatch->cluster = options->cluster;
+    dispatch->workers = options->placement->holders - (options->store ? 1 : 0);
     dispatch->store = options->store;
     dispatch->workspace = options->workspace;
     dispatch->threads = options->threads;
@@ -84,10 +89,10 @@ enum status dispatch_create(const struct dispatch_options *options, struct dispa
         log_error("not enough memory to dispatch %u rows; lower --batch-tokens", options->rows_max);
     for (uint32_t h = 0; status == STATUS_OK && h < options->placement->holders; h++) {
         dispatch->stats[h].address =
-            dispatch->cluster ? cluster_worker(dispatch->cluster, h)->address : "in process";
-        dispatch->stats[h].shards = options->placement->slots[h];
+            h < dispatch->workers ? cluster_worker(dispatch->cluster, h)->address : "in process";
+        dispatch->stats[h].shards = options->placement->held[h].count;
     }
-    if (status == STATUS_OK && dispatch->cluster)
+    if (status == STATUS_OK && dispatch->workers)
         status = connect_holders(dispatch);
     if (status) {
         dispatch_destroy(dispatch);
@@ -129,17 +134,58 @@ static void sort_by_expert(struct dispatch *dispatch, const uint32_t *experts, u
     first[0] = 0;
 }
 
-static void expert_range(const struct placement *placement, uint32_t layer, uint32_t expert,
-                         uint32_t *begin, uint32_t *end) {
-    size_t at = (size_t)layer * placement->experts + expert;
-    *begin = placement->first[at];
-    *end = placement->first[at + 1];
+/* Weights that the copy's holders read if the copy is taken: the most that one of them then has. */
+static double load_with(const struct dispatch *dispatch, const struct shard_layout *layout,
+                        const struct expert_places *places, uint32_t first) {
+    double most = 0;
+    for (uint32_t i = first; i < placement_copy_end(places, first); i++) {
+        const struct placed_shard *part = &places->parts[i];
+        const struct shard shard = {.begin = part->begin, .end = part->end};
+        double load = dispatch->load_bytes[part->holder] + (double)shard_bytes(layout, &shard);
+        most = load > most ? load : most;
+    }
+    return most;
+}
+
+/* Chooses the copy of one expert whose busiest holder has least to read. */
+static void choose_copy(struct dispatch *dispatch, uint32_t layer, uint32_t expert) {
+    const struct expert_places *places = placement_find(dispatch->placement, layer, expert);
+    const struct shard_layout *layout = &dispatch->placement->layouts[layer];
+    uint32_t best = 0;
+    double least = 0;
+    for (uint32_t first = 0; first < places->count; first = placement_copy_end(places, first)) {
+        double load = load_with(dispatch, layout, places, first);
+        if (first == 0 || load < least) {
+            best = first;
+            least = load;
+        }
+    }
+    dispatch->copy_of[expert] = best;
+    for (uint32_t i = best; i < placement_copy_end(places, best); i++) {
+        const struct shard shard = {.begin = places->parts[i].begin, .end = places->parts[i].end};
+        dispatch->load_bytes[places->parts[i].holder] += (double)shard_bytes(layout, &shard);
+    }
+}
+
+static void choose_copies(struct dispatch *dispatch, uint32_t layer) {
+    memset(dispatch->load_bytes, 0, dispatch->placement->holders * sizeof *dispatch->load_bytes);
+    for (uint32_t expert = 0; expert < dispatch->placement->experts; expert++)
+        if (dispatch->expert_first[expert] < dispatch->expert_first[expert + 1])
+            choose_copy(dispatch, layer, expert);
+}
+
+/* The parts of the copy in use: [*begin, *end) of the places that are returned. */
+static const struct expert_places *copy_in_use(const struct dispatch *dispatch, uint32_t layer,
+                                               uint32_t expert, uint32_t *begin, uint32_t *end) {
+    const struct expert_places *places = placement_find(dispatch->placement, layer, expert);
+    *begin = dispatch->copy_of[expert];
+    *end = placement_copy_end(places, *begin);
+    return places;
 }
 
 /* Numbers the rows that each holder gets, in ascending order. */
 static void assign_rows(struct dispatch *dispatch, struct ticket *ticket, const uint32_t *experts) {
-    const struct placement *placement = dispatch->placement;
-    for (uint32_t h = 0; h < placement->holders; h++) {
+    for (uint32_t h = 0; h < dispatch->placement->holders; h++) {
         struct ticket_part *part = &ticket->parts[h];
         part->rows = part->entries = 0;
         memset(part->row_of, 0xff, ticket->rows * sizeof *part->row_of);
@@ -147,20 +193,21 @@ static void assign_rows(struct dispatch *dispatch, struct ticket *ticket, const 
     for (uint32_t row = 0; row < ticket->rows; row++)
         for (uint32_t choice = 0; choice < dispatch->k; choice++) {
             uint32_t begin, end;
-            expert_range(placement, ticket->layer, experts[row * dispatch->k + choice], &begin,
-                         &end);
-            for (uint32_t s = begin; s < end; s++) {
-                struct ticket_part *part = &ticket->parts[placement->placed[s].holder];
+            const struct expert_places *places = copy_in_use(
+                dispatch, ticket->layer, experts[row * dispatch->k + choice], &begin, &end);
+            for (uint32_t i = begin; i < end; i++) {
+                struct ticket_part *part = &ticket->parts[places->parts[i].holder];
                 if (part->row_of[row] == UINT32_MAX)
                     part->row_of[row] = part->rows++;
             }
         }
 }
 
-static void add_entry(struct dispatch *dispatch, struct ticket_part *part, uint32_t row,
+static void add_entry(struct dispatch *dispatch, struct ticket *ticket, uint32_t row,
                       const struct placed_shard *shard, float weight) {
-    if (dispatch->store)
-        part->tasks[part->entries++] =
+    struct ticket_part *part = &ticket->parts[shard->holder];
+    if (shard->holder >= dispatch->workers)
+        ticket->tasks[ticket->task_count++] =
             (struct expert_task){expert_store_get(dispatch->store, shard->slot), row, weight};
     else
         wire_dispatch_entries(part->frame)[part->entries++] =
@@ -168,16 +215,17 @@ static void add_entry(struct dispatch *dispatch, struct ticket_part *part, uint3
 }
 
 static void fill_entries(struct dispatch *dispatch, struct ticket *ticket, const float *weights) {
-    const struct placement *placement = dispatch->placement;
-    for (uint32_t expert = 0; expert < placement->experts; expert++) {
+    for (uint32_t expert = 0; expert < dispatch->placement->experts; expert++) {
+        uint32_t first = dispatch->expert_first[expert], last = dispatch->expert_first[expert + 1];
+        if (first == last)
+            continue;
         uint32_t begin, end;
-        expert_range(placement, ticket->layer, expert, &begin, &end);
-        for (uint32_t s = begin; s < end; s++)
-            for (uint32_t i = dispatch->expert_first[expert];
-                 i < dispatch->expert_first[expert + 1]; i++) {
-                uint32_t pair = dispatch->by_expert[i];
-                add_entry(dispatch, &ticket->parts[placement->placed[s].holder], pair / dispatch->k,
-                          &placement->placed[s], weights[pair]);
+        const struct expert_places *places =
+            copy_in_use(dispatch, ticket->layer, expert, &begin, &end);
+        for (uint32_t i = begin; i < end; i++)
+            for (uint32_t p = first; p < last; p++) {
+                uint32_t pair = dispatch->by_expert[p];
+                add_entry(dispatch, ticket, pair / dispatch->k, &places->parts[i], weights[pair]);
             }
     }
 }
@@ -212,26 +260,34 @@ static enum status send_part(struct dispatch *dispatch, struct ticket *ticket, u
     return STATUS_OK;
 }
 
-enum status dispatch_send(struct dispatch *dispatch, uint32_t layer, const float *x, uint32_t rows,
-                          const uint32_t *experts, const float *weights, struct ticket **out) {
+static void list_local_ffn(struct ticket *ticket, const struct dispatch_work *work) {
+    ticket->task_count = 0;
+    for (uint32_t row = 0; work->local_ffn && row < work->rows; row++)
+        ticket->tasks[ticket->task_count++] = (struct expert_task){work->local_ffn, row, 1.0f};
+}
+
+enum status dispatch_send(struct dispatch *dispatch, const struct dispatch_work *work,
+                          struct ticket **out) {
     if (dispatch->failed)
         return STATUS_CONNECTION;
     struct ticket *ticket = open_ticket(dispatch);
     ticket->in_use = true;
     ticket->sequence = ++dispatch->sequence;
-    ticket->layer = layer;
-    ticket->rows = rows;
-    ticket->x = x;
+    ticket->layer = work->layer;
+    ticket->rows = work->rows;
+    ticket->x = work->x;
     ticket->pending = 0;
-    sort_by_expert(dispatch, experts, rows);
-    assign_rows(dispatch, ticket, experts);
-    fill_entries(dispatch, ticket, weights);
-    dispatch->routed_rows += rows;
+    sort_by_expert(dispatch, work->experts, work->rows);
+    choose_copies(dispatch, work->layer);
+    list_local_ffn(ticket, work);
+    assign_rows(dispatch, ticket, work->experts);
+    fill_entries(dispatch, ticket, work->weights);
+    dispatch->routed_rows += work->rows;
     for (uint32_t h = 0; h < dispatch->placement->holders; h++) {
         struct ticket_part *part = &ticket->parts[h];
         dispatch->visits += part->rows;
         dispatch->stats[h].rows += part->rows;
-        if (part->rows == 0 || dispatch->store)
+        if (part->rows == 0 || h >= dispatch->workers)
             continue;
         enum status status = send_part(dispatch, ticket, h);
         if (status) {

@@ -1,9 +1,9 @@
 /* Dispatch: from routed rows to work for each holder of shards. Returns a ticket that combine
  * consumes.
  *
- * A holder is a worker behind a data connection, or the in-process expert store when there are no
- * workers; the rest of the engine cannot tell. Used by the engine thread. Between dispatch_send and
- * combine_await the engine is free to compute. */
+ * A holder is a worker behind a data connection, or this process with an expert store of its own
+ * (the last holder, where there is one); the rest of the engine cannot tell. Used by the engine
+ * thread. Between dispatch_send and combine_await the engine is free to compute. */
 #pragma once
 
 #include <stdbool.h>
@@ -18,14 +18,22 @@
 #include "worker/expert.h"
 #include "worker/expert_store.h"
 
-/* One holder's part of one ticket. */
+/* One holder's part of one ticket. Only workers have frames. */
 struct ticket_part {
-    uint8_t *frame;   /* DISPATCH frame to send; remote holders */
-    uint8_t *reply;   /* COMBINE frame received; remote holders */
+    uint8_t *frame;   /* DISPATCH frame to send */
+    uint8_t *reply;   /* COMBINE frame received */
     uint32_t *row_of; /* (rows_max) batch row -> row of this part, UINT32_MAX: not visited */
     uint32_t rows;    /* rows in the part */
-    uint32_t entries; /* (row, shard) pairs in the part */
-    struct expert_task *tasks; /* (rows_max * k), in-process holder */
+    uint32_t entries; /* (row, shard) pairs in the part's frame */
+};
+
+/* What one layer asks for. */
+struct dispatch_work {
+    uint32_t layer, rows;
+    const float *x;                 /* (rows, hidden) */
+    const uint32_t *experts;        /* (rows, k) */
+    const float *weights;           /* (rows, k) */
+    const struct expert *local_ffn; /* computed here for each row, with weight one; NULL: none */
 };
 
 /* Work under way between dispatch and combine. */
@@ -36,11 +44,13 @@ struct ticket {
     const float *x;            /* (rows, hidden), the caller's, unchanged until combined */
     uint32_t pending;          /* completions still to come */
     struct ticket_part *parts; /* (holders) */
+    struct expert_task *tasks; /* (rows_max * (k + 1)) what is computed here */
+    size_t task_count;
 };
 
 /* Figures of one holder since the start, for the user. */
 struct holder_stats {
-    const char *address; /* "in process" without workers */
+    const char *address; /* of a worker, or "in process" */
     uint32_t shards;
     uint64_t rows;
     double busy_s;
@@ -52,16 +62,19 @@ struct dispatch {
     struct arena *arena;
     const struct placement *placement;
     uint32_t hidden, rows_max, k;
-    struct transport *transport;     /* NULL: in process */
-    struct connection **connections; /* (holders) */
-    struct cluster *cluster;         /* NULL: in process */
-    struct expert_store *store;      /* NULL: workers */
+    uint32_t workers;                /* holders [0, workers) are remote */
+    struct transport *transport;     /* NULL: no workers */
+    struct connection **connections; /* (workers) */
+    struct cluster *cluster;         /* NULL: no workers */
+    struct expert_store *store;      /* of the last holder; NULL: all are remote */
     struct expert_workspace *workspace;
     struct threads *threads;
     struct ticket tickets[TICKETS_MAX];
     uint64_t sequence;
     uint32_t *expert_first;       /* (experts + 1) into by_expert */
     uint32_t *by_expert;          /* (rows_max * k) row * k + choice, sorted by expert, then row */
+    uint32_t *copy_of;            /* (experts) the copy in use, as its first part */
+    double *load_bytes;           /* (holders) weights to read in the current ticket */
     bool failed;                  /* a holder was lost: nothing can be dispatched any more */
     struct holder_stats *stats;   /* (holders) */
     uint64_t visits, routed_rows; /* holders visited, and rows, summed over layers and steps */
@@ -70,9 +83,9 @@ struct dispatch {
 struct dispatch_options {
     struct threads *threads;
     const struct placement *placement;  /* must outlive the dispatch */
-    struct cluster *cluster;            /* workers, loaded; or NULL */
-    struct expert_store *store;         /* in process, filled; or NULL */
-    struct expert_workspace *workspace; /* of the engine's size; used in process */
+    struct cluster *cluster;            /* workers, loaded: the first holders; or NULL */
+    struct expert_store *store;         /* filled: the last holder; or NULL */
+    struct expert_workspace *workspace; /* of the engine's size, for what is computed here */
     uint32_t hidden, rows_max, experts_per_token;
 };
 
@@ -81,11 +94,11 @@ struct dispatch_options {
 enum status dispatch_create(const struct dispatch_options *options, struct dispatch **out);
 void dispatch_destroy(struct dispatch *dispatch);
 
-/* Sends every row of x (rows, hidden) to the holders of its experts: experts (rows, k), weights
- * (rows, k). `x` must stay as it is until combine_await. At most TICKETS_MAX tickets are open at a
- * time. Errors: STATUS_CONNECTION (a worker is gone; the line names it). */
-enum status dispatch_send(struct dispatch *dispatch, uint32_t layer, const float *x, uint32_t rows,
-                          const uint32_t *experts, const float *weights, struct ticket **out);
+/* Sends every row to the holders of its experts, each expert to the copy whose holders have least
+ * to do. `work->x` must stay as it is until combine_await. At most TICKETS_MAX tickets are open at
+ * a time. Errors: STATUS_CONNECTION (a worker is gone; the line names it). */
+enum status dispatch_send(struct dispatch *dispatch, const struct dispatch_work *work,
+                          struct ticket **out);
 
 /* Mean number of holders that a token visits in an expert layer; 0 before the first. */
 double dispatch_fanout_mean(const struct dispatch *dispatch);

@@ -130,11 +130,9 @@ static void embed(const struct engine *engine, const struct batch *batch, float 
                       out + (size_t)r * hidden, hidden);
 }
 
-/* out += the layer's own feed-forward: dense, or the shared experts, each row with weight one. */
-static void add_local_ffn(struct engine *engine, const struct layer *layer, uint32_t rows,
+/* out += the layer's dense feed-forward, each row with weight one. */
+static void add_dense_ffn(struct engine *engine, const struct layer *layer, uint32_t rows,
                           float *out) {
-    if (!layer->has_local_ffn)
-        return;
     for (uint32_t r = 0; r < rows; r++)
         engine->tasks[r] = (struct expert_task){&layer->local_ffn, r, 1.0f};
     expert_forward(engine->workspace, engine->normed, engine->tasks, rows, out);
@@ -146,19 +144,23 @@ static enum status add_ffn(struct engine *engine, uint32_t index, const struct b
     norm_rows(engine, engine->x, layer->ffn_norm, rows, engine->normed,
               engine->model->shape.hidden);
     if (!engine->model->shape.is_expert_layer[index]) {
-        add_local_ffn(engine, layer, rows, engine->x);
+        add_dense_ffn(engine, layer, rows, engine->x);
         return STATUS_OK;
     }
     router_forward(engine->router, layer, engine->normed, rows, engine->experts, engine->weights);
     if (engine->observer)
         engine->observer(engine->observer_context, index, batch, engine->experts, engine->weights);
+    const struct dispatch_work work = {
+        .layer = index,
+        .rows = rows,
+        .x = engine->normed,
+        .experts = engine->experts,
+        .weights = engine->weights,
+        .local_ffn = layer->has_local_ffn ? &layer->local_ffn : NULL,
+    };
     struct ticket *ticket;
-    enum status status = dispatch_send(engine->dispatch, index, engine->normed, rows,
-                                       engine->experts, engine->weights, &ticket);
-    if (status)
-        return status;
-    add_local_ffn(engine, layer, rows, engine->x);
-    return combine_await(engine->dispatch, ticket, engine->x);
+    enum status status = dispatch_send(engine->dispatch, &work, &ticket);
+    return status ? status : combine_await(engine->dispatch, ticket, engine->x);
 }
 
 static void add_attention(struct engine *engine, uint32_t index, const struct batch *batch) {

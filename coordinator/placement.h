@@ -1,8 +1,11 @@
-/* Which worker holds which shard. Pure planning: no sockets, no files, no clock.
+/* Which holder has which shard: what the planner fills in, and what cluster, dispatch and combine
+ * go by.
  *
- * The planner is given what the routed experts of each layer take and what each holder can take,
- * and answers with shards. Equal shares, except where a holder's memory is the limit: then the
- * others take more (water-filling). Called once by main, before anything is loaded. */
+ * An expert has one or more copies; a copy is a list of parts on holders that cover its inner
+ * dimension once, in ascending order. So a copy begins where a part's `begin` is 0. The first copy
+ * is the one to use; further ones are replicas. A layer without routed experts has none.
+ *
+ * Plain data without a lock: used by the engine's thread, changed only between two steps. */
 #pragma once
 
 #include <stddef.h>
@@ -12,41 +15,49 @@
 #include "common/status.h"
 #include "common/weights/shard.h"
 
-enum placement_kind {
-    PLACEMENT_EXPERTS, /* whole experts; experts of one routing group stay together where they fit
-                        */
-    PLACEMENT_SLICES,  /* every expert sliced over all holders, in widths by their share */
-};
-
-struct placement_input {
-    const struct shard_layout *layouts; /* (layers), by model layer */
-    const bool *is_expert_layer;        /* (layers) */
-    uint32_t layers;
-    uint32_t experts, groups;     /* per layer; groups is at least 1 and divides experts */
-    const uint64_t *memory_bytes; /* (holders) */
-    uint32_t holders;
-    enum placement_kind kind;
-};
-
 /* Where a part of one expert lives. */
 struct placed_shard {
-    uint32_t begin, end;
+    uint32_t begin, end; /* of the inner dimension */
     uint32_t holder;
     uint32_t slot; /* in the holder's assignment */
 };
 
-struct placement {
-    uint32_t layers, experts, holders;
-    /* Shards of (layer, expert): placed[first[layer * experts + expert]] up to the next first. */
-    uint32_t *first; /* (layers * experts + 1) */
-    struct placed_shard *placed;
-    /* The same by holder: shards[holder][slot], slots[holder] of them, bytes[holder] in all. */
-    struct shard **shards;
-    uint32_t *slots;
-    uint64_t *bytes;
+/* All copies of one expert, one behind the other. */
+struct expert_places {
+    struct placed_shard *parts; /* (count) */
+    uint32_t count, capacity;
 };
 
-/* Plans. The caller frees with placement_destroy. Errors: STATUS_NO_MEMORY with one line that says
- * how many bytes the experts take, what the holders offer and how much is missing. */
-enum status placement_create(const struct placement_input *input, struct placement **out);
+/* What one holder is to hold: shards[slot]. */
+struct holder_shards {
+    struct shard *shards; /* (count) */
+    uint32_t count, capacity;
+    uint64_t bytes;
+};
+
+struct placement {
+    const struct shard_layout *layouts; /* (layers), not owned */
+    uint32_t layers, experts, holders;
+    struct expert_places *experts_at; /* (layers * experts) */
+    struct holder_shards *held;       /* (holders) */
+};
+
+/* A placement of nothing; `layouts` must outlive it. The caller frees with placement_destroy.
+ * Errors: STATUS_NO_MEMORY. */
+enum status placement_create(const struct shard_layout *layouts, uint32_t layers, uint32_t experts,
+                             uint32_t holders, struct placement **out);
 void placement_destroy(struct placement *placement);
+
+/* Appends [begin, end) of the expert on `holder`; begin 0 opens a new copy, anything else goes on
+ * where the last part ended. A shard that the holder has for another copy is used for both. Errors:
+ * STATUS_NO_MEMORY. */
+enum status placement_add(struct placement *placement, const struct shard *shard, uint32_t holder);
+
+const struct expert_places *placement_find(const struct placement *placement, uint32_t layer,
+                                           uint32_t expert);
+
+/* The part behind the copy that begins at `first`. */
+uint32_t placement_copy_end(const struct expert_places *places, uint32_t first);
+
+/* What all holders have together. */
+uint64_t placement_bytes(const struct placement *placement);

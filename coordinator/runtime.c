@@ -11,7 +11,7 @@
 #include "coordinator/cluster.h"
 #include "coordinator/gguf_tokenizer.h"
 #include "coordinator/local_workers.h"
-#include "coordinator/placement.h"
+#include "coordinator/planner.h"
 #include "coordinator/progress.h"
 #include "coordinator/worker_list.h"
 
@@ -31,7 +31,7 @@ struct runtime {
     struct local_workers *local_workers;
     struct cluster *cluster; /* NULL: in process */
     struct placement *placement;
-    struct expert_store *store; /* in process */
+    struct expert_store *store; /* of this process, the last holder; NULL: all are workers */
     struct model *model;
     struct kv_cache *cache;
     struct expert_workspace *workspace;
@@ -120,12 +120,19 @@ static enum status connect_workers(struct runtime *runtime) {
                            runtime->fingerprint, &runtime->cluster);
 }
 
+/* Whether this process is a holder: the last one, or the only one. */
+static bool holds_experts(const struct runtime *runtime) {
+    return !runtime->cluster || runtime->options.memory_bytes > 0;
+}
+
 static enum status plan(struct runtime *runtime) {
-    uint64_t memory_bytes[WORKERS_MAX] = {UINT64_MAX};
-    uint32_t holders = runtime->cluster ? cluster_size(runtime->cluster) : 1;
-    for (uint32_t h = 0; runtime->cluster && h < holders; h++)
-        memory_bytes[h] = cluster_worker(runtime->cluster, h)->memory_bytes;
-    const struct placement_input input = {
+    uint64_t memory_bytes[HOLDERS_MAX];
+    uint32_t holders = 0;
+    for (; runtime->cluster && holders < cluster_size(runtime->cluster); holders++)
+        memory_bytes[holders] = cluster_worker(runtime->cluster, holders)->memory_bytes;
+    if (holds_experts(runtime))
+        memory_bytes[holders++] = runtime->cluster ? runtime->options.memory_bytes : UINT64_MAX;
+    const struct planner_input input = {
         .layouts = runtime->layouts,
         .is_expert_layer = runtime->shape.is_expert_layer,
         .layers = runtime->layers,
@@ -136,14 +143,7 @@ static enum status plan(struct runtime *runtime) {
         .kind = strcmp(runtime->options.placement, "slices") == 0 ? PLACEMENT_SLICES
                                                                   : PLACEMENT_EXPERTS,
     };
-    return placement_create(&input, &runtime->placement);
-}
-
-static uint64_t expert_bytes(const struct runtime *runtime) {
-    uint64_t bytes = 0;
-    for (uint32_t h = 0; h < runtime->placement->holders; h++)
-        bytes += runtime->placement->bytes[h];
-    return bytes;
+    return planner_plan(&input, &runtime->placement);
 }
 
 static void show_bytes_done(void *context, uint64_t bytes_done, uint64_t bytes_total) {
@@ -170,11 +170,12 @@ static enum status load_workers(struct runtime *runtime, struct progress *progre
 }
 
 static enum status load_in_process(struct runtime *runtime, struct progress *progress) {
+    const struct holder_shards *held = &runtime->placement->held[runtime->placement->holders - 1];
     const struct assignment assignment = {
         .layouts = runtime->layouts,
         .layer_count = runtime->layers,
-        .shards = runtime->placement->shards[0],
-        .shard_count = runtime->placement->slots[0],
+        .shards = held->shards,
+        .shard_count = held->count,
         .exact = runtime->options.exact,
     };
     enum status status;
@@ -186,10 +187,11 @@ static enum status load_in_process(struct runtime *runtime, struct progress *pro
 }
 
 static enum status load(struct runtime *runtime) {
-    struct progress *progress =
-        progress_start("loading experts", expert_bytes(runtime), runtime->options.show_progress);
-    enum status status =
-        runtime->cluster ? load_workers(runtime, progress) : load_in_process(runtime, progress);
+    struct progress *progress = progress_start(
+        "loading experts", placement_bytes(runtime->placement), runtime->options.show_progress);
+    enum status status = runtime->cluster ? load_workers(runtime, progress) : STATUS_OK;
+    if (!status && holds_experts(runtime))
+        status = load_in_process(runtime, progress);
     progress_stop(progress);
     if (status)
         return status;

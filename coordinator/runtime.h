@@ -17,6 +17,7 @@ struct runtime_options {
     const char *workers;    /* comma-separated HOST:PORT list, or NULL */
     const char *cluster;    /* path of a cluster file, or NULL */
     uint32_t local_workers; /* worker daemons to start on this machine; 0 for none */
+    uint64_t memory_bytes;  /* for experts in this process beside workers; 0: none */
     uint32_t threads;       /* 0: one per core */
     const char *isa;        /* "auto" or a kernel's name */
     const char *placement;  /* "experts" or "slices" */

@@ -144,8 +144,8 @@ enum status wire_check_entries(const void *frame, const struct wire_header *head
     const struct wire_entry *entries = wire_dispatch_entries((void *)frame);
     for (uint32_t i = 0; i < header->entries; i++) {
         const struct wire_entry *entry = &entries[i];
-        bool ordered = i == 0 || entries[i - 1].slot < entry->slot ||
-                       (entries[i - 1].slot == entry->slot && entries[i - 1].row < entry->row);
+        bool ordered =
+            i == 0 || entries[i - 1].slot != entry->slot || entries[i - 1].row < entry->row;
         if (entry->row >= header->rows || entry->slot >= slots || !ordered ||
             !isfinite(entry->weight)) {
             log_error(

@@ -35,8 +35,8 @@ struct wire_header {
     uint32_t checksum;      /* wire_checksum of the bytes before this field */
 };
 
-/* One row through one shard: out[row] += weight * shard(x[row]). Entries are sorted by slot, then
- * row. */
+/* One row through one shard: out[row] += weight * shard(x[row]). Entries of one slot stand
+ * together, in the order of rows. */
 struct wire_entry {
     uint32_t row;  /* of this frame */
     uint32_t slot; /* of the worker's assignment */
@@ -72,8 +72,8 @@ enum status wire_decode_header(const void *frame, const char *peer, struct wire_
 /* For transport_options.message_bytes. */
 enum status wire_message_bytes(const void *header, const char *peer, size_t *out);
 
-/* Checks the entries of a DISPATCH frame: rows below header->rows, slots below `slots`, sorted by
- * slot, then by row, no pair twice, finite weights. STATUS_PROTOCOL otherwise, with a logged line
+/* Checks the entries of a DISPATCH frame: rows below header->rows, slots below `slots`, ascending
+ * rows where a slot follows itself, finite weights. STATUS_PROTOCOL otherwise, with a logged line
  * naming `peer`. */
 enum status wire_check_entries(const void *frame, const struct wire_header *header, uint32_t slots,
                                const char *peer);

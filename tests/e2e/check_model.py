@@ -1,12 +1,12 @@
 #!/usr/bin/python3
 """Compares a built skein with models whose outputs are known.
 
-check_model.py SKEIN DIR... [--workers 0,1,2,3,5] [--placement experts,slices] [--batch-tokens 1,7,32,512]
+check_model.py SKEIN DIR... [--workers 0,1,2,3,5] [--placement experts,slices,slices+here] [--batch-tokens 1,7,32,512]
                [--isa NAME]
 
 Each DIR is a golden model (with model.gguf, that file is the model, and runs with --activations f32) or one written by
 tests/reference/generate.py. Every combination of worker count (0: in
-process), placement (only with workers) and rows per engine step must give: logits and draft logits within 2e-3, the
+process), placement (only with workers; "+here": this process takes a share, too) and rows per engine step must give: logits and draft logits within 2e-3, the
 same experts for every position with the same weights, and the same greedy tokens. One line for each combination;
 exit status 1 when any is wrong.
 """
@@ -153,7 +153,9 @@ def report(skein, directory, isa, count, placement, batch):
     options = ["--batch-tokens", str(batch), "--isa", isa]
     where = "in process"
     if count:
-        options += ["--local-workers", str(count), "--placement", placement]
+        options += ["--local-workers", str(count), "--placement", placement.removesuffix("+here")]
+        if placement.endswith("+here"):
+            options += ["--memory", "1T"]
         where = f"on {count} worker{'s' if count > 1 else ''}, {placement}"
     name = f"{os.path.basename(os.path.normpath(directory))} {where}, steps of {batch}"
     try:
@@ -169,7 +171,7 @@ def check_all(
     skein,
     directories,
     workers=(0, 1, 2, 3, 5),
-    placements=("experts", "slices"),
+    placements=("experts", "slices", "slices+here"),
     batches=(1, 7, 32, 512),
     isa="auto",
 ):
@@ -192,7 +194,7 @@ def main():
     parser.add_argument("skein")
     parser.add_argument("directories", nargs="+", metavar="DIR")
     parser.add_argument("--workers", type=numbers, default=[0, 1, 2, 3, 5])
-    parser.add_argument("--placement", type=lambda text: text.split(","), default=["experts", "slices"])
+    parser.add_argument("--placement", type=lambda text: text.split(","), default=["experts", "slices", "slices+here"])
     parser.add_argument("--batch-tokens", type=numbers, default=[1, 7, 32, 512])
     parser.add_argument("--isa", default="auto")
     args = parser.parse_args()

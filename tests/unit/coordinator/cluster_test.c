@@ -12,15 +12,13 @@ static struct model model;
 
 /* ---- Placements by hand: every expert of layers 1 to 3, dealt out in turn. */
 
-#define SHARDS      ((FIXTURE_LAYERS - 1) * FIXTURE_EXPERTS)
-#define HOLDERS_MAX 3u
+#define SHARDS           ((FIXTURE_LAYERS - 1) * FIXTURE_EXPERTS)
+#define PLAN_HOLDERS_MAX 3u
 
 struct plan_table {
     struct placement placement;
-    struct shard shards[HOLDERS_MAX][SHARDS];
-    struct shard *lists[HOLDERS_MAX];
-    uint32_t slots[HOLDERS_MAX];
-    uint64_t bytes[HOLDERS_MAX];
+    struct shard shards[PLAN_HOLDERS_MAX][SHARDS];
+    struct holder_shards held[PLAN_HOLDERS_MAX];
     struct shard_layout layouts[FIXTURE_LAYERS];
 };
 
@@ -29,19 +27,17 @@ static void deal(struct plan_table *table, uint32_t holders) {
     for (uint32_t i = 0; i < SHARDS; i++) {
         uint32_t holder = i % holders;
         struct shard shard = {1 + i / FIXTURE_EXPERTS, i % FIXTURE_EXPERTS, 0, FIXTURE_INNER};
-        table->shards[holder][table->slots[holder]++] = shard;
-        table->bytes[holder] += shard_bytes(&FIXTURE_LAYOUT, &shard);
+        struct holder_shards *held = &table->held[holder];
+        held->shards = table->shards[holder];
+        held->shards[held->count++] = shard;
+        held->bytes += shard_bytes(&FIXTURE_LAYOUT, &shard);
     }
-    for (uint32_t i = 0; i < HOLDERS_MAX; i++)
-        table->lists[i] = table->shards[i];
     for (uint32_t i = 1; i < FIXTURE_LAYERS; i++)
         table->layouts[i] = FIXTURE_LAYOUT;
     table->placement = (struct placement){.layers = FIXTURE_LAYERS,
                                           .experts = FIXTURE_EXPERTS,
                                           .holders = holders,
-                                          .shards = table->lists,
-                                          .slots = table->slots,
-                                          .bytes = table->bytes};
+                                          .held = table->held};
 }
 
 struct progress {
@@ -92,21 +88,21 @@ static void expect_sums(struct cluster *cluster, const struct plan_table *table,
 /* Workers with and without a copy, twice: the second time nothing needs loading. */
 static void test_loads_and_serves(void **state) {
     (void)state;
-    struct worker workers[HOLDERS_MAX];
-    const char *addresses[HOLDERS_MAX];
+    struct worker workers[PLAN_HOLDERS_MAX];
+    const char *addresses[PLAN_HOLDERS_MAX];
     struct plan_table table;
-    deal(&table, HOLDERS_MAX);
-    for (uint32_t i = 0; i < HOLDERS_MAX; i++) {
+    deal(&table, PLAN_HOLDERS_MAX);
+    for (uint32_t i = 0; i < PLAN_HOLDERS_MAX; i++) {
         worker_start(&workers[i], i == 0 ? FIXTURE_MODEL : NULL, (uint64_t)(8 + i) << 20);
         addresses[i] = daemon_address(workers[i].daemon);
     }
     for (int round = 0; round < 2; round++) {
         struct cluster *cluster;
         struct progress progress = {0};
-        assert_int_equal(cluster_connect(addresses, HOLDERS_MAX, model.fingerprint, &cluster),
+        assert_int_equal(cluster_connect(addresses, PLAN_HOLDERS_MAX, model.fingerprint, &cluster),
                          STATUS_OK);
-        assert_int_equal(cluster_size(cluster), HOLDERS_MAX);
-        for (uint32_t i = 0; i < HOLDERS_MAX; i++) {
+        assert_int_equal(cluster_size(cluster), PLAN_HOLDERS_MAX);
+        for (uint32_t i = 0; i < PLAN_HOLDERS_MAX; i++) {
             const struct worker_info *info = cluster_worker(cluster, i);
             assert_string_equal(info->address, addresses[i]);
             assert_int_equal(info->memory_bytes, (8 + i) << 20);
@@ -117,16 +113,16 @@ static void test_loads_and_serves(void **state) {
         log_file_mark();
         assert_int_equal(load(cluster, &table, &progress), STATUS_OK);
         assert_int_equal(progress.done, progress.total);
-        assert_int_equal(progress.total, table.bytes[0] + table.bytes[1] + table.bytes[2]);
+        assert_int_equal(progress.total, placement_bytes(&table.placement));
         assert_false(progress.went_back);
         assert_int_equal(log_file_count("loading -> receiving"), round == 0 ? 2 : 0);
-        for (uint32_t i = 0; i < HOLDERS_MAX; i++) {
+        for (uint32_t i = 0; i < PLAN_HOLDERS_MAX; i++) {
             assert_true(cluster_is_alive(cluster, i));
             expect_sums(cluster, &table, i);
         }
         cluster_destroy(cluster);
     }
-    for (uint32_t i = 0; i < HOLDERS_MAX; i++)
+    for (uint32_t i = 0; i < PLAN_HOLDERS_MAX; i++)
         worker_stop(&workers[i]);
 }
 
@@ -223,11 +219,12 @@ static void test_ships_large_shards(void **state) {
     assert_int_equal(weights_open(path, &weights), STATUS_OK);
     assert_int_equal(weights_fingerprint(weights, &fingerprint), STATUS_OK);
     const struct shard_layout layout = {LARGE_DIM, LARGE_DIM, WEIGHT_F32, WEIGHT_F32, WEIGHT_F32};
-    struct shard shards[] = {{0, 0, 0, LARGE_DIM}, {0, 1, 8, LARGE_DIM - 8}}, *lists[] = {shards};
-    uint32_t slots[] = {2};
-    uint64_t bytes[] = {shard_bytes(&layout, &shards[0]) + shard_bytes(&layout, &shards[1])};
-    const struct placement placement = {
-        .layers = 1, .experts = 2, .holders = 1, .shards = lists, .slots = slots, .bytes = bytes};
+    struct shard shards[] = {{0, 0, 0, LARGE_DIM}, {0, 1, 8, LARGE_DIM - 8}};
+    struct holder_shards held = {.shards = shards,
+                                 .count = 2,
+                                 .bytes = shard_bytes(&layout, &shards[0]) +
+                                          shard_bytes(&layout, &shards[1])};
+    const struct placement placement = {.layers = 1, .experts = 2, .holders = 1, .held = &held};
     struct progress progress = {0};
     const struct cluster_load_options options = {.placement = &placement,
                                                  .layouts = &layout,
@@ -242,7 +239,7 @@ static void test_ships_large_shards(void **state) {
     const char *addresses[] = {daemon_address(worker.daemon)};
     assert_int_equal(cluster_connect(addresses, 1, fingerprint, &cluster), STATUS_OK);
     assert_int_equal(cluster_load(cluster, &options), STATUS_OK);
-    assert_int_equal(progress.done, bytes[0]);
+    assert_int_equal(progress.done, held.bytes);
     int fd = cluster_take_data_socket(cluster, 0);
     expect_large_sums(fd, weights, &layout, &shards[1]);
     close(fd);

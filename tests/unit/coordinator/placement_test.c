@@ -1,192 +1,42 @@
-/* Placements cover every expert exactly once, respect memory and quanta, share evenly where memory
- * allows, and say what is missing where it does not. */
+/* Copies of experts: where one ends and the next begins, and shards that two of them share. */
 #include "tests/unit/test.h"
 
 #include "coordinator/placement.h"
-#include "tests/unit/random.h"
 
-#define LAYERS_USED 5u
+static const struct shard_layout LAYOUTS[] = {{64, 32, WEIGHT_F32, WEIGHT_F32, WEIGHT_F32},
+                                              {64, 32, WEIGHT_F32, WEIGHT_F32, WEIGHT_F32}};
 
-struct setting {
-    struct shard_layout layouts[LAYERS_USED];
-    bool is_expert_layer[LAYERS_USED];
-    uint64_t memory_bytes[8];
-    struct placement_input input;
-};
-
-static void setting_init(struct setting *s, enum weight_format format, uint32_t inner,
-                         uint32_t experts, uint32_t groups, uint32_t holders,
-                         enum placement_kind kind) {
-    memset(s, 0, sizeof *s);
-    for (uint32_t l = 0; l < LAYERS_USED; l++) {
-        s->layouts[l] = (struct shard_layout){256, inner, format, format, format};
-        s->is_expert_layer[l] = l != 0;
-    }
-    for (uint32_t h = 0; h < holders; h++)
-        s->memory_bytes[h] = UINT64_MAX / 16;
-    s->input = (struct placement_input){s->layouts, s->is_expert_layer, LAYERS_USED, experts,
-                                        groups,     s->memory_bytes,    holders,     kind};
+static void add(struct placement *placement, uint32_t expert, uint32_t begin, uint32_t end,
+                uint32_t holder) {
+    const struct shard shard = {1, expert, begin, end};
+    assert_int_equal(placement_add(placement, &shard, holder), STATUS_OK);
 }
 
-static uint64_t total_bytes(const struct setting *s) {
-    struct shard whole = {1, 0, 0, s->layouts[1].inner};
-    return (LAYERS_USED - 1) * s->input.experts * shard_bytes(&s->layouts[1], &whole);
-}
-
-/* Ranges of every expert join up from 0 to inner; slots ascend and point back; sums fit the memory.
- */
-static void check_placement(const struct setting *s, const struct placement *plan) {
-    uint32_t quantum = shard_quantum(&s->layouts[1]), next_slot[8] = {0};
-    for (uint32_t l = 0; l < LAYERS_USED; l++)
-        for (uint32_t e = 0; e < s->input.experts; e++) {
-            uint32_t from = plan->first[l * s->input.experts + e],
-                     to = plan->first[l * s->input.experts + e + 1];
-            if (!s->is_expert_layer[l]) {
-                assert_int_equal(from, to);
-                continue;
-            }
-            uint32_t at = 0;
-            for (uint32_t i = from; i < to; i++) {
-                const struct placed_shard *placed = &plan->placed[i];
-                assert_int_equal(placed->begin, at);
-                assert_true(placed->end > placed->begin);
-                assert_int_equal(placed->begin % quantum, 0);
-                at = placed->end;
-                assert_int_equal(placed->slot, next_slot[placed->holder]++);
-                const struct shard *shard = &plan->shards[placed->holder][placed->slot];
-                assert_int_equal(shard->layer, l);
-                assert_int_equal(shard->expert, e);
-                assert_int_equal(shard->begin, placed->begin);
-                assert_int_equal(shard->end, placed->end);
-            }
-            assert_int_equal(at, s->layouts[l].inner);
-        }
-    for (uint32_t h = 0; h < s->input.holders; h++) {
-        uint64_t bytes = 0;
-        assert_int_equal(plan->slots[h], next_slot[h]);
-        for (uint32_t i = 0; i < plan->slots[h]; i++)
-            bytes += shard_bytes(&s->layouts[1], &plan->shards[h][i]);
-        assert_int_equal(bytes, plan->bytes[h]);
-        assert_true(bytes <= s->memory_bytes[h]);
-    }
-}
-
-static void test_covers_everything(void **state) {
+static void test_copies(void **state) {
     (void)state;
-    const enum placement_kind kinds[] = {PLACEMENT_EXPERTS, PLACEMENT_SLICES};
-    const uint32_t inners[] = {8, 36, 52, 192, 448};
-    for (uint32_t holders = 1; holders <= 8; holders++)
-        for (size_t i = 0; i < sizeof inners / sizeof *inners; i++)
-            for (int k = 0; k < 2; k++)
-                for (int fp8 = 0; fp8 < 2; fp8++) {
-                    struct setting s;
-                    struct placement *plan;
-                    setting_init(&s, fp8 ? WEIGHT_FP8_E4M3 : WEIGHT_BF16, inners[i], 12,
-                                 i % 2 ? 4 : 1, holders, kinds[k]);
-                    assert_int_equal(placement_create(&s.input, &plan), STATUS_OK);
-                    check_placement(&s, plan);
-                    placement_destroy(plan);
-                }
-}
-
-static void test_equal_memory_shares_equally(void **state) {
-    (void)state;
-    struct setting s;
-    struct placement *plan;
-    setting_init(&s, WEIGHT_BF16, 64, 32, 8, 4, PLACEMENT_EXPERTS);
-    assert_int_equal(placement_create(&s.input, &plan), STATUS_OK);
-    for (uint32_t h = 0; h < 4; h++)
-        assert_int_equal(plan->slots[h], 32);
-    /* Experts of one group stay together. */
-    for (uint32_t l = 1; l < LAYERS_USED; l++)
-        for (uint32_t e = 0; e < 32; e++)
-            assert_int_equal(plan->placed[plan->first[l * 32 + e]].holder,
-                             plan->placed[plan->first[l * 32 + e / 4 * 4]].holder);
-    placement_destroy(plan);
-}
-
-/* Without groups every layer is spread over all holders. */
-static void test_experts_without_groups_are_spread(void **state) {
-    (void)state;
-    struct setting s;
-    struct placement *plan;
-    setting_init(&s, WEIGHT_BF16, 64, 32, 1, 4, PLACEMENT_EXPERTS);
-    assert_int_equal(placement_create(&s.input, &plan), STATUS_OK);
-    for (uint32_t l = 1; l < LAYERS_USED; l++) {
-        uint32_t held[4] = {0};
-        for (uint32_t e = 0; e < 32; e++)
-            held[plan->placed[plan->first[l * 32 + e]].holder]++;
-        for (uint32_t h = 0; h < 4; h++)
-            assert_int_equal(held[h], 8);
-    }
-    placement_destroy(plan);
-}
-
-static void test_unequal_memory(void **state) {
-    (void)state;
-    for (int kind = 0; kind < 2; kind++) {
-        struct setting s;
-        struct placement *plan;
-        setting_init(&s, WEIGHT_BF16, 64, 32, 8, 3, kind ? PLACEMENT_SLICES : PLACEMENT_EXPERTS);
-        uint64_t total = total_bytes(&s);
-        s.memory_bytes[0] = total / 10;
-        s.memory_bytes[1] = total * 3 / 10;
-        assert_int_equal(placement_create(&s.input, &plan), STATUS_OK);
-        check_placement(&s, plan);
-        assert_true(plan->bytes[0] > total / 20 && plan->bytes[1] > total / 5);
-        assert_true(plan->bytes[2] > total / 2);
-        placement_destroy(plan);
-    }
-}
-
-/* Random memories that suffice with one expert to spare on each holder are always enough. */
-static void test_tight_memory(void **state) {
-    (void)state;
-    struct random random = {11};
-    for (int round = 0; round < 200; round++) {
-        struct setting s;
-        struct placement *plan;
-        uint32_t holders = 2 + random_below(&random, 7);
-        setting_init(&s, WEIGHT_BF16, 64, 16, 4, holders, PLACEMENT_EXPERTS);
-        uint64_t left = total_bytes(&s), spare = left / (4 * 16);
-        for (uint32_t h = 0; h < holders; h++) {
-            uint64_t part = h + 1 == holders
-                                ? left
-                                : (uint64_t)(left * (double)random_below(&random, 1000) / 1500);
-            s.memory_bytes[h] = part + spare;
-            left -= part;
-        }
-        assert_int_equal(placement_create(&s.input, &plan), STATUS_OK);
-        check_placement(&s, plan);
-        placement_destroy(plan);
-    }
-}
-
-static void test_too_small_says_what_is_missing(void **state) {
-    (void)state;
-    for (int kind = 0; kind < 2; kind++) {
-        struct setting s;
-        struct placement *plan;
-        struct log_capture capture;
-        setting_init(&s, WEIGHT_BF16, 1024, 32, 1, 2, kind ? PLACEMENT_SLICES : PLACEMENT_EXPERTS);
-        /* 4 layers x 32 experts x 3 x 256 x 1024 x 2 bytes = 192 MiB. */
-        s.memory_bytes[0] = 100 << 20;
-        s.memory_bytes[1] = 50 << 20;
-        log_capture_begin(&capture);
-        assert_int_equal(placement_create(&s.input, &plan), STATUS_NO_MEMORY);
-        log_capture_expect(&capture, "192.0 MiB", "2 workers offer 150.0 MiB", "42.0 MiB missing",
-                           NULL);
-    }
+    struct placement *placement;
+    assert_int_equal(placement_create(LAYOUTS, 2, 3, 3, &placement), STATUS_OK);
+    add(placement, 2, 0, 8, 0);
+    add(placement, 2, 8, 32, 1);
+    add(placement, 2, 0, 32, 2);
+    add(placement, 2, 0, 8, 0); /* the shard of the first copy, with another rest */
+    add(placement, 2, 8, 32, 2);
+    const struct expert_places *places = placement_find(placement, 1, 2);
+    assert_int_equal(places->count, 5);
+    assert_int_equal(placement_copy_end(places, 0), 2);
+    assert_int_equal(placement_copy_end(places, 2), 3);
+    assert_int_equal(placement_copy_end(places, 3), 5);
+    assert_int_equal(places->parts[3].slot, places->parts[0].slot);
+    assert_int_equal(placement->held[0].count, 1);
+    assert_int_equal(placement->held[1].count, 1);
+    assert_int_equal(placement->held[2].count, 2);
+    assert_int_equal(placement->held[0].bytes, 3 * 8 * 64 * 4);
+    assert_int_equal(placement_bytes(placement), 3 * (8 + 24 + 32 + 24) * 64 * 4);
+    assert_int_equal(placement_find(placement, 0, 2)->count, 0);
+    placement_destroy(placement);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_covers_everything),
-        cmocka_unit_test(test_equal_memory_shares_equally),
-        cmocka_unit_test(test_experts_without_groups_are_spread),
-        cmocka_unit_test(test_unequal_memory),
-        cmocka_unit_test(test_tight_memory),
-        cmocka_unit_test(test_too_small_says_what_is_missing),
-    };
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_copies)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

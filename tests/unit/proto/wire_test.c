@@ -128,10 +128,11 @@ static void test_entries(void **state) {
     (void)state;
     const struct wire_entry good[] = {{0, 1, 0.5f}, {1, 1, 0.5f}, {0, 3, -1}};
     check_entries(good, STATUS_OK);
+    const struct wire_entry in_any_order[] = {{0, 2, 1}, {0, 1, 1}, {0, 3, 1}};
+    check_entries(in_any_order, STATUS_OK);
     const struct wire_entry bad[][3] = {
         {{2, 1, 1}, {0, 2, 1}, {0, 3, 1}},   /* row */
         {{0, 1, 1}, {0, 2, 1}, {0, 4, 1}},   /* slot */
-        {{0, 2, 1}, {0, 1, 1}, {0, 3, 1}},   /* order of slots */
         {{1, 1, 1}, {0, 1, 1}, {0, 3, 1}},   /* order of rows */
         {{0, 1, 1}, {0, 1, 1}, {0, 3, 1}},   /* twice */
         {{0, 1, NAN}, {0, 2, 1}, {0, 3, 1}}, /* weight */
