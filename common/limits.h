@@ -9,6 +9,10 @@
 /* Threads of one pool: two sockets of 128 cores with two threads each. */
 #define THREADS_MAX 512
 
+/* Bytes or multiply-accumulates of one machine in a second, as a file or a peer may claim them: the
+ * largest servers multiply 1e14 times. */
+#define MACHINE_RATE_MAX 1e18
+
 /* ---- Models. About four times the largest published model (Kimi-K2: 61 layers, 384 experts, 8 of
  * them per token, hidden 7168; vocabulary 163840), so that sizes computed from a file stay far from
  * overflow. */

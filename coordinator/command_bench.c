@@ -9,8 +9,8 @@
 #include "common/kernel/kernel.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/machine.h"
 #include "coordinator/command.h"
-#include "coordinator/machine.h"
 #include "coordinator/measure.h"
 #include "coordinator/options.h"
 #include "coordinator/runtime.h"
@@ -19,7 +19,7 @@
 struct bench {
     const struct bench_options *options;
     unsigned threads;
-    struct machine_rates machine;
+    struct machine_peak machine;
     struct workload workload;
     struct measure_result model;
     /* Tokens for each second at the machine's rates. A step is held back by multiplying or by
@@ -64,9 +64,9 @@ static enum status measure_all(struct bench *bench, struct runtime *runtime) {
     };
     struct engine *engine = runtime_engine(runtime);
     enum status status;
-    if ((status = machine_measure(threads, MACHINE_READ_BYTES, &bench->machine)) ||
+    if ((status = machine_measure_peak(threads, MACHINE_MEASURE_BYTES, &bench->machine)) ||
         (status = measure_model(engine, &measure, &bench->model)) ||
-        (status = machine_measure(threads, MACHINE_READ_BYTES, &bench->machine)))
+        (status = machine_measure_peak(threads, MACHINE_MEASURE_BYTES, &bench->machine)))
         return status;
     bench->threads = threads_count(threads);
     workload_count(engine_model(engine), runtime_layouts(runtime), &bench->workload);

@@ -77,12 +77,12 @@ uint64_t workload_decode_bytes(const struct workload *workload) {
 }
 
 /* A processor without the unit multiplies the values as f32, which every one can. */
-static double rate_of(const struct machine_rates *rates, size_t unit) {
+static double rate_of(const struct machine_peak *rates, size_t unit) {
     double narrow = rates->operations_per_s[unit], f32 = rates->operations_per_s[PEAK_F32];
     return narrow > f32 ? narrow : f32;
 }
 
-double workload_multiply_s(const struct workload *workload, const struct machine_rates *rates,
+double workload_multiply_s(const struct workload *workload, const struct machine_peak *rates,
                            uint32_t tokens, uint32_t logits) {
     double seconds = 0;
     for (size_t unit = 0; unit < PEAK_UNIT_COUNT; unit++)
@@ -99,7 +99,7 @@ static double step_bytes(const struct workload *workload, uint32_t tokens) {
            (double)workload->expert_bytes * workload->experts * (1 - left_out);
 }
 
-double workload_read_s(const struct workload *workload, const struct machine_rates *rates,
+double workload_read_s(const struct workload *workload, const struct machine_peak *rates,
                        uint32_t tokens, uint32_t step_tokens) {
     double bytes = tokens / step_tokens * step_bytes(workload, step_tokens);
     if (tokens % step_tokens)

@@ -7,8 +7,8 @@
 #include <stdint.h>
 
 #include "common/kernel/peak.h"
+#include "common/machine.h"
 #include "common/weights/shard.h"
-#include "coordinator/machine.h"
 #include "coordinator/model.h"
 
 struct workload {
@@ -31,7 +31,7 @@ uint64_t workload_decode_bytes(const struct workload *workload);
 /* Seconds that `tokens`, `logits` of them with their logits, take at least where all multipliers
  * are busy, or where they go in steps of at most `step_tokens`, each of which reads what it needs
  * once; tokens choose experts evenly. */
-double workload_multiply_s(const struct workload *workload, const struct machine_rates *rates,
+double workload_multiply_s(const struct workload *workload, const struct machine_peak *rates,
                            uint32_t tokens, uint32_t logits);
-double workload_read_s(const struct workload *workload, const struct machine_rates *rates,
+double workload_read_s(const struct workload *workload, const struct machine_peak *rates,
                        uint32_t tokens, uint32_t step_tokens);

@@ -230,13 +230,15 @@ void panel_pack(enum weight_format format, const uint8_t *rows, uint32_t columns
             pack_block(format, rows + row * row_bytes + b * block_bytes, row, panel + b * step);
 }
 
+bool panel_can_pack(const struct matrix *matrix, bool exact) {
+    return weight_is_blocked(matrix->format) ? !exact : matrix->columns % FLOAT_PANEL_COLUMNS == 0;
+}
+
 /* From the last panel to the first, because a packed panel may be larger than its rows: what it
  * overwrites behind them has been packed before. */
 enum status panel_pack_matrix(struct matrix *matrix, bool exact) {
     uint32_t panels = matrix->rows / PANEL_ROWS;
-    bool can_pack =
-        weight_is_blocked(matrix->format) ? !exact : matrix->columns % FLOAT_PANEL_COLUMNS == 0;
-    if (!can_pack || panels == 0)
+    if (!panel_can_pack(matrix, exact) || panels == 0)
         return STATUS_OK;
     size_t row_bytes = weight_row_bytes(matrix->format, matrix->columns);
     size_t rows_bytes = PANEL_ROWS * row_bytes;

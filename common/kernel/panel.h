@@ -31,10 +31,14 @@ bool panel_takes_q8(const struct matrix *matrix);
 /* Bytes of one panel of rows with `columns` values, of either kind. */
 size_t panel_bytes(enum weight_format format, uint32_t columns);
 
-/* Packs the matrix in place where its format and shape allow, in storage of matrix_bytes() that the
- * caller owns and may write: whole panels first, then the rows that fill none, as stored. Formats
- * without blocks become float panels (float_panel.h). `exact` leaves those as they are that would
- * meet activations in 8 bits. Errors: STATUS_NO_MEMORY (for a copy of one panel). */
+/* Whether the format and width of the matrix allow packing. `exact` leaves those as they are that
+ * would meet activations in 8 bits. */
+bool panel_can_pack(const struct matrix *matrix, bool exact);
+
+/* Packs the matrix in place where that is possible (panel_can_pack), in storage of matrix_bytes()
+ * that the caller owns and may write: whole panels first, then the rows that fill none, as stored.
+ * Formats without blocks become float panels (float_panel.h). Errors: STATUS_NO_MEMORY (for a copy
+ * of one panel). */
 enum status panel_pack_matrix(struct matrix *matrix, bool exact);
 
 /* Packs sixteen rows as stored, weight_row_bytes() apart, into `panel`; they do not overlap. */

@@ -87,17 +87,17 @@ static const struct workload SMALL = {
 
 static void test_multiply_seconds(void **state) {
     (void)state;
-    struct machine_rates rates = {.operations_per_s = {10, 20, 40}};
+    struct machine_peak rates = {.operations_per_s = {10, 20, 40}};
     expect_seconds(workload_multiply_s(&SMALL, &rates, 1, 1), 1 + 2 + 2 + 3);
     expect_seconds(workload_multiply_s(&SMALL, &rates, 10, 2), 10 + 20 + 20 + 2 * 3);
     /* What there is no unit for goes through f32. */
-    rates = (struct machine_rates){.operations_per_s = {[PEAK_F32] = 10}};
+    rates = (struct machine_peak){.operations_per_s = {[PEAK_F32] = 10}};
     expect_seconds(workload_multiply_s(&SMALL, &rates, 10, 1), 10 + 40 + 80 + 3);
 }
 
 static void test_read_seconds(void **state) {
     (void)state;
-    const struct machine_rates rates = {.read_bytes_per_s = 100};
+    const struct machine_peak rates = {.read_bytes_per_s = 100};
     expect_seconds(workload_read_s(&SMALL, &rates, 1, 512), 11);
     /* Two tokens meet 4 x (1 - (3/4)^2) = 1.75 experts. */
     expect_seconds(workload_read_s(&SMALL, &rates, 2, 512), 11.75);
