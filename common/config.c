@@ -646,12 +646,14 @@ err_parser:
     return status;
 }
 
-const char *config_state_directory(struct config *config, const char *program) {
-    const char *base = getenv("XDG_STATE_HOME"), *middle = "";
-    /* The specification tells programs to ignore relative paths here. */
+/* $variable/program, else ~/fallback/program. The specification tells programs to ignore relative
+ * paths here. */
+static const char *user_directory(struct config *config, const char *variable, const char *fallback,
+                                  const char *program) {
+    const char *base = getenv(variable), *middle = "";
     if (!base || base[0] != '/') {
         base = getenv("HOME");
-        middle = "/.local/state";
+        middle = fallback;
     }
     if (!base || base[0] != '/')
         return NULL;
@@ -659,6 +661,22 @@ const char *config_state_directory(struct config *config, const char *program) {
     char *path = arena_take(config->arena, bytes, 1);
     if (path)
         snprintf(path, bytes, "%s%s/%s", base, middle, program);
+    return path;
+}
+
+const char *config_state_directory(struct config *config, const char *program) {
+    return user_directory(config, "XDG_STATE_HOME", "/.local/state", program);
+}
+
+const char *config_cache_directory(struct config *config, const char *program) {
+    /* A list where the unit names several; the first is meant for all that needs no other. */
+    const char *given = getenv("CACHE_DIRECTORY");
+    if (!given || given[0] != '/')
+        return user_directory(config, "XDG_CACHE_HOME", "/.cache", program);
+    size_t bytes = strcspn(given, ":");
+    char *path = arena_take(config->arena, bytes + 1, 1);
+    if (path)
+        memcpy(path, given, bytes);
     return path;
 }
 

@@ -105,3 +105,7 @@ const char *config_format_size(uint64_t bytes, char text[CONFIG_SIZE_TEXT]);
 /* Where `program` may keep state of its user: $XDG_STATE_HOME/program, else ~/.local/state/program.
  * In the config's memory; NULL when the environment names neither. The directory need not exist. */
 const char *config_state_directory(struct config *config, const char *program);
+
+/* Where `program` may keep what it can make again: the directory that systemd gives a service
+ * ($CACHE_DIRECTORY), else $XDG_CACHE_HOME/program, else ~/.cache/program. As above. */
+const char *config_cache_directory(struct config *config, const char *program);

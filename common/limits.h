@@ -12,6 +12,8 @@
 /* Bytes or multiply-accumulates of one machine in a second, as a file or a peer may claim them: the
  * largest servers multiply 1e14 times. */
 #define MACHINE_RATE_MAX 1e18
+/* The file that remembers figures of machines: 100 records of up to 2 KiB. */
+#define MACHINE_RECORDS_BYTES_MAX (256u << 10)
 
 /* ---- Models. About four times the largest published model (Kimi-K2: 61 layers, 384 experts, 8 of
  * them per token, hidden 7168; vocabulary 163840), so that sizes computed from a file stay far from

@@ -514,6 +514,24 @@ static void test_state_directory(void **state) {
     assert_null(config_state_directory(f->config, "prog"));
 }
 
+static void test_cache_directory(void **state) {
+    struct fixture *f = *state;
+    setenv("HOME", "/home/someone", 1);
+    setenv("XDG_CACHE_HOME", "/fast", 1);
+    unsetenv("CACHE_DIRECTORY");
+    assert_string_equal(config_cache_directory(f->config, "prog"), "/fast/prog");
+    setenv("CACHE_DIRECTORY", "/var/cache/mine", 1);
+    assert_string_equal(config_cache_directory(f->config, "prog"), "/var/cache/mine");
+    setenv("CACHE_DIRECTORY", "/var/cache/mine:/var/cache/other", 1);
+    assert_string_equal(config_cache_directory(f->config, "prog"), "/var/cache/mine");
+    unsetenv("CACHE_DIRECTORY");
+    setenv("XDG_CACHE_HOME", "relative", 1);
+    assert_string_equal(config_cache_directory(f->config, "prog"), "/home/someone/.cache/prog");
+    unsetenv("XDG_CACHE_HOME");
+    unsetenv("HOME");
+    assert_null(config_cache_directory(f->config, "prog"));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_every_type, setup, teardown),
@@ -533,6 +551,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_completion_without_sub_commands, setup, teardown),
         cmocka_unit_test(test_nearest_name),
         cmocka_unit_test_setup_teardown(test_state_directory, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_cache_directory, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
