@@ -9,11 +9,11 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <yaml.h>
 
 #include "common/arena.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/yaml_file.h"
 
 #define HELP_COLUMN  30 /* where the sentences of the help start */
 #define HELP_WIDTH   96
@@ -497,40 +497,6 @@ enum status config_parse_arguments(struct config *config, const struct command *
     return STATUS_OK;
 }
 
-/* Reads all of `path` into the config's memory. */
-static enum status read_file(struct config *config, const char *path, unsigned char **out,
-                             size_t *bytes) {
-    FILE *file = fopen(path, "re");
-    enum status status = !file && errno == ENOENT ? STATUS_NOT_FOUND : STATUS_IO;
-    if (!file) {
-        log_error("cannot open configuration file %s: %s; check --config", path, strerror(errno));
-        return status;
-    }
-    unsigned char *text = arena_take(config->arena, CONFIG_FILE_BYTES_MAX + 1, 1);
-    if (!text) {
-        status = STATUS_NO_MEMORY;
-        goto err_close;
-    }
-    size_t used = fread(text, 1, CONFIG_FILE_BYTES_MAX + 1, file);
-    if (ferror(file)) {
-        log_error("cannot read configuration file %s: %s", path, strerror(errno));
-        goto err_close;
-    }
-    if (used > CONFIG_FILE_BYTES_MAX) {
-        log_error("configuration file %s is over %u bytes; is it the right file?", path,
-                  CONFIG_FILE_BYTES_MAX);
-        status = STATUS_FORMAT;
-        goto err_close;
-    }
-    fclose(file);
-    *out = text;
-    *bytes = used;
-    return STATUS_OK;
-err_close:
-    fclose(file);
-    return status;
-}
-
 struct file_reader {
     struct config *config;
     const struct command *command;
@@ -622,27 +588,13 @@ static enum status assign_document(const struct file_reader *reader) {
 
 enum status config_parse_file(struct config *config, const struct command *command,
                               const char *path) {
-    unsigned char *text;
-    size_t bytes;
-    enum status status = read_file(config, path, &text, &bytes);
+    yaml_document_t document;
+    enum status status = yaml_file_read(path, "configuration file", &document);
     if (status != STATUS_OK)
         return status;
-    yaml_parser_t parser;
-    if (!yaml_parser_initialize(&parser))
-        return STATUS_NO_MEMORY;
-    yaml_parser_set_input_string(&parser, text, bytes);
-    yaml_document_t document;
-    if (!yaml_parser_load(&parser, &document)) {
-        log_error("%s:%zu: not valid YAML: %s", path, parser.problem_mark.line + 1,
-                  parser.problem ? parser.problem : "out of memory");
-        status = STATUS_FORMAT;
-        goto err_parser;
-    }
     struct file_reader reader = {config, command, path, &document};
     status = assign_document(&reader);
     yaml_document_delete(&document);
-err_parser:
-    yaml_parser_delete(&parser);
     return status;
 }
 
@@ -724,7 +676,7 @@ static void format_default(const struct option *option, char *out, size_t bytes)
         snprintf(out, bytes, " (default: %g)", (double)*(const float *)option->target);
         break;
     case OPTION_SIZE:
-        if (*(const uint64_t *)option->target)
+        if (*(const uint64_t *)option->target && *(const uint64_t *)option->target != UINT64_MAX)
             snprintf(out, bytes, " (default: %s)",
                      config_format_size(*(const uint64_t *)option->target, size));
         break;

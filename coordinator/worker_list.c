@@ -1,5 +1,4 @@
-/* The file is read with the same reader as every configuration file, through a table of one option.
- */
+/* What a cluster file says beyond addresses is for planning, and left alone here. */
 #include "coordinator/worker_list.h"
 
 #include <stdlib.h>
@@ -52,23 +51,18 @@ enum status worker_list_split(const char *text, struct worker_list *out) {
 }
 
 enum status worker_list_read(const char *path, struct worker_list *out) {
-    struct option_list workers = {0};
-    const struct option option = {.name = "workers",
-                                  .type = OPTION_LIST,
-                                  .target = &workers,
-                                  .argument = "HOST:PORT",
-                                  .help = "The workers of the cluster."};
-    const struct command command = {
-        .name = "cluster", .summary = "", .usage = "", .options = &option, .option_count = 1};
-    struct worker_list list = {.config = config_create()};
-    list.addresses = calloc(WORKERS_MAX, sizeof *list.addresses);
-    enum status status = list.config && list.addresses ? STATUS_OK : STATUS_NO_MEMORY;
-    if (status == STATUS_OK)
-        status = config_parse_file(list.config, &command, path);
-    for (size_t i = 0; status == STATUS_OK && i < workers.count; i++)
-        status = append(&list, workers.items[i], path);
-    if (status == STATUS_OK)
-        status = check(&list, path);
+    struct worker_list list = {.addresses = calloc(WORKERS_MAX, sizeof *list.addresses)};
+    enum status status = list.addresses ? cluster_file_read(path, &list.file) : STATUS_NO_MEMORY;
+    for (uint32_t i = 0; status == STATUS_OK && i < list.file.count; i++) {
+        const struct cluster_machine *worker = &list.file.workers[i];
+        list.addresses[list.count++] = worker->address;
+        if (worker->address)
+            continue;
+        log_error("%s: worker %u%s%s has no address; only `skein plan` takes machines that are not "
+                  "there",
+                  path, i + 1, worker->name ? ", " : "", worker->name ? worker->name : "");
+        status = STATUS_USAGE;
+    }
     if (status)
         worker_list_cleanup(&list);
     else
@@ -79,6 +73,6 @@ enum status worker_list_read(const char *path, struct worker_list *out) {
 void worker_list_cleanup(struct worker_list *list) {
     free(list->addresses);
     free(list->text);
-    config_destroy(list->config);
+    cluster_file_cleanup(&list->file);
     *list = (struct worker_list){0};
 }

@@ -49,7 +49,9 @@ static enum status read_text(const char *text, struct worker_list *out) {
 static void test_file(void **state) {
     (void)state;
     struct worker_list list = {0};
-    assert_int_equal(read_text("workers:\n  - 10.0.0.2:7717\n  - pc:7718\n", &list), STATUS_OK);
+    assert_int_equal(
+        read_text("workers:\n  - 10.0.0.2:7717\n  - {address: 'pc:7718', name: pc}\n", &list),
+        STATUS_OK);
     assert_int_equal(list.count, 2);
     assert_string_equal(list.addresses[1], "pc:7718");
     worker_list_cleanup(&list);
@@ -69,6 +71,8 @@ static void test_file_refused(void **state) {
     expect_file_refused("workers: [a:1, a:1]\n", "names a:1 twice");
     expect_file_refused("machines: [a:1]\n", "machines");
     expect_file_refused("workers: [a:1\n", "not valid YAML");
+    expect_file_refused("workers: [a:1, {name: b, memory: 1G, read_gb_per_s: 1, gops: 1}]\n",
+                        "worker 2, b has no address");
     struct worker_list list = {0};
     struct log_capture capture;
     log_capture_begin(&capture);
