@@ -15,6 +15,9 @@ int command_logits(int argc, char **argv);
 /* Prints a model's architecture, memory split and formats. */
 int command_inspect(int argc, char **argv);
 
+/* Prints where experts would go on given machines, and how fast the model would be. */
+int command_plan(int argc, char **argv);
+
 /* Measures the machine and the model's speed on it. */
 int command_bench(int argc, char **argv);
 

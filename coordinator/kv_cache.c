@@ -41,16 +41,28 @@ static uint32_t pages_for(uint32_t positions) {
     return (uint32_t)(((uint64_t)positions + KV_PAGE_POSITIONS - 1) / KV_PAGE_POSITIONS);
 }
 
+static uint32_t parts_of(const struct model_shape *shape) {
+    return shape->attention == ATTENTION_LATENT ? 1 : 2 * shape->kv_heads;
+}
+
+static uint32_t part_width_of(const struct model_shape *shape) {
+    return shape->attention == ATTENTION_LATENT ? shape->kv_rank + shape->rope_dim
+                                                : shape->head_dim;
+}
+
+size_t kv_cache_position_bytes(const struct model_shape *shape, enum weight_format format) {
+    return parts_of(shape) * weight_row_bytes(format, part_width_of(shape));
+}
+
 enum status kv_cache_create(const struct model_shape *shape, const struct kv_cache_options *options,
                             struct kv_cache **out) {
     uint32_t sequences_max = options->sequences_max;
     struct kv_cache *cache = calloc(1, sizeof *cache);
     if (!cache || !(cache->arena = arena_create(0)))
         goto err_memory;
-    bool latent = shape->attention == ATTENTION_LATENT;
     cache->format = options->format;
-    cache->parts = latent ? 1 : 2 * shape->kv_heads;
-    cache->part_width = latent ? shape->kv_rank + shape->rope_dim : shape->head_dim;
+    cache->parts = parts_of(shape);
+    cache->part_width = part_width_of(shape);
     cache->part_bytes = weight_row_bytes(cache->format, cache->part_width);
     cache->row_bytes = cache->parts * cache->part_bytes;
     cache->pages_max = pages_for(options->positions_max);

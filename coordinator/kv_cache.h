@@ -31,6 +31,9 @@ enum status kv_cache_create(const struct model_shape *shape, const struct kv_cac
                             struct kv_cache **out);
 void kv_cache_destroy(struct kv_cache *cache);
 
+/* Bytes of one position of one layer in a cache of that shape and format. */
+size_t kv_cache_position_bytes(const struct model_shape *shape, enum weight_format format);
+
 /* Values of one row. */
 uint32_t kv_cache_width(const struct kv_cache *cache);
 

@@ -10,10 +10,13 @@
 #include "common/kernel/kernel.h"
 #include "common/log.h"
 #include "common/weights/gguf.h"
+#include "coordinator/outline.h"
+#include "coordinator/planning.h"
 #include "coordinator/recipe.h"
 
 #define BATCH_TOKENS_DEFAULT      512
 #define PERPLEXITY_WINDOW_DEFAULT 512
+#define PLAN_CONTEXT_DEFAULT      2048
 
 static void begin_table(struct option_table *table, const char *name, const char *summary,
                         const char *usage, const char *details) {
@@ -33,6 +36,50 @@ static void add_rows(struct option_table *table, const struct option *rows, size
 
 #define ADD_ROWS(table, rows) add_rows(table, rows, sizeof(rows) / sizeof *(rows))
 
+/* Where experts go, for everything that plans. */
+struct plan_rows {
+    uint64_t *memory_bytes;
+    const char **placement, **optimize, **replicas, **popularity;
+};
+
+static void add_plan_rows(const struct plan_rows *targets, struct option_table *table) {
+    const struct option rows[] = {
+        {.name = "memory",
+         .type = OPTION_SIZE,
+         .target = targets->memory_bytes,
+         .argument = "SIZE",
+         .help = "Memory for routed experts that the coordinator computes itself, beside workers; "
+                 "without it, what is left."},
+        {.name = "placement",
+         .type = OPTION_CHOICE,
+         .target = targets->placement,
+         .argument = "KIND",
+         .choices = PLANNING_KINDS,
+         .help = "auto: whatever is predicted to be fastest; experts: whole experts on all "
+                 "machines; slices: every expert sliced over all machines."},
+        {.name = "optimize",
+         .type = OPTION_CHOICE,
+         .target = targets->optimize,
+         .argument = "WORK",
+         .choices = PLANNING_OBJECTIVES,
+         .help = "What is to be fast: answers, prompts, or both (answers a quarter as long as "
+                 "prompts)."},
+        {.name = "replicas",
+         .type = OPTION_CHOICE,
+         .target = targets->replicas,
+         .argument = "WHEN",
+         .choices = PLANNING_REPLICAS,
+         .help = "Further copies of experts in spare memory: where they make it faster, never, or "
+                 "wherever there is room, so that a machine may fail."},
+        {.name = "popularity",
+         .type = OPTION_PATH,
+         .target = targets->popularity,
+         .argument = "FILE.json",
+         .help = "How often each expert is chosen; without it all are as likely."},
+    };
+    ADD_ROWS(table, rows);
+}
+
 static void add_placement_rows(struct model_options *options, struct option_table *table) {
     const struct option rows[] = {
         {.name = "workers",
@@ -51,25 +98,20 @@ static void add_placement_rows(struct model_options *options, struct option_tabl
          .argument = "N",
          .maximum = WORKERS_MAX,
          .help = "Start N worker daemons on this machine and end them afterwards."},
-        {.name = "memory",
-         .type = OPTION_SIZE,
-         .target = &options->memory_bytes,
-         .argument = "SIZE",
-         .help = "Memory for routed experts that this process computes itself, beside workers."},
-        {.name = "placement",
-         .type = OPTION_CHOICE,
-         .target = &options->placement,
-         .argument = "KIND",
-         .choices = "experts|slices",
-         .help = "Whole experts on each worker, or every expert sliced over all workers."},
     };
+    const struct plan_rows plan = {&options->memory_bytes, &options->placement, &options->optimize,
+                                   &options->replicas, &options->popularity};
     ADD_ROWS(table, rows);
+    add_plan_rows(&plan, table);
 }
 
 static void add_model_rows(struct model_options *options, struct option_table *table) {
     *options = (struct model_options){
         .isa = "auto",
-        .placement = "experts",
+        .memory_bytes = PLANNING_MEMORY_AUTO,
+        .placement = "auto",
+        .optimize = "balanced",
+        .replicas = "auto",
         .batch_tokens = BATCH_TOKENS_DEFAULT,
         .activations = "auto",
         .kv_cache = "auto",
@@ -347,6 +389,86 @@ void options_describe_inspect(struct inspect_options *options, struct option_tab
     ADD_ROWS(table, rows);
 }
 
+static const char PLAN_DETAILS[] =
+    "Says where experts would go, what each machine would hold, how fast the model would be and\n"
+    "what would limit it, before anything is loaded or bought. The cluster file names machines "
+    "that\n"
+    "run a worker, or describes machines by memory, GB/s, GOPS and link:\n"
+    "\n"
+    "  workers:\n"
+    "    - {name: mini, count: 3, memory: 16G, read_gb_per_s: 40, gops: 300}\n"
+    "    - {name: server, memory: 64G, read_gb_per_s: 90, gops: {q4_k: 900, bf16: 400},\n"
+    "       link_gbit_per_s: 10, round_trip_us: 60}\n"
+    "  coordinator: {memory: 32G, read_gb_per_s: 60, gops: 500}\n"
+    "  link: {gbit_per_s: 1, round_trip_us: 150}\n"
+    "\n"
+    "A worker's memory is what it gives to experts, the coordinator's what all its weights and "
+    "the\n"
+    "KV cache may take. gops are what skein reaches, a multiplication and an addition counting as\n"
+    "two: `skein bench` measures them.\n"
+    "\n"
+    "Examples:\n"
+    "  skein plan --model MODEL --cluster cluster.yaml\n"
+    "  skein plan --model DIRECTORY-WITH-config.json --type q4_k --cluster cluster.yaml --json\n";
+
+void options_describe_plan(struct plan_options *options, struct option_table *table) {
+    *options = (struct plan_options){
+        .memory_bytes = PLANNING_MEMORY_AUTO,
+        .placement = "auto",
+        .optimize = "balanced",
+        .replicas = "auto",
+        .batch_tokens = BATCH_TOKENS_DEFAULT,
+        .context = PLAN_CONTEXT_DEFAULT,
+    };
+    begin_table(table, "plan", "Predict a model's speed on machines that need not exist yet.",
+                "--model PATH --cluster FILE.yaml [--type TYPE] [--json] [options]", PLAN_DETAILS);
+    const struct option rows[] = {
+        {.name = "model",
+         .letter = 'm',
+         .type = OPTION_PATH,
+         .target = &options->path,
+         .argument = "PATH",
+         .help = "The model: a Hugging Face directory or a GGUF file; with --type a directory with "
+                 "config.json is enough."},
+        {.name = "cluster",
+         .type = OPTION_PATH,
+         .target = &options->cluster,
+         .argument = "FILE.yaml",
+         .help = "The machines."},
+        {.name = "type",
+         .type = OPTION_CHOICE,
+         .target = &options->type,
+         .argument = "TYPE",
+         .choices = OUTLINE_TYPE_CHOICES,
+         .help = "Plan as if weights were of this type, as quantize writes them; without it, as "
+                 "they are."},
+        {.name = "batch-tokens",
+         .letter = 'b',
+         .type = OPTION_COUNT,
+         .target = &options->batch_tokens,
+         .argument = "N",
+         .minimum = 1,
+         .maximum = BATCH_ROWS_MAX,
+         .help = "Tokens of the prompt that are computed in one step."},
+        {.name = "context",
+         .letter = 'c',
+         .type = OPTION_COUNT,
+         .target = &options->context,
+         .argument = "N",
+         .minimum = 1,
+         .maximum = CONTEXT_MAX,
+         .help = "Positions of the KV cache; decoding looks back at half of them."},
+        {.name = "json",
+         .type = OPTION_FLAG,
+         .target = &options->json,
+         .help = "Print one JSON object."},
+    };
+    const struct plan_rows plan = {&options->memory_bytes, &options->placement, &options->optimize,
+                                   &options->replicas, &options->popularity};
+    ADD_ROWS(table, rows);
+    add_plan_rows(&plan, table);
+}
+
 static const char BENCH_DETAILS[] =
     "Measures this machine, then the model, then the machine again. The table and --json give\n"
     "medians over the repetitions with the slowest and fastest one, and what the machine would\n"
@@ -525,10 +647,11 @@ void options_describe_all(struct option_catalogue *catalogue) {
     options_describe_run(&catalogue->run, &catalogue->tables[0]);
     options_describe_logits(&catalogue->logits, &catalogue->tables[1]);
     options_describe_inspect(&catalogue->inspect, &catalogue->tables[2]);
-    options_describe_bench(&catalogue->bench, &catalogue->tables[3]);
-    options_describe_perplexity(&catalogue->perplexity, &catalogue->tables[4]);
-    options_describe_quantize(&catalogue->quantize, &catalogue->tables[5]);
-    options_describe_completion(&catalogue->tables[6]);
+    options_describe_plan(&catalogue->plan, &catalogue->tables[3]);
+    options_describe_bench(&catalogue->bench, &catalogue->tables[4]);
+    options_describe_perplexity(&catalogue->perplexity, &catalogue->tables[5]);
+    options_describe_quantize(&catalogue->quantize, &catalogue->tables[6]);
+    options_describe_completion(&catalogue->tables[7]);
     for (size_t i = 0; i < OPTION_TABLES; i++)
         catalogue->commands[i] = &catalogue->tables[i].command;
 }
@@ -585,6 +708,11 @@ enum status options_check_logits(const struct logits_options *options) {
 
 enum status options_check_inspect(const struct inspect_options *options) {
     return require(options->path, "model", "PATH");
+}
+
+enum status options_check_plan(const struct plan_options *options) {
+    enum status status = require(options->path, "model", "PATH");
+    return status ? status : require(options->cluster, "cluster", "FILE.yaml");
 }
 
 enum status options_check_bench(const struct bench_options *options) {
@@ -653,6 +781,9 @@ struct runtime_options options_for_runtime(const struct model_options *options) 
         .threads = options->threads,
         .isa = options->isa,
         .placement = options->placement,
+        .optimize = options->optimize,
+        .replicas = options->replicas,
+        .popularity = options->popularity,
         .batch_rows = options->batch_tokens,
         .context = options->context,
         .kv_cache = options->kv_cache,

@@ -18,7 +18,8 @@ struct model_options {
     uint64_t memory_bytes; /* for routed experts of this process beside workers */
     uint32_t threads;
     const char *isa;
-    const char *placement;
+    const char *placement, *optimize, *replicas;
+    const char *popularity; /* path of statistics, or NULL */
     uint32_t batch_tokens;
     uint32_t context;
     const char *activations;
@@ -47,6 +48,16 @@ struct logits_options {
 
 struct inspect_options {
     const char *path;
+    bool json;
+};
+
+struct plan_options {
+    const char *path, *cluster;
+    const char *type; /* NULL: as the files have it */
+    uint64_t memory_bytes;
+    const char *placement, *optimize, *replicas;
+    const char *popularity;
+    uint32_t batch_tokens, context;
     bool json;
 };
 
@@ -82,6 +93,7 @@ struct option_table {
 void options_describe_run(struct run_options *options, struct option_table *table);
 void options_describe_logits(struct logits_options *options, struct option_table *table);
 void options_describe_inspect(struct inspect_options *options, struct option_table *table);
+void options_describe_plan(struct plan_options *options, struct option_table *table);
 void options_describe_bench(struct bench_options *options, struct option_table *table);
 void options_describe_perplexity(struct perplexity_text_options *options,
                                  struct option_table *table);
@@ -89,11 +101,12 @@ void options_describe_quantize(struct quantize_options *options, struct option_t
 void options_describe_completion(struct option_table *table);
 
 /* All commands, for lists of them. */
-#define OPTION_TABLES 7
+#define OPTION_TABLES 8
 struct option_catalogue {
     struct run_options run;
     struct logits_options logits;
     struct inspect_options inspect;
+    struct plan_options plan;
     struct bench_options bench;
     struct perplexity_text_options perplexity;
     struct quantize_options quantize;
@@ -108,6 +121,7 @@ enum status options_check_model(const struct model_options *options);
 enum status options_check_run(const struct run_options *options);
 enum status options_check_logits(const struct logits_options *options);
 enum status options_check_inspect(const struct inspect_options *options);
+enum status options_check_plan(const struct plan_options *options);
 enum status options_check_bench(const struct bench_options *options);
 enum status options_check_perplexity(const struct perplexity_text_options *options);
 enum status options_check_quantize(const struct quantize_options *options);

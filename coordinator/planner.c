@@ -1,13 +1,12 @@
-/* Shares come first: every holder gets the same, except that one whose memory is smaller gets that
- * and the others divide the rest (water-filling). Then each layer is cut to those shares.
- *
- * Whole experts: units (routing groups, or single experts where groups do not fit) go to the holder
- * that is furthest behind its share, so that each layer is spread as evenly as the units allow.
- * Slices: the inner dimension of every expert is cut in proportion to the shares, rounded to the
- * format's quantum with the rounding error carried from layer to layer. */
+/* The search is a list of tries, each a scheme with the speeds by which work is divided: fill a
+ * placement, predict it, keep the best. First all holders, in every number of teams and with units
+ * from groups to single experts; then only the holders that are worth it; then, from the best,
+ * shares moved between holders, layers mixed with the second best, and replicas. The order is fixed
+ * and bounded by a number of tries, so the same figures give the same plan. */
 #include "coordinator/planner.h"
 
-#include <stdbool.h>
+#include <assert.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,201 +15,572 @@
 
 #define MIB 1048576.0
 
-/* Planning state; the lists it fills become the placement. */
-struct planner {
-    const struct planner_input *input;
-    struct placement *plan;
-    double share[HOLDERS_MAX]; /* of all bytes */
-    uint64_t total_bytes;
-    uint64_t seen_bytes; /* of the layers planned so far */
+/* A balanced workload: an answer of one token for so many of the prompt. */
+#define PROMPT_TOKENS_PER_ANSWER_TOKEN 4
+
+/* Steps in which shares are moved between holders, by this factor. */
+#define MOVES_MAX 24
+#define MOVE      1.2
+
+/* Further copies cost memory and time to load, and a mixture of layers is harder to understand:
+ * they have to gain so much. */
+#define REPLICAS_GAIN 0.01
+#define MIXTURE_GAIN  0.01
+
+/* A way to place all layers. */
+struct try {
+    struct plan_option option;
+    struct scheme schemes[2];
+    bool second[LAYERS_MAX]; /* layers that take schemes[1] */
+    struct scheme_speeds speeds;
+    double layer_seconds[LAYERS_MAX]; /* of the workload, predicted */
+    uint32_t fastest, slowest;        /* holders, by how long others wait for them */
 };
 
-static uint64_t range_bytes(const struct planner_input *input, uint32_t layer, uint32_t begin,
-                            uint32_t end) {
-    struct shard shard = {layer, 0, begin, end};
-    return shard_bytes(&input->layouts[layer], &shard);
+struct search {
+    const struct planner_input *input;
+    struct plan *plan;
+    struct try *best; /* (PLAN_OPTIONS_MAX) those of plan->options, in the same order */
+    struct try *next; /* being tried */
+    struct cost_prediction decode, prefill;
+    uint64_t unplaced_bytes; /* the least that did not fit */
+};
+
+/* ---- What is asked for. */
+
+static struct scheme_input scheme_input_of(const struct planner_input *input,
+                                           const struct scheme *const *by_layer,
+                                           const struct scheme_speeds *speeds) {
+    return (struct scheme_input){
+        .layouts = input->layouts,
+        .is_expert_layer = input->is_expert_layer,
+        .layers = input->layers,
+        .experts = input->experts,
+        .memory_bytes = input->memory_bytes,
+        .holders = input->holders,
+        .routing = input->routing,
+        .by_layer = by_layer,
+        .speeds = speeds,
+    };
 }
 
-static uint64_t layer_bytes(const struct planner_input *input, uint32_t layer) {
-    return input->is_expert_layer[layer]
-               ? input->experts * range_bytes(input, layer, 0, input->layouts[layer].inner)
-               : 0;
-}
-
-static uint64_t offered_bytes(const struct planner_input *input) {
+static uint64_t total_bytes(const struct planner_input *input) {
+    const struct scheme_input scheme = scheme_input_of(input, NULL, NULL);
     uint64_t sum = 0;
-    for (uint32_t h = 0; h < input->holders; h++)
-        if (__builtin_add_overflow(sum, input->memory_bytes[h], &sum))
-            return UINT64_MAX;
+    for (uint32_t layer = 0; layer < input->layers; layer++)
+        sum += scheme_layer_bytes(&scheme, layer);
     return sum;
 }
 
-/* Says what is missing; `unplaced` bytes found no place although the sum might suffice. */
-static enum status refuse(const struct planner *planner, uint64_t unplaced) {
-    const struct planner_input *input = planner->input;
-    uint64_t offered = offered_bytes(input);
-    uint64_t missing = planner->total_bytes > offered ? planner->total_bytes - offered : unplaced;
-    log_error(
-        "the routed experts take %.1f MiB and the %u worker%s offer %.1f MiB: %.1f MiB missing; "
-        "raise --memory or add workers",
-        (double)planner->total_bytes / MIB, input->holders, input->holders == 1 ? "" : "s",
-        (double)offered / MIB, (double)missing / MIB);
+/* Says what is missing; the bytes that found no place where the sum would suffice. */
+static enum status refuse(const struct search *search) {
+    const struct planner_input *input = search->input;
+    uint64_t total = total_bytes(input), offered = 0;
+    for (uint32_t h = 0; h < input->holders; h++)
+        if (__builtin_add_overflow(offered, input->memory_bytes[h], &offered))
+            offered = UINT64_MAX;
+    uint64_t missing = total > offered ? total - offered : search->unplaced_bytes;
+    log_error("the routed experts take %.1f MiB and the %u machine%s offer%s %.1f MiB: %.1f MiB "
+              "missing; raise --memory or add workers",
+              (double)total / MIB, input->holders, input->holders == 1 ? "" : "s",
+              input->holders == 1 ? "s" : "", (double)offered / MIB, (double)missing / MIB);
     return STATUS_NO_MEMORY;
 }
 
-/* share[h]: equal parts of all bytes, but never more than a holder's memory. */
-static enum status fill_shares(struct planner *planner) {
-    const struct planner_input *input = planner->input;
-    double left = (double)planner->total_bytes;
-    uint32_t open = input->holders;
-    bool full[HOLDERS_MAX] = {false};
-    for (bool changed = true; changed && open;) {
-        changed = false;
-        double level = left / open;
-        for (uint32_t h = 0; h < input->holders; h++) {
-            if (full[h] || (double)input->memory_bytes[h] >= level)
-                continue;
-            planner->share[h] = (double)input->memory_bytes[h] / (double)planner->total_bytes;
-            left -= (double)input->memory_bytes[h];
-            full[h] = changed = true;
-            open--;
-        }
-    }
-    if (open == 0 && left > 0.5)
-        return refuse(planner, 0);
-    for (uint32_t h = 0; h < input->holders; h++)
-        if (!full[h])
-            planner->share[h] = left / open / (double)planner->total_bytes;
-    return STATUS_OK;
+double planner_decode_rate(const struct cost_step *step, const struct cost_prediction *prediction) {
+    return step->rows / (prediction->step_s + prediction->parts.head);
 }
 
-/* The holder that is furthest behind its share of `target` bytes and still has room; holders if
- * none. */
-static uint32_t most_behind(const struct planner *planner, double target, uint64_t bytes) {
-    const struct planner_input *input = planner->input;
-    uint32_t best = input->holders;
-    double most = 0;
-    for (uint32_t h = 0; h < input->holders; h++) {
-        if (planner->plan->held[h].bytes + bytes > input->memory_bytes[h])
+double planner_prefill_rate(const struct cost_step *step,
+                            const struct cost_prediction *prediction) {
+    return step->rows / prediction->step_s;
+}
+
+/* Seconds of the objective for seconds of one decode step and one prefill step. */
+static double weigh(const struct planner_input *input, double decode_s, double prefill_s) {
+    double token_s = prefill_s / input->prefill.rows;
+    switch (input->objective) {
+    case OPTIMIZE_DECODE:
+        return decode_s;
+    case OPTIMIZE_PREFILL:
+        return token_s;
+    default:
+        return decode_s + PROMPT_TOKENS_PER_ANSWER_TOKEN * token_s;
+    }
+}
+
+/* ---- Names for people. */
+
+static void name_unit(const struct planner_input *input, uint32_t unit, char *out, size_t bytes) {
+    uint32_t group = input->experts / input->groups;
+    if (unit == 1)
+        snprintf(out, bytes, "single experts");
+    else if (unit == group)
+        snprintf(out, bytes, "whole groups of %u experts", unit);
+    else
+        snprintf(out, bytes, "parts of groups of %u experts", unit);
+}
+
+/* Holders that have any of a layer's experts, and the most parts that one of them is cut into. */
+static void count_layer(const struct planner_input *input, const struct placement *placement,
+                        uint32_t layer, uint32_t *machines, uint32_t *slices) {
+    bool used[HOLDERS_MAX] = {false};
+    *machines = *slices = 0;
+    for (uint32_t e = 0; e < input->experts; e++) {
+        const struct expert_places *places = placement_find(placement, layer, e);
+        uint32_t end = placement_copy_end(places, 0);
+        *slices = end > *slices ? end : *slices;
+        for (uint32_t i = 0; i < end; i++) {
+            *machines += !used[places->parts[i].holder];
+            used[places->parts[i].holder] = true;
+        }
+    }
+}
+
+static void name_way(const struct planner_input *input, const struct placement *placement,
+                     uint32_t layer, uint32_t unit, char *out, size_t bytes) {
+    char units[48];
+    uint32_t machines, slices;
+    count_layer(input, placement, layer, &machines, &slices);
+    name_unit(input, unit, units, sizeof units);
+    if (machines == 1)
+        snprintf(out, bytes, "all experts on one machine");
+    else if (slices == machines)
+        snprintf(out, bytes, "every expert sliced over %u machines", machines);
+    else if (slices == 1)
+        snprintf(out, bytes, "%s on %u machines", units, machines);
+    else
+        snprintf(out, bytes, "%s in up to %u slices on %u machines", units, slices, machines);
+}
+
+/* Names the ways of the layers, each after the first layer that goes by it. */
+static void name_ways(const struct planner_input *input, const struct placement *placement,
+                      const struct try *try, char ways[2][PLAN_NAME_BYTES], uint32_t counts[2]) {
+    counts[0] = counts[1] = 0;
+    ways[0][0] = ways[1][0] = '\0';
+    for (uint32_t layer = 0; layer < input->layers; layer++) {
+        uint32_t which = try->second[layer];
+        if (!input->is_expert_layer[layer])
             continue;
-        double behind = planner->share[h] * target - (double)planner->plan->held[h].bytes;
-        if (best == input->holders || behind > most) {
-            best = h;
-            most = behind;
-        }
+        if (counts[which]++ == 0)
+            name_way(input, placement, layer, try->schemes[which].unit, ways[which],
+                     PLAN_NAME_BYTES);
     }
-    return best;
 }
 
-/* Experts that stay together: a routing group, so that a token visits few holders. Without groups
- * each on its own, so that every layer is spread over all holders and their bandwidths add up. */
-static uint32_t unit_experts(const struct planner_input *input) {
-    return input->groups > 1 ? input->experts / input->groups : 1;
+static void name_try(const struct planner_input *input, const struct placement *placement,
+                     struct try *try) {
+    char ways[2][PLAN_NAME_BYTES];
+    uint32_t counts[2];
+    name_ways(input, placement, try, ways, counts);
+    uint32_t mostly = counts[1] > counts[0];
+    memcpy(try->option.name, ways[mostly], PLAN_NAME_BYTES);
+    size_t used = strlen(try->option.name);
+    if (counts[!mostly])
+        snprintf(try->option.name + used, PLAN_NAME_BYTES - used, " (%u of %u layers)",
+                 counts[mostly], counts[0] + counts[1]);
 }
 
-static enum status place_experts(struct planner *planner, uint32_t layer, uint32_t unit) {
-    const struct planner_input *input = planner->input;
-    uint32_t inner = input->layouts[layer].inner;
-    uint64_t expert_bytes = range_bytes(input, layer, 0, inner);
-    double target = (double)(planner->seen_bytes + layer_bytes(input, layer));
-    for (uint32_t expert = 0; expert < input->experts; expert += unit) {
-        uint32_t holder = most_behind(planner, target, expert_bytes * unit);
-        for (uint32_t e = expert; e < expert + unit; e++) {
-            uint32_t to =
-                holder < input->holders ? holder : most_behind(planner, target, expert_bytes);
-            if (to == input->holders)
-                return refuse(planner,
-                              planner->total_bytes - planner->seen_bytes - expert_bytes * e);
-            enum status status =
-                placement_add(planner->plan, &(struct shard){layer, e, 0, inner}, to);
-            if (status)
-                return status;
-        }
+/* Tries that differ in little but numbers: only the best of them is worth showing, and worth more
+ * tries. */
+static bool same_kind(const struct try *a, const struct try *b) {
+    const struct scheme *left = &a->schemes[0], *right = &b->schemes[0];
+    return (a->schemes[1].teams > 0) == (b->schemes[1].teams > 0) && left->unit == right->unit &&
+           (left->teams == 1) == (right->teams == 1) &&
+           (left->members == 1) == (right->members == 1) &&
+           (left->teams == left->members) == (right->teams == right->members);
+}
+
+/* ---- Trying. */
+
+static void predict(struct search *search, const struct placement *placement, struct try *try) {
+    const struct planner_input *input = search->input;
+    struct cost_prediction *decode = &search->decode, *prefill = &search->prefill;
+    if (!input->costs)
+        return;
+    cost_model_predict(input->costs, placement, &input->decode, decode);
+    cost_model_predict(input->costs, placement, &input->prefill, prefill);
+    try->option.decode_tokens_per_s = planner_decode_rate(&input->decode, decode);
+    try->option.prefill_tokens_per_s = planner_prefill_rate(&input->prefill, prefill);
+    try->option.seconds = weigh(input, decode->step_s + decode->parts.head, prefill->step_s);
+    for (uint32_t layer = 0; layer < input->layers; layer++)
+        try->layer_seconds[layer] = weigh(input, decode->layer_s[layer], prefill->layer_s[layer]);
+    const struct cost_prediction *which = input->objective == OPTIMIZE_PREFILL ? prefill : decode;
+    try->fastest = try->slowest = 0;
+    for (uint32_t h = 1; h < input->holders; h++) {
+        if (which->holders[h].slowest > which->holders[try->slowest].slowest)
+            try->slowest = h;
+        if (which->holders[h].slowest < which->holders[try->fastest].slowest)
+            try->fastest = h;
     }
+}
+
+/* Puts search->next among the best. Of several of one kind only the best is kept. Takes over the
+ * placement. */
+static void keep(struct search *search, struct placement *placement) {
+    struct plan *plan = search->plan;
+    struct try *best = search->best;
+    uint32_t place = 0, end = 0;
+    while (place < plan->option_count && best[place].option.seconds <= search->next->option.seconds)
+        place++;
+    for (uint32_t i = 0; i < place; i++)
+        if (same_kind(&best[i], search->next))
+            place = PLAN_OPTIONS_MAX;
+    if (place >= PLAN_OPTIONS_MAX) {
+        placement_destroy(placement);
+        return;
+    }
+    /* What stands from here on moves down by one, over the one of its kind or the last. */
+    for (end = place; end < plan->option_count; end++)
+        if (same_kind(&best[end], search->next))
+            break;
+    if (end == plan->option_count && end < PLAN_OPTIONS_MAX)
+        plan->option_count++;
+    else if (end == PLAN_OPTIONS_MAX)
+        end--;
+    memmove(best + place + 1, best + place, (end - place) * sizeof *best);
+    best[place] = *search->next;
+    if (place > 0) {
+        placement_destroy(placement);
+        return;
+    }
+    placement_destroy(plan->placement);
+    plan->placement = placement;
+}
+
+/* Fills a placement as search->next says and keeps it if it is good. Errors: STATUS_NO_MEMORY only
+ * where this process is out of memory; what does not fit is passed over. */
+static enum status try_next(struct search *search) {
+    const struct planner_input *input = search->input;
+    const struct scheme *by_layer[LAYERS_MAX];
+    struct try *try = search->next;
+    for (uint32_t layer = 0; layer < input->layers; layer++)
+        by_layer[layer] = &try->schemes[try->second[layer] ? 1 : 0];
+    const struct scheme_input scheme = scheme_input_of(input, by_layer, &try->speeds);
+    struct placement *placement;
+    uint64_t unplaced_bytes;
+    enum status status = scheme_fill(&scheme, &placement, &unplaced_bytes);
+    search->plan->tried++;
+    if (status) {
+        if (unplaced_bytes && (!search->unplaced_bytes || unplaced_bytes < search->unplaced_bytes))
+            search->unplaced_bytes = unplaced_bytes;
+        return unplaced_bytes ? STATUS_OK : status;
+    }
+    name_try(input, placement, try);
+    predict(search, placement, try);
+    keep(search, placement);
     return STATUS_OK;
 }
 
-/* Bytes that `units` quanta of every expert of the layer take (the last one may be cut short). */
-static uint64_t units_bytes(const struct planner_input *input, uint32_t layer, uint32_t units) {
-    const struct shard_layout *layout = &input->layouts[layer];
-    uint64_t end = (uint64_t)units * shard_quantum(layout);
-    uint32_t width = end < layout->inner ? (uint32_t)end : layout->inner;
-    return width ? input->experts * range_bytes(input, layer, 0, width) : 0;
+/* ---- Teams. */
+
+struct ranked {
+    uint32_t holder;
+    double capability;
+};
+
+static int compare_ranks(const void *a, const void *b) {
+    const struct ranked *left = a, *right = b;
+    if (left->capability != right->capability)
+        return left->capability > right->capability ? -1 : 1;
+    return left->holder < right->holder ? -1 : 1;
 }
 
-/* Divides the quanta of the inner dimension among the holders, one by one to whoever lacks most of
- * its share after this layer, so that rounding does not add up over layers. */
-static enum status cut_units(struct planner *planner, uint32_t layer, uint32_t *units) {
-    const struct planner_input *input = planner->input;
-    uint32_t quantum = shard_quantum(&input->layouts[layer]);
-    uint32_t left = (input->layouts[layer].inner + quantum - 1) / quantum;
-    double target = (double)(planner->seen_bytes + layer_bytes(input, layer));
-    memset(units, 0, input->holders * sizeof *units);
-    for (; left; left--) {
-        uint32_t best = input->holders;
-        double most = 0;
-        for (uint32_t h = 0; h < input->holders; h++) {
-            uint64_t held = planner->plan->held[h].bytes;
-            if (held + units_bytes(input, layer, units[h] + 1) > input->memory_bytes[h])
-                continue;
-            double behind = planner->share[h] * target - (double)held -
-                            (double)units_bytes(input, layer, units[h]);
-            if (best == input->holders || behind > most) {
-                best = h;
-                most = behind;
-            }
-        }
-        if (best == input->holders)
-            return refuse(planner, planner->total_bytes - planner->seen_bytes);
-        units[best]++;
+/* The part of a layer that each holder could well take: what its speed is of all speeds, or what
+ * its memory allows. Best first. */
+static void rank_holders(const struct planner_input *input, const struct scheme_speeds *speeds,
+                         struct ranked *out) {
+    double total = (double)total_bytes(input), sum = 0;
+    for (uint32_t h = 0; h < input->holders; h++)
+        sum += 1 / (speeds->fixed_s[h] + speeds->load_s[h]);
+    for (uint32_t h = 0; h < input->holders; h++)
+        out[h] = (struct ranked){h, fmin(1 / (speeds->fixed_s[h] + speeds->load_s[h]) / sum,
+                                         (double)input->memory_bytes[h] / total)};
+    qsort(out, input->holders, sizeof *out, compare_ranks);
+}
+
+/* Deals the first `members` of the ranking to teams that are as equal as can be. */
+static void make_teams(const struct planner_input *input, const struct ranked *ranking,
+                       uint32_t members, uint32_t teams, uint32_t unit, struct scheme *out) {
+    double capability[HOLDERS_MAX] = {0};
+    out->teams = teams;
+    out->members = members;
+    out->unit = unit;
+    for (uint32_t h = 0; h < input->holders; h++)
+        out->team_of[h] = SCHEME_NO_TEAM;
+    for (uint32_t i = 0; i < members; i++) {
+        uint32_t weakest = 0;
+        for (uint32_t t = 1; t < teams; t++)
+            if (capability[t] < capability[weakest])
+                weakest = t;
+        out->team_of[ranking[i].holder] = i < teams ? i : weakest;
+        capability[i < teams ? i : weakest] += ranking[i].capability;
     }
-    return STATUS_OK;
 }
 
-static enum status place_slices(struct planner *planner, uint32_t layer) {
-    const struct planner_input *input = planner->input;
-    uint32_t inner = input->layouts[layer].inner, quantum = shard_quantum(&input->layouts[layer]);
-    uint32_t units[HOLDERS_MAX];
-    enum status status = cut_units(planner, layer, units);
-    for (uint32_t expert = 0; status == STATUS_OK && expert < input->experts; expert++) {
-        uint32_t begin = 0;
-        for (uint32_t h = 0; status == STATUS_OK && h < input->holders; h++) {
-            uint32_t end = units[h] * quantum < inner - begin ? begin + units[h] * quantum : inner;
-            if (end > begin)
-                status =
-                    placement_add(planner->plan, &(struct shard){layer, expert, begin, end}, h);
-            begin = end;
-        }
+/* Units to try with so many teams; returns how many (at most 3). */
+static uint32_t list_units(const struct planner_input *input, uint32_t teams, uint32_t units[3]) {
+    uint32_t count = 0, group = input->experts / input->groups;
+    if (teams == 1 || input->groups == 1) {
+        units[count++] = 1;
+        return count;
+    }
+    units[count++] = group;
+    uint32_t parts = (teams + input->groups - 1) / input->groups;
+    if (parts > 1 && parts < group && group % parts == 0)
+        units[count++] = group / parts;
+    if (group > 1)
+        units[count++] = 1;
+    return count;
+}
+
+/* ---- The stages of the search. */
+
+static void set_speeds(const struct planner_input *input, uint32_t rows, uint32_t teams,
+                       struct scheme_speeds *out) {
+    if (input->costs) {
+        cost_model_profile(input->costs, rows, teams == 1 ? 1 : 0, out->fixed_s, out->load_s);
+        return;
+    }
+    for (uint32_t h = 0; h < input->holders; h++) {
+        out->fixed_s[h] = 0;
+        out->load_s[h] = 1;
+    }
+}
+
+/* One scheme, with work divided for decoding and for prefill, as far as they matter. */
+static enum status try_scheme(struct search *search, uint32_t members, uint32_t teams,
+                              uint32_t unit) {
+    const struct planner_input *input = search->input;
+    const uint32_t rows[] = {input->decode.rows, input->prefill.rows};
+    struct ranked ranking[HOLDERS_MAX];
+    enum status status = STATUS_OK;
+    for (int i = 0; i < 2 && status == STATUS_OK; i++) {
+        if (input->objective == (i ? OPTIMIZE_DECODE : OPTIMIZE_PREFILL))
+            continue;
+        memset(search->next, 0, sizeof *search->next);
+        set_speeds(input, rows[i], teams, &search->next->speeds);
+        rank_holders(input, &search->next->speeds, ranking);
+        make_teams(input, ranking, members, teams, unit, &search->next->schemes[0]);
+        status = try_next(search);
     }
     return status;
 }
 
-static enum status place_layer(struct planner *planner, uint32_t layer) {
-    const struct planner_input *input = planner->input;
-    if (!input->is_expert_layer[layer])
-        return STATUS_OK;
-    enum status status = input->kind == PLACEMENT_SLICES
-                             ? place_slices(planner, layer)
-                             : place_experts(planner, layer, unit_experts(input));
-    planner->seen_bytes += layer_bytes(input, layer);
+/* In every number of teams that is worth a try. */
+static enum status try_members(struct search *search, uint32_t members) {
+    const struct planner_input *input = search->input;
+    const uint32_t counts[] = {1, 2, 3, 4, 6, 8, 12, 16, 32, 64, input->groups, members};
+    enum status status = STATUS_OK;
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        uint32_t units[3], teams = counts[i];
+        bool seen = teams > members;
+        for (size_t j = 0; j < i; j++)
+            seen |= counts[j] == teams;
+        uint32_t unit_count = seen ? 0 : list_units(input, teams, units);
+        for (uint32_t u = 0; status == STATUS_OK && u < unit_count; u++)
+            status = try_scheme(search, members, teams, units[u]);
+    }
     return status;
 }
 
-enum status planner_plan(const struct planner_input *input, struct placement **out) {
-    struct planner planner = {.input = input};
-    enum status status = placement_create(input->layouts, input->layers, input->experts,
-                                          input->holders, &planner.plan);
+/* Fewer holders: the best ones, as long as their memory may suffice. */
+static enum status try_fewer(struct search *search) {
+    uint32_t holders = search->input->holders, step = (holders + 7) / 8;
+    enum status status = STATUS_OK;
+    for (uint32_t members = holders; status == STATUS_OK && members > step;) {
+        members -= step;
+        status = try_members(search, members);
+    }
+    return status;
+}
+
+/* Moves work away from the holder that others wait for, to the one that is waited for least, as
+ * long as that helps. */
+static enum status move_shares(struct search *search) {
+    enum status status = STATUS_OK;
+    bool blocked = false;
+    for (uint32_t move = 0; move < MOVES_MAX && status == STATUS_OK && !blocked; move++) {
+        const struct try *best = &search->best[0];
+        double before = best->option.seconds;
+        *search->next = *best;
+        if (move % 2)
+            search->next->speeds.load_s[best->fastest] /= MOVE;
+        else
+            search->next->speeds.load_s[best->slowest] *= MOVE;
+        status = try_next(search);
+        blocked = move % 2 && search->best[0].option.seconds >= before;
+    }
+    return status;
+}
+
+static bool same_scheme(const struct planner_input *input, const struct scheme *a,
+                        const struct scheme *b) {
+    return a->teams == b->teams && a->unit == b->unit &&
+           memcmp(a->team_of, b->team_of, input->holders * sizeof *a->team_of) == 0;
+}
+
+/* Whether the best of both for each layer is predicted to be worth it. */
+static bool mixture_gains(const struct search *search, const struct try *second) {
+    const struct try *first = &search->best[0];
+    double gain = 0;
+    for (uint32_t layer = 0; layer < search->input->layers; layer++)
+        gain += fmax(0, first->layer_seconds[layer] - second->layer_seconds[layer]);
+    return gain > MIXTURE_GAIN * first->option.seconds;
+}
+
+/* The better way for each layer out of the best one and each other: layers differ in formats and
+ * popularity. */
+static enum status mix_layers(struct search *search) {
+    const struct planner_input *input = search->input;
+    enum status status = STATUS_OK;
+    for (uint32_t other = 1; status == STATUS_OK && other < search->plan->option_count; other++) {
+        const struct try *first = &search->best[0], *second = &search->best[other];
+        uint32_t better = 0;
+        if (same_scheme(input, &first->schemes[0], &second->schemes[0]))
+            continue;
+        *search->next = *first;
+        search->next->schemes[1] = second->schemes[0];
+        for (uint32_t layer = 0; layer < input->layers; layer++) {
+            bool take = input->is_expert_layer[layer] &&
+                        second->layer_seconds[layer] < first->layer_seconds[layer];
+            search->next->second[layer] = take;
+            better += take;
+        }
+        if (better && mixture_gains(search, second))
+            status = try_next(search);
+    }
+    return status;
+}
+
+/* ---- Replicas. */
+
+static uint32_t count_replicas(const struct planner_input *input,
+                               const struct placement *placement) {
+    uint32_t replicas = 0;
+    for (uint32_t layer = 0; layer < input->layers; layer++)
+        for (uint32_t e = 0; e < input->experts; e++) {
+            const struct expert_places *places = placement_find(placement, layer, e);
+            for (uint32_t i = 1; i < places->count; i++)
+                replicas += places->parts[i].begin == 0;
+        }
+    return replicas;
+}
+
+/* Fills the best way once more with further copies in `part` of the spare memory, and takes that if
+ * it gains or where copies are wanted. */
+static enum status replicate(struct search *search, double part, bool always) {
+    const struct planner_input *input = search->input;
+    struct try *best = &search->best[0];
+    const struct scheme *by_layer[LAYERS_MAX];
+    for (uint32_t layer = 0; layer < input->layers; layer++)
+        by_layer[layer] = &best->schemes[best->second[layer] ? 1 : 0];
+    const struct scheme_input scheme = scheme_input_of(input, by_layer, &best->speeds);
+    struct placement *placement;
+    uint64_t unplaced_bytes;
+    enum status status = scheme_fill(&scheme, &placement, &unplaced_bytes);
     if (status)
         return status;
-    for (uint32_t layer = 0; layer < input->layers; layer++)
-        planner.total_bytes += layer_bytes(input, layer);
-    status = fill_shares(&planner);
-    for (uint32_t layer = 0; status == STATUS_OK && layer < input->layers; layer++)
-        status = place_layer(&planner, layer);
-    if (status) {
-        placement_destroy(planner.plan);
+    status = scheme_replicate(&scheme, part, always, placement);
+    search->plan->tried++;
+    *search->next = *best;
+    if (status == STATUS_OK)
+        predict(search, placement, search->next);
+    if (status ||
+        (!always && search->next->option.seconds > best->option.seconds * (1 - REPLICAS_GAIN))) {
+        placement_destroy(placement);
         return status;
     }
-    *out = planner.plan;
+    *best = *search->next;
+    placement_destroy(search->plan->placement);
+    search->plan->placement = placement;
+    search->plan->replicas = count_replicas(input, placement);
     return STATUS_OK;
+}
+
+static enum status add_replicas(struct search *search) {
+    enum planner_replicas replicas = search->input->replicas;
+    if (replicas == REPLICAS_SPARE)
+        return replicate(search, 1, true);
+    if (replicas == REPLICAS_NONE || !search->input->costs)
+        return STATUS_OK;
+    enum status status = replicate(search, 1, false);
+    return status || search->plan->replicas ? status : replicate(search, 0.25, false);
+}
+
+/* ---- All together. */
+
+/* All holders take part by their speed, whatever that costs. */
+static enum status plan_kind(struct search *search, enum placement_kind kind) {
+    const struct planner_input *input = search->input;
+    struct ranked ranking[HOLDERS_MAX];
+    bool slices = kind == PLACEMENT_SLICES;
+    memset(search->next, 0, sizeof *search->next);
+    set_speeds(input, input->decode.rows, 1, &search->next->speeds);
+    memset(search->next->speeds.fixed_s, 0, sizeof search->next->speeds.fixed_s);
+    rank_holders(input, &search->next->speeds, ranking);
+    make_teams(input, ranking, input->holders, slices ? 1 : input->holders,
+               slices || input->groups == 1 ? 1 : input->experts / input->groups,
+               &search->next->schemes[0]);
+    return try_next(search);
+}
+
+static enum status search_all(struct search *search) {
+    const struct planner_input *input = search->input;
+    enum status status;
+    if ((status = try_members(search, input->holders)) || (status = try_fewer(search)) ||
+        search->plan->option_count == 0 || (status = move_shares(search)))
+        return status;
+    return mix_layers(search);
+}
+
+/* What the user is told. */
+static void describe_plan(struct search *search) {
+    struct plan *plan = search->plan;
+    const struct try *best = &search->best[0];
+    for (uint32_t i = 0; i < plan->option_count; i++)
+        plan->options[i] = search->best[i].option;
+    uint32_t counts[2];
+    name_ways(search->input, plan->placement, best, plan->way, counts);
+    memcpy(plan->second, best->second, sizeof plan->second);
+}
+
+enum status planner_plan(const struct planner_input *input, struct plan *out) {
+    assert(input->holders > 0 && input->holders <= HOLDERS_MAX && input->layers <= LAYERS_MAX);
+    struct plan plan = {.placement = NULL};
+    struct search *search = calloc(1, sizeof *search);
+    enum status status = STATUS_NO_MEMORY;
+    if (!search)
+        return status;
+    search->input = input;
+    search->plan = &plan;
+    search->best = calloc(PLAN_OPTIONS_MAX, sizeof *search->best);
+    search->next = calloc(1, sizeof *search->next);
+    if (!search->best || !search->next)
+        goto err_memory;
+    if (input->kind == PLACEMENT_AUTO && input->costs)
+        status = search_all(search);
+    else
+        status = plan_kind(search,
+                           input->kind == PLACEMENT_SLICES ? PLACEMENT_SLICES : PLACEMENT_EXPERTS);
+    if (status == STATUS_OK && plan.option_count == 0)
+        status = refuse(search);
+    if (status == STATUS_OK)
+        status = add_replicas(search);
+    if (status == STATUS_OK) {
+        describe_plan(search);
+        *out = plan;
+    } else {
+        placement_destroy(plan.placement);
+    }
+err_memory:
+    free(search->best);
+    free(search->next);
+    free(search);
+    return status;
+}
+
+void planner_destroy(struct plan *plan) {
+    placement_destroy(plan->placement);
+    plan->placement = NULL;
 }

@@ -11,12 +11,15 @@
 #include "coordinator/cluster.h"
 #include "coordinator/gguf_tokenizer.h"
 #include "coordinator/local_workers.h"
-#include "coordinator/planner.h"
+#include "coordinator/planning.h"
 #include "coordinator/progress.h"
 #include "coordinator/worker_list.h"
 
 /* Context when none is asked for: a long conversation, yet a small cache on every model. */
 #define CONTEXT_DEFAULT 8192u
+
+/* Positions that are looked back at in the decode steps that are planned for. */
+#define DECODE_CONTEXT 512u
 
 struct runtime {
     struct runtime_options options;
@@ -30,8 +33,10 @@ struct runtime {
     struct worker_list worker_list;
     struct local_workers *local_workers;
     struct cluster *cluster; /* NULL: in process */
-    struct placement *placement;
-    struct expert_store *store; /* of this process, the last holder; NULL: all are workers */
+    struct outline *outline;
+    struct planning *planning;
+    const struct placement *placement; /* the plan's */
+    struct expert_store *store;        /* of this process, the last holder; NULL: all are workers */
     struct model *model;
     struct kv_cache *cache;
     struct expert_workspace *workspace;
@@ -74,16 +79,10 @@ static enum status find_layouts(struct runtime *runtime) {
     runtime->layouts = calloc(runtime->layers, sizeof *runtime->layouts);
     if (!runtime->layouts)
         return STATUS_NO_MEMORY;
-    for (uint32_t layer = 0; layer < runtime->layers; layer++) {
-        if (!shape->is_expert_layer[layer])
-            continue;
-        enum status status =
-            shard_find_layout(runtime->weights, layer, shape->experts, shape->hidden,
-                              shape->expert_inner, &runtime->layouts[layer]);
-        if (status)
-            return status;
-    }
-    return STATUS_OK;
+    enum status status = outline_read(runtime->weights, shape, &runtime->outline);
+    for (uint32_t layer = 0; status == STATUS_OK && layer < runtime->layers; layer++)
+        runtime->layouts[layer] = runtime->outline->layers[layer].routed;
+    return status;
 }
 
 static enum status start_local_workers(struct runtime *runtime) {
@@ -125,25 +124,53 @@ static bool holds_experts(const struct runtime *runtime) {
     return !runtime->cluster || runtime->options.memory_bytes > 0;
 }
 
+/* Whether the routed experts are in quantised formats and meet activations of 8 bits where those
+ * have a product for them. */
+static bool rounds_activations(const struct runtime *runtime) {
+    if (runtime->options.exact)
+        return false;
+    for (uint32_t layer = 0; layer < runtime->layers; layer++)
+        if (runtime->shape.is_expert_layer[layer] &&
+            weight_is_blocked(runtime->layouts[layer].gate))
+            return true;
+    return false;
+}
+
+/* By itself the cache is no coarser than the products are. */
+static enum weight_format cache_format(const struct runtime *runtime) {
+    const char *name = runtime->options.kv_cache;
+    if (strcmp(name, "auto") == 0)
+        return rounds_activations(runtime) ? WEIGHT_F16 : WEIGHT_F32;
+    if (strcmp(name, "f32") == 0)
+        return WEIGHT_F32;
+    if (strcmp(name, "f16") == 0)
+        return WEIGHT_F16;
+    return strcmp(name, "bf16") == 0 ? WEIGHT_BF16 : WEIGHT_Q8_0;
+}
+
 static enum status plan(struct runtime *runtime) {
-    uint64_t memory_bytes[HOLDERS_MAX];
-    uint32_t holders = 0;
-    for (; runtime->cluster && holders < cluster_size(runtime->cluster); holders++)
-        memory_bytes[holders] = cluster_worker(runtime->cluster, holders)->memory_bytes;
-    if (holds_experts(runtime))
-        memory_bytes[holders++] = runtime->cluster ? runtime->options.memory_bytes : UINT64_MAX;
-    const struct planner_input input = {
+    struct planning_worker workers[WORKERS_MAX];
+    uint32_t count = runtime->cluster ? cluster_size(runtime->cluster) : 0;
+    for (uint32_t w = 0; w < count; w++)
+        workers[w] = (struct planning_worker){
+            .memory_bytes = cluster_worker(runtime->cluster, w)->memory_bytes};
+    const struct planning_input input = {
+        .shape = &runtime->shape,
+        .outline = runtime->outline,
         .layouts = runtime->layouts,
-        .is_expert_layer = runtime->shape.is_expert_layer,
         .layers = runtime->layers,
-        .experts = runtime->shape.experts,
-        .groups = runtime->shape.groups,
-        .memory_bytes = memory_bytes,
-        .holders = holders,
-        .kind = strcmp(runtime->options.placement, "slices") == 0 ? PLACEMENT_SLICES
-                                                                  : PLACEMENT_EXPERTS,
+        .workers = workers,
+        .worker_count = count,
+        .local_bytes = runtime->options.memory_bytes,
+        .kv_format = cache_format(runtime),
+        .kind = planning_kind(runtime->options.placement),
+        .decode = {1, DECODE_CONTEXT, 1},
+        .prefill = {runtime->options.batch_rows, runtime->options.batch_rows / 2, 1},
     };
-    return planner_plan(&input, &runtime->placement);
+    enum status status = planning_create(&input, &runtime->planning);
+    if (status == STATUS_OK)
+        runtime->placement = planning_plan(runtime->planning)->placement;
+    return status;
 }
 
 static void show_bytes_done(void *context, uint64_t bytes_done, uint64_t bytes_total) {
@@ -214,30 +241,6 @@ static uint32_t context_positions(const struct runtime *runtime) {
     return trained < CONTEXT_DEFAULT ? trained : CONTEXT_DEFAULT;
 }
 
-/* Whether the routed experts are in quantised formats and meet activations of 8 bits where those
- * have a product for them. */
-static bool rounds_activations(const struct runtime *runtime) {
-    if (runtime->options.exact)
-        return false;
-    for (uint32_t layer = 0; layer < runtime->layers; layer++)
-        if (runtime->shape.is_expert_layer[layer] &&
-            weight_is_blocked(runtime->layouts[layer].gate))
-            return true;
-    return false;
-}
-
-/* By itself the cache is no coarser than the products are. */
-static enum weight_format cache_format(const struct runtime *runtime) {
-    const char *name = runtime->options.kv_cache;
-    if (strcmp(name, "auto") == 0)
-        return rounds_activations(runtime) ? WEIGHT_F16 : WEIGHT_F32;
-    if (strcmp(name, "f32") == 0)
-        return WEIGHT_F32;
-    if (strcmp(name, "f16") == 0)
-        return WEIGHT_F16;
-    return strcmp(name, "bf16") == 0 ? WEIGHT_BF16 : WEIGHT_Q8_0;
-}
-
 static enum status build_engine(struct runtime *runtime) {
     const struct model_shape *shape = &runtime->shape;
     uint32_t rows = runtime->options.batch_rows;
@@ -280,6 +283,8 @@ enum status runtime_open(const struct runtime_options *options, struct runtime *
     if (!runtime)
         return STATUS_NO_MEMORY;
     runtime->options = *options;
+    if (options->memory_bytes == PLANNING_MEMORY_AUTO)
+        runtime->options.memory_bytes = 0;
     enum status status;
     if ((status = open_checkpoint(runtime)) || (status = find_layouts(runtime)) ||
         (status = connect_workers(runtime)) || (status = plan(runtime)) ||
@@ -300,11 +305,12 @@ void runtime_close(struct runtime *runtime) {
     kv_cache_destroy(runtime->cache);
     model_destroy(runtime->model);
     expert_store_destroy(runtime->store);
-    placement_destroy(runtime->placement);
+    planning_destroy(runtime->planning);
     cluster_destroy(runtime->cluster);
     local_workers_stop(runtime->local_workers);
     worker_list_cleanup(&runtime->worker_list);
     free(runtime->layouts);
+    free(runtime->outline);
     threads_destroy(runtime->threads);
     tokenizer_destroy(runtime->tokenizer);
     weights_close(runtime->weights);

@@ -17,16 +17,17 @@ struct runtime_options {
     const char *workers;    /* comma-separated HOST:PORT list, or NULL */
     const char *cluster;    /* path of a cluster file, or NULL */
     uint32_t local_workers; /* worker daemons to start on this machine; 0 for none */
-    uint64_t memory_bytes;  /* for experts in this process beside workers; 0: none */
+    uint64_t memory_bytes;  /* for experts in this process beside workers; PLANNING_MEMORY_AUTO */
     uint32_t threads;       /* 0: one per core */
     const char *isa;        /* "auto" or a kernel's name */
-    const char *placement;  /* "experts" or "slices" */
-    uint32_t batch_rows;    /* rows of one engine step at most */
-    const char *kv_cache;   /* "auto", "f32", "f16", "bf16" or "q8" */
-    uint32_t context;       /* positions of the KV cache; 0: a default within the model's context */
-    uint32_t sequences;     /* of the KV cache; 0: one */
-    bool with_draft;        /* load the draft module too */
-    bool exact;             /* multiply all weights with unrounded activations */
+    const char *placement, *optimize, *replicas; /* as in planning.h */
+    const char *popularity;                      /* path of statistics, or NULL */
+    uint32_t batch_rows;                         /* rows of one engine step at most */
+    const char *kv_cache;                        /* "auto", "f32", "f16", "bf16" or "q8" */
+    uint32_t context;   /* positions of the KV cache; 0: a default within the model's context */
+    uint32_t sequences; /* of the KV cache; 0: one */
+    bool with_draft;    /* load the draft module too */
+    bool exact;         /* multiply all weights with unrounded activations */
     bool show_progress;
 };
 

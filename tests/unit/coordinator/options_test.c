@@ -2,6 +2,7 @@
 #include "tests/unit/test.h"
 
 #include "coordinator/options.h"
+#include "coordinator/planning.h"
 
 static void test_tables_are_well_formed(void **state) {
     (void)state;
@@ -115,10 +116,29 @@ static void test_defaults(void **state) {
     assert_true(options.sampling.temperature == 0 && options.sampling.top_p == 1);
     assert_true(options.sampling.repetition_penalty == 1);
     assert_string_equal(options.model.isa, "auto");
-    assert_string_equal(options.model.placement, "experts");
+    assert_string_equal(options.model.placement, "auto");
+    assert_string_equal(options.model.optimize, "balanced");
+    assert_string_equal(options.model.replicas, "auto");
+    assert_true(options.model.memory_bytes == PLANNING_MEMORY_AUTO);
     assert_int_equal(options.model.batch_tokens, 512);
     assert_null(options.chat_format);
     assert_null(options.model.workers);
+}
+
+static void test_plan(void **state) {
+    (void)state;
+    struct plan_options options;
+    struct log_capture capture;
+    options_describe_plan(&options, &(struct option_table){.command = {.name = ""}});
+    log_capture_begin(&capture);
+    assert_int_equal(options_check_plan(&options), STATUS_USAGE);
+    log_capture_expect(&capture, "--model PATH is missing", NULL);
+    options.path = "/m";
+    log_capture_begin(&capture);
+    assert_int_equal(options_check_plan(&options), STATUS_USAGE);
+    log_capture_expect(&capture, "--cluster FILE.yaml is missing", NULL);
+    options.cluster = "c.yaml";
+    assert_int_equal(options_check_plan(&options), STATUS_OK);
 }
 
 struct rule {
@@ -302,6 +322,7 @@ int main(void) {
         cmocka_unit_test(test_tables_are_well_formed),
         cmocka_unit_test(test_values_reach_the_runtime),
         cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_plan),
         cmocka_unit_test(test_rules),
         cmocka_unit_test(test_rules_of_other_commands),
         cmocka_unit_test(test_bench),

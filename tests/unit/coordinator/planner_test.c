@@ -1,5 +1,6 @@
-/* Placements cover every expert exactly once, respect memory and quanta, share evenly where memory
- * allows, and say what is missing where it does not. */
+/* Without figures: placements cover every expert exactly once, respect memory and quanta, share
+ * evenly where memory allows, and say what is missing where it does not. planning_test.c has plans
+ * with figures. */
 #include "tests/unit/test.h"
 
 #include "coordinator/planner.h"
@@ -24,8 +25,14 @@ static void setting_init(struct setting *s, enum weight_format format, uint32_t 
     }
     for (uint32_t h = 0; h < holders; h++)
         s->memory_bytes[h] = UINT64_MAX / 16;
-    s->input = (struct planner_input){s->layouts, s->is_expert_layer, LAYERS_USED, experts,
-                                      groups,     s->memory_bytes,    holders,     kind};
+    s->input = (struct planner_input){.layouts = s->layouts,
+                                      .is_expert_layer = s->is_expert_layer,
+                                      .layers = LAYERS_USED,
+                                      .experts = experts,
+                                      .groups = groups,
+                                      .memory_bytes = s->memory_bytes,
+                                      .holders = holders,
+                                      .kind = kind};
 }
 
 static uint64_t total_bytes(const struct setting *s) {
@@ -79,62 +86,63 @@ static void test_covers_everything(void **state) {
             for (int k = 0; k < 2; k++)
                 for (int fp8 = 0; fp8 < 2; fp8++) {
                     struct setting s;
-                    struct placement *plan;
+                    struct plan plan;
                     setting_init(&s, fp8 ? WEIGHT_FP8_E4M3 : WEIGHT_BF16, inners[i], 12,
                                  i % 2 ? 4 : 1, holders, kinds[k]);
                     assert_int_equal(planner_plan(&s.input, &plan), STATUS_OK);
-                    check_placement(&s, plan);
-                    placement_destroy(plan);
+                    check_placement(&s, plan.placement);
+                    planner_destroy(&plan);
                 }
 }
 
 static void test_equal_memory_shares_equally(void **state) {
     (void)state;
     struct setting s;
-    struct placement *plan;
+    struct plan plan;
     setting_init(&s, WEIGHT_BF16, 64, 32, 8, 4, PLACEMENT_EXPERTS);
     assert_int_equal(planner_plan(&s.input, &plan), STATUS_OK);
     for (uint32_t h = 0; h < 4; h++)
-        assert_int_equal(plan->held[h].count, 32);
+        assert_int_equal(plan.placement->held[h].count, 32);
     /* Experts of one group stay together. */
     for (uint32_t l = 1; l < LAYERS_USED; l++)
         for (uint32_t e = 0; e < 32; e++)
-            assert_int_equal(placement_find(plan, l, e)->parts[0].holder,
-                             placement_find(plan, l, e / 4 * 4)->parts[0].holder);
-    placement_destroy(plan);
+            assert_int_equal(placement_find(plan.placement, l, e)->parts[0].holder,
+                             placement_find(plan.placement, l, e / 4 * 4)->parts[0].holder);
+    planner_destroy(&plan);
 }
 
 /* Without groups every layer is spread over all holders. */
 static void test_experts_without_groups_are_spread(void **state) {
     (void)state;
     struct setting s;
-    struct placement *plan;
+    struct plan plan;
     setting_init(&s, WEIGHT_BF16, 64, 32, 1, 4, PLACEMENT_EXPERTS);
     assert_int_equal(planner_plan(&s.input, &plan), STATUS_OK);
     for (uint32_t l = 1; l < LAYERS_USED; l++) {
         uint32_t held[4] = {0};
         for (uint32_t e = 0; e < 32; e++)
-            held[placement_find(plan, l, e)->parts[0].holder]++;
+            held[placement_find(plan.placement, l, e)->parts[0].holder]++;
         for (uint32_t h = 0; h < 4; h++)
             assert_int_equal(held[h], 8);
     }
-    placement_destroy(plan);
+    planner_destroy(&plan);
 }
 
 static void test_unequal_memory(void **state) {
     (void)state;
     for (int kind = 0; kind < 2; kind++) {
         struct setting s;
-        struct placement *plan;
+        struct plan plan;
         setting_init(&s, WEIGHT_BF16, 64, 32, 8, 3, kind ? PLACEMENT_SLICES : PLACEMENT_EXPERTS);
         uint64_t total = total_bytes(&s);
         s.memory_bytes[0] = total / 10;
         s.memory_bytes[1] = total * 3 / 10;
         assert_int_equal(planner_plan(&s.input, &plan), STATUS_OK);
-        check_placement(&s, plan);
-        assert_true(plan->held[0].bytes > total / 20 && plan->held[1].bytes > total / 5);
-        assert_true(plan->held[2].bytes > total / 2);
-        placement_destroy(plan);
+        check_placement(&s, plan.placement);
+        assert_true(plan.placement->held[0].bytes > total / 20 &&
+                    plan.placement->held[1].bytes > total / 5);
+        assert_true(plan.placement->held[2].bytes > total / 2);
+        planner_destroy(&plan);
     }
 }
 
@@ -144,7 +152,7 @@ static void test_tight_memory(void **state) {
     struct random random = {11};
     for (int round = 0; round < 200; round++) {
         struct setting s;
-        struct placement *plan;
+        struct plan plan;
         uint32_t holders = 2 + random_below(&random, 7);
         setting_init(&s, WEIGHT_BF16, 64, 16, 4, holders, PLACEMENT_EXPERTS);
         uint64_t left = total_bytes(&s), spare = left / (4 * 16);
@@ -156,8 +164,8 @@ static void test_tight_memory(void **state) {
             left -= part;
         }
         assert_int_equal(planner_plan(&s.input, &plan), STATUS_OK);
-        check_placement(&s, plan);
-        placement_destroy(plan);
+        check_placement(&s, plan.placement);
+        planner_destroy(&plan);
     }
 }
 
@@ -165,7 +173,7 @@ static void test_too_small_says_what_is_missing(void **state) {
     (void)state;
     for (int kind = 0; kind < 2; kind++) {
         struct setting s;
-        struct placement *plan;
+        struct plan plan;
         struct log_capture capture;
         setting_init(&s, WEIGHT_BF16, 1024, 32, 1, 2, kind ? PLACEMENT_SLICES : PLACEMENT_EXPERTS);
         /* 4 layers x 32 experts x 3 x 256 x 1024 x 2 bytes = 192 MiB. */
@@ -173,7 +181,7 @@ static void test_too_small_says_what_is_missing(void **state) {
         s.memory_bytes[1] = 50 << 20;
         log_capture_begin(&capture);
         assert_int_equal(planner_plan(&s.input, &plan), STATUS_NO_MEMORY);
-        log_capture_expect(&capture, "192.0 MiB", "2 workers offer 150.0 MiB", "42.0 MiB missing",
+        log_capture_expect(&capture, "192.0 MiB", "2 machines offer 150.0 MiB", "42.0 MiB missing",
                            NULL);
     }
 }

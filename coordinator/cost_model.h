@@ -1,0 +1,88 @@
+/* How long a step takes on given machines with a given placement: the planner's arithmetic. Pure:
+ * no clock, no sockets, the same answer for the same figures.
+ *
+ * A layer's time is the coordinator's attention, router and sending, then the longer one of two
+ * things that go on at once, then adding up. The one is what the coordinator computes itself
+ * (shared experts and routed ones of its own). The other is, for the slowest worker, the round
+ * trip, the bytes to it, its reading of weights or multiplying with them, whichever takes longer,
+ * and the bytes back; all bytes together also have to pass the coordinator's own link.
+ *
+ * One row is reckoned as the mean over drawn tokens, since what counts is the busiest of the
+ * machines that a token needs. Batches are reckoned from how many of their rows each expert is
+ * expected to get. */
+#pragma once
+
+#include <stdint.h>
+
+#include "common/limits.h"
+#include "common/machine.h"
+#include "common/status.h"
+#include "coordinator/outline.h"
+#include "coordinator/placement.h"
+#include "coordinator/routing.h"
+#include "coordinator/shape.h"
+
+struct cost_input {
+    const struct model_shape *shape;
+    const struct outline *outline;
+    const struct routing *routing;
+    uint32_t layers;           /* of placements; only shape->layers of them take time */
+    uint32_t holders, workers; /* holders [0, workers) are remote */
+    const struct machine_figures *machines; /* (holders) */
+    const struct link_figures *links;       /* (workers) */
+    const struct machine_figures *coordinator;
+    double link_bytes_per_s; /* of the coordinator, in each direction; 0: no limit of its own */
+    double kv_bytes;         /* of one position of one layer */
+};
+
+struct cost_step {
+    uint32_t rows;          /* tokens, of one prompt or of as many sequences */
+    uint32_t context;       /* positions that attention looks back at */
+    uint32_t micro_batches; /* parts of the step, of which one's attention hides another's experts:
+                               1 or 2 */
+};
+
+/* Seconds of one step, summed over its layers. */
+struct cost_parts {
+    double dense; /* layers without experts, all of them */
+    double attention, router;
+    double shared, experts; /* shared experts, and routed ones of the coordinator */
+    double send, combine;
+    double wait; /* for workers, behind the coordinator's own part */
+    double head; /* logits of one row */
+    /* Of the slowest worker of each layer; each is hidden by the coordinator's experts or part
+     * of `wait`. */
+    double round_trip, out, compute, in;
+};
+
+/* What one holder has of one step. */
+struct cost_holder {
+    double busy_s;
+    double rows;
+    double out_bytes, in_bytes; /* to it and back */
+    double slowest;             /* of all expert layers, the part in which others wait for it */
+};
+
+struct cost_prediction {
+    double step_s; /* without the head */
+    double fanout; /* holders that a row visits in a layer */
+    struct cost_parts parts;
+    double layer_s[LAYERS_MAX];
+    struct cost_holder holders[HOLDERS_MAX];
+};
+
+struct cost_model;
+
+/* Keeps `input`, whose pointers must outlive the model. The caller destroys it. Errors:
+ * STATUS_NO_MEMORY. */
+enum status cost_model_create(const struct cost_input *input, struct cost_model **out);
+void cost_model_destroy(struct cost_model *model);
+
+void cost_model_predict(struct cost_model *model, const struct placement *placement,
+                        const struct cost_step *step, struct cost_prediction *out);
+
+/* How fast holders get through work, for dividing it among them: with rows of which each asks for
+ * `load` experts of a holder, its part of a layer takes about fixed_s + load * load_s seconds.
+ * `visits`: the part of all rows that a holder sees, as far as it does not depend on its load. */
+void cost_model_profile(const struct cost_model *model, uint32_t rows, double visits,
+                        double *fixed_s, double *load_s);

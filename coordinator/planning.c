@@ -1,0 +1,182 @@
+/* Holders are the workers in their order, then the coordinator where it holds experts. Figures are
+ * copied into lists of holders, since the workers' come from different places. */
+#include "coordinator/planning.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "coordinator/kv_cache.h"
+#include "coordinator/popularity.h"
+
+struct planning {
+    struct planning_input input;
+    uint32_t holders;
+    uint64_t *memory_bytes;           /* (holders) */
+    struct machine_figures *machines; /* (holders) */
+    struct link_figures *links;       /* (worker_count) */
+    struct routing *routing;
+    struct cost_model *costs; /* NULL: figures are missing */
+    struct plan plan;
+};
+
+static bool copy_figures(struct planning *planning) {
+    const struct planning_input *input = &planning->input;
+    bool known = input->coordinator != NULL;
+    for (uint32_t h = 0; h < planning->holders; h++) {
+        if (h == input->worker_count) {
+            planning->memory_bytes[h] = input->worker_count ? input->local_bytes : UINT64_MAX;
+            if (input->coordinator)
+                planning->machines[h] = *input->coordinator;
+            continue;
+        }
+        const struct planning_worker *worker = &input->workers[h];
+        planning->memory_bytes[h] = worker->memory_bytes;
+        known &= worker->figures && worker->link;
+        if (!worker->figures || !worker->link)
+            continue;
+        planning->machines[h] = *worker->figures;
+        planning->links[h] = *worker->link;
+    }
+    return known;
+}
+
+/* The coordinator's own link is no slower than the fastest that was measured through it. */
+static double own_link(const struct planning *planning) {
+    double fastest = planning->input.link_bytes_per_s;
+    for (uint32_t h = 0; planning->input.link_bytes_per_s <= 0 && h < planning->input.worker_count;
+         h++)
+        fastest = fmax(fastest, planning->links[h].to_bytes_per_s);
+    return fastest;
+}
+
+static enum status create_costs(struct planning *planning) {
+    const struct planning_input *input = &planning->input;
+    const struct cost_input cost = {
+        .shape = input->shape,
+        .outline = input->outline,
+        .routing = planning->routing,
+        .layers = input->layers,
+        .holders = planning->holders,
+        .workers = input->worker_count,
+        .machines = planning->machines,
+        .links = planning->links,
+        .coordinator = input->coordinator,
+        .link_bytes_per_s = own_link(planning),
+        .kv_bytes = (double)kv_cache_position_bytes(input->shape, input->kv_format),
+    };
+    return cost_model_create(&cost, &planning->costs);
+}
+
+static enum status create_routing(struct planning *planning) {
+    const struct planning_input *input = &planning->input;
+    struct popularity popularity = {NULL};
+    enum status status = STATUS_OK;
+    if (input->popularity)
+        status = popularity_read(input->popularity, input->shape, &popularity);
+    if (status == STATUS_OK)
+        status = routing_create(input->shape, input->popularity ? &popularity : NULL,
+                                &planning->routing);
+    popularity_cleanup(&popularity);
+    return status;
+}
+
+static enum status plan(struct planning *planning) {
+    const struct planning_input *input = &planning->input;
+    const struct planner_input planner = {
+        .layouts = input->layouts,
+        .is_expert_layer = input->shape->is_expert_layer,
+        .layers = input->layers,
+        .experts = input->shape->experts,
+        .groups = input->shape->groups,
+        .memory_bytes = planning->memory_bytes,
+        .holders = planning->holders,
+        .kind = input->kind,
+        .objective = input->objective,
+        .replicas = input->replicas,
+        .costs = planning->costs,
+        .routing = planning->routing,
+        .decode = input->decode,
+        .prefill = input->prefill,
+    };
+    return planner_plan(&planner, &planning->plan);
+}
+
+enum status planning_create(const struct planning_input *input, struct planning **out) {
+    struct planning *planning = calloc(1, sizeof *planning);
+    enum status status = STATUS_NO_MEMORY;
+    if (!planning)
+        return status;
+    planning->input = *input;
+    planning->holders = input->worker_count + (input->local_bytes || !input->worker_count ? 1 : 0);
+    planning->memory_bytes = calloc(planning->holders, sizeof *planning->memory_bytes);
+    planning->machines = calloc(planning->holders, sizeof *planning->machines);
+    planning->links = calloc(input->worker_count + 1u, sizeof *planning->links);
+    if (planning->memory_bytes && planning->machines && planning->links &&
+        !(status = create_routing(planning)) && copy_figures(planning))
+        status = create_costs(planning);
+    planning->input.workers = NULL;
+    if (!status)
+        status = plan(planning);
+    if (status)
+        planning_destroy(planning);
+    else
+        *out = planning;
+    return status;
+}
+
+void planning_destroy(struct planning *planning) {
+    if (!planning)
+        return;
+    planner_destroy(&planning->plan);
+    cost_model_destroy(planning->costs);
+    routing_destroy(planning->routing);
+    free(planning->links);
+    free(planning->machines);
+    free(planning->memory_bytes);
+    free(planning);
+}
+
+const struct plan *planning_plan(const struct planning *planning) {
+    return &planning->plan;
+}
+
+bool planning_predict(const struct planning *planning, const struct cost_step *step,
+                      struct cost_prediction *out) {
+    if (planning->costs)
+        cost_model_predict(planning->costs, planning->plan.placement, step, out);
+    return planning->costs != NULL;
+}
+
+uint64_t planning_cache_bytes(const struct planning_input *input, uint64_t positions) {
+    return positions * input->layers * kv_cache_position_bytes(input->shape, input->kv_format);
+}
+
+uint64_t planning_spare_bytes(const struct planning_input *input, uint64_t available_bytes,
+                              uint64_t positions) {
+    uint64_t own = input->outline->own_bytes + planning_cache_bytes(input, positions);
+    uint64_t offered = available_bytes / 10 * 9;
+    return offered > own ? offered - own : 0;
+}
+
+static size_t find_name(const char *name, const char *const *names, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(name, names[i]) == 0)
+            return i;
+    return 0;
+}
+
+enum placement_kind planning_kind(const char *name) {
+    static const char *const NAMES[] = {"auto", "experts", "slices"};
+    return (enum placement_kind)find_name(name, NAMES, 3);
+}
+
+enum planner_objective planning_objective(const char *name) {
+    static const char *const NAMES[] = {"balanced", "decode", "prefill"};
+    return (enum planner_objective)find_name(name, NAMES, 3);
+}
+
+enum planner_replicas planning_replicas(const char *name) {
+    static const char *const NAMES[] = {"auto", "off", "spare"};
+    return (enum planner_replicas)find_name(name, NAMES, 3);
+}

@@ -1,0 +1,70 @@
+/* A plan together with what it was made from, so that it can be asked what it predicts. Brings
+ * outline, machines and options into the form that the planner and the cost model want. Used by
+ * runtime, before anything is loaded and for comparing afterwards, and by `plan`. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/machine.h"
+#include "common/status.h"
+#include "coordinator/outline.h"
+#include "coordinator/planner.h"
+#include "coordinator/shape.h"
+
+/* A worker as far as it is known. */
+struct planning_worker {
+    uint64_t memory_bytes;                 /* that it offers */
+    const struct machine_figures *figures; /* NULL: not known, nor is the link */
+    const struct link_figures *link;
+};
+
+struct planning_input {
+    const struct model_shape *shape;
+    const struct outline *outline;
+    const struct shard_layout *layouts;    /* (layers) */
+    uint32_t layers;                       /* the draft layer counts where it is loaded */
+    const struct planning_worker *workers; /* (worker_count) */
+    uint32_t worker_count;
+    const struct machine_figures *coordinator; /* NULL: not known */
+    uint64_t local_bytes;    /* for routed experts of the coordinator, the last holder; 0: none */
+    double link_bytes_per_s; /* of the coordinator; 0: as fast as the fastest worker's */
+    enum weight_format kv_format;
+    const char *popularity; /* path of statistics; NULL: all experts are as likely */
+    enum placement_kind kind;
+    enum planner_objective objective;
+    enum planner_replicas replicas;
+    struct cost_step decode, prefill; /* the workload */
+};
+
+struct planning;
+
+/* Plans. What the pointers of `input` point to must outlive *out, the workers' list excepted. The
+ * caller destroys it. Errors: those of planner_plan and popularity_read. */
+enum status planning_create(const struct planning_input *input, struct planning **out);
+void planning_destroy(struct planning *planning);
+
+const struct plan *planning_plan(const struct planning *planning);
+
+/* False, and nothing is predicted, where figures of a machine are not known. */
+bool planning_predict(const struct planning *planning, const struct cost_step *step,
+                      struct cost_prediction *out);
+
+/* Bytes of a KV cache of `positions`. */
+uint64_t planning_cache_bytes(const struct planning_input *input, uint64_t positions);
+
+/* What a coordinator with `available_bytes` of memory can give to routed experts: nine tenths of
+ * that, without its own weights and a KV cache of `positions`. */
+uint64_t planning_spare_bytes(const struct planning_input *input, uint64_t available_bytes,
+                              uint64_t positions);
+
+/* A value of --memory: as much as can be spared. */
+#define PLANNING_MEMORY_AUTO UINT64_MAX
+
+/* The values of --placement, --optimize and --replicas. */
+enum placement_kind planning_kind(const char *name);
+enum planner_objective planning_objective(const char *name);
+enum planner_replicas planning_replicas(const char *name);
+#define PLANNING_KINDS      "auto|experts|slices"
+#define PLANNING_OBJECTIVES "balanced|decode|prefill"
+#define PLANNING_REPLICAS   "auto|off|spare"

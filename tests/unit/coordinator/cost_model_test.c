@@ -1,0 +1,181 @@
+/* Times of a model and machines that are small enough to reckon by hand. */
+#include "tests/unit/coordinator/plan_fixture.h"
+
+#include <math.h>
+
+#include "proto/wire.h"
+
+static void expect_near(double got, double want, double tolerance) {
+    if (!(fabs(got / want - 1) <= tolerance))
+        fail_msg("%.9g, expected %.9g", got, want);
+}
+
+/* Two workers and no coordinator's share; everything in BF16, so that bytes are easy. */
+static void init(struct plan_fixture *f, double gbit_per_s, double round_trip_us) {
+    struct model_shape shape = fixture_shape_lite();
+    struct machine_figures machine = fixture_machine(64, 10, 100);
+    struct link_figures link = fixture_link(gbit_per_s, round_trip_us);
+    fixture_init(f, &shape, "bf16", 2, &machine, &link, 0);
+}
+
+/* One layer's routed experts that a token meets, in bytes. */
+#define TOKEN_BYTES   (6 * 3 * 2048.0 * 1408 * 2)
+#define EXPERT_LAYERS 26
+#define HEADER        sizeof(struct wire_header)
+
+static void predict(struct plan_fixture *f, const struct cost_step *step,
+                    struct cost_prediction *out) {
+    assert_int_equal(fixture_plan(f), STATUS_OK);
+    assert_true(planning_predict(f->planning, step, out));
+}
+
+static void test_decode_parts(void **state) {
+    (void)state;
+    struct plan_fixture f;
+    struct cost_prediction *p = calloc(1, sizeof *p);
+    init(&f, 8, 100);
+    f.input.kind = PLACEMENT_SLICES;
+    const struct cost_step step = {1, 0, 1};
+    predict(&f, &step, p);
+    /* Attention of V2-Lite: q, kv_a, kv_b and o. */
+    double attention = 2.0 * (16 * 192 * 2048 + 576 * 2048 + 16 * 256 * 512 + 2048 * 16 * 128);
+    expect_near(p->parts.attention, EXPERT_LAYERS * attention / 10e9, 0.001);
+    expect_near(p->parts.router, EXPERT_LAYERS * 64 * 2048 * 4.0 / 10e9, 0.001);
+    expect_near(p->parts.shared, EXPERT_LAYERS * 3.0 * 2048 * 2816 * 2 / 10e9, 0.001);
+    expect_near(p->parts.dense, (attention + 3.0 * 2048 * 10944 * 2) / 10e9, 0.001);
+    expect_near(p->parts.head, 102400.0 * 2048 * 2 / 10e9, 0.001);
+    assert_true(p->parts.experts == 0);
+    /* Each worker reads half of every expert; both rows of 8 KiB pass the coordinator's 1 GB/s. */
+    expect_near(p->holders[0].busy_s, EXPERT_LAYERS * TOKEN_BYTES / 2 / 10e9, 0.01);
+    expect_near(p->parts.compute, EXPERT_LAYERS * (TOKEN_BYTES / 2 / 10e9 + 25e-6), 0.01);
+    expect_near(p->parts.round_trip, EXPERT_LAYERS * 100e-6, 1e-9);
+    expect_near(p->parts.out, EXPERT_LAYERS * 2 * (8192 + HEADER + 6 * 12) / 1e9, 1e-6);
+    expect_near(p->parts.in, EXPERT_LAYERS * 2 * (8192 + HEADER) / 1e9, 1e-6);
+    expect_near(p->fanout, 2, 1e-9);
+    /* What the coordinator does meanwhile is hidden. */
+    const struct cost_parts *parts = &p->parts;
+    expect_near(p->step_s,
+                parts->dense + parts->attention + parts->router + parts->send + parts->combine +
+                    parts->round_trip + parts->out + parts->compute + parts->in,
+                1e-9);
+    expect_near(parts->wait,
+                parts->round_trip + parts->out + parts->compute + parts->in - parts->shared, 1e-6);
+    free(p);
+    fixture_cleanup(&f);
+}
+
+/* A token with six experts on two machines: the busier one has 3 to 6 of them, 4.0 on average
+ * (binomial, near enough), which is more than the mean of 3. */
+static void test_expected_maximum(void **state) {
+    (void)state;
+    struct plan_fixture f;
+    struct cost_prediction *p = calloc(1, sizeof *p);
+    init(&f, 1000, 1);
+    f.input.kind = PLACEMENT_EXPERTS;
+    f.input.replicas = REPLICAS_NONE;
+    const struct cost_step step = {1, 0, 1};
+    predict(&f, &step, p);
+    double compute = p->parts.compute / EXPERT_LAYERS - 25e-6;
+    double busiest = compute / (TOKEN_BYTES / 6 / 10e9);
+    assert_true(busiest > 3.8 && busiest < 4.0);
+    /* Half of the tokens' work each all the same. */
+    expect_near(p->holders[0].busy_s + p->holders[1].busy_s, EXPERT_LAYERS * TOKEN_BYTES / 10e9,
+                0.001);
+    assert_true(p->fanout > 1.9 && p->fanout < 2);
+    free(p);
+    fixture_cleanup(&f);
+}
+
+/* Large batches multiply, small ones read: an expert is read once however many rows it gets. */
+static void test_batch(void **state) {
+    (void)state;
+    struct plan_fixture f;
+    struct cost_prediction *p = calloc(1, sizeof *p);
+    init(&f, 8, 100);
+    f.input.kind = PLACEMENT_SLICES;
+    struct cost_step step = {4096, 0, 1};
+    predict(&f, &step, p);
+    double macs = 4096.0 * 6 * 3 * 2048 * 1408;
+    expect_near(p->holders[0].busy_s, EXPERT_LAYERS * macs / 2 / 50e9, 0.01);
+    step.rows = 16;
+    predict(&f, &step, p);
+    double touched = 64 * (1 - pow(1 - 6.0 / 64, 16));
+    expect_near(p->holders[0].busy_s, EXPERT_LAYERS * touched * TOKEN_BYTES / 6 / 2 / 10e9, 0.01);
+    free(p);
+    fixture_cleanup(&f);
+}
+
+/* Two micro-batches hide what is not the larger one of the coordinator's part and the workers'. */
+static void test_micro_batches(void **state) {
+    (void)state;
+    struct plan_fixture f;
+    struct cost_prediction *one = calloc(1, sizeof *one), *two = calloc(1, sizeof *two);
+    init(&f, 8, 100);
+    f.input.kind = PLACEMENT_SLICES;
+    struct cost_step step = {1024, 0, 1};
+    predict(&f, &step, one);
+    step.micro_batches = 2;
+    predict(&f, &step, two);
+    assert_true(two->step_s < 0.9 * one->step_s);
+    double remote = one->parts.compute + one->parts.out + one->parts.in;
+    double own = one->parts.attention + one->parts.router + one->parts.shared;
+    assert_true(two->step_s > (remote > own ? remote : own) * 0.6);
+    free(one);
+    free(two);
+    fixture_cleanup(&f);
+}
+
+/* Eight links of 1 Gbit/s at a coordinator with one of them share that one. */
+static void test_coordinators_link(void **state) {
+    (void)state;
+    struct plan_fixture f;
+    struct cost_prediction *p = calloc(1, sizeof *p);
+    struct model_shape shape = fixture_shape_lite();
+    struct machine_figures machine = fixture_machine(64, 10, 100);
+    struct link_figures link = fixture_link(1, 100);
+    fixture_init(&f, &shape, "bf16", 8, &machine, &link, 0);
+    f.input.kind = PLACEMENT_SLICES;
+    f.input.link_bytes_per_s = 10 * 1.25e8;
+    predict(&f, &f.input.prefill, p);
+    double wide = p->parts.out;
+    f.input.link_bytes_per_s = 0; /* as fast as the fastest worker's */
+    predict(&f, &f.input.prefill, p);
+    expect_near(p->parts.out, 8 * wide, 0.01);
+    free(p);
+    fixture_cleanup(&f);
+}
+
+/* A format without a figure is multiplied like the slowest that has one, and read like memory. */
+static void test_missing_formats(void **state) {
+    (void)state;
+    struct plan_fixture f;
+    struct cost_prediction *p = calloc(1, sizeof *p);
+    init(&f, 8, 100);
+    f.input.kind = PLACEMENT_SLICES;
+    for (int w = 0; w < 2; w++) {
+        memset(f.workers[w].formats, 0, sizeof f.workers[w].formats);
+        f.workers[w].formats[WEIGHT_Q4_K] = (struct format_figures){7e9, 25e9};
+        f.workers[w].formats[WEIGHT_F32] = (struct format_figures){9e9, 60e9};
+    }
+    struct cost_step step = {4096, 0, 1};
+    predict(&f, &step, p);
+    expect_near(p->holders[0].busy_s, EXPERT_LAYERS * 4096.0 * 6 * 3 * 2048 * 1408 / 2 / 25e9,
+                0.01);
+    step.rows = 1;
+    predict(&f, &step, p);
+    expect_near(p->holders[0].busy_s, EXPERT_LAYERS * TOKEN_BYTES / 2 / 10e9, 0.01);
+    free(p);
+    fixture_cleanup(&f);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_decode_parts),
+        cmocka_unit_test(test_expected_maximum),
+        cmocka_unit_test(test_batch),
+        cmocka_unit_test(test_micro_batches),
+        cmocka_unit_test(test_coordinators_link),
+        cmocka_unit_test(test_missing_formats),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
