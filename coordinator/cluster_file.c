@@ -14,9 +14,9 @@
 #include "common/log.h"
 #include "common/yaml_file.h"
 
-/* Of what memory delivers, products with one row reach so much; of what a link's bits carry, so
+/* Of what memory delivers, products of kernels with one row reach so much; of what a link's bits carry, so
  * much is payload of TCP. */
-#define DECODE_FRACTION  0.9
+#define DECODE_FRACTION  0.95
 #define PAYLOAD_FRACTION 0.94
 /* A switched gigabit network, with a worker that has to wake up. */
 #define LINK_GBIT_PER_S 1.0

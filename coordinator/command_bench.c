@@ -25,6 +25,9 @@ struct bench {
     /* Tokens for each second at the machine's rates. A step is held back by multiplying or by
      * reading, whatever takes longer. */
     double prefill_multiply_bound, prefill_bound, decode_read_bound, decode_bound;
+    /* With workers: what the placement was predicted to give; a name of "" where nothing was. */
+    char placement[PLAN_NAME_BYTES];
+    struct planning_rates planned;
 };
 
 /* Positions that all sequences take together, in whole pages. */
@@ -52,6 +55,22 @@ static void predict(struct bench *bench) {
     bench->decode_bound = sequences / (multiply_s > read_s ? multiply_s : read_s);
 }
 
+static void ask_plan(struct bench *bench, const struct runtime *runtime) {
+    const struct bench_options *options = bench->options;
+    const struct model_options *model = &options->model;
+    const struct planning *planning = runtime_planning(runtime);
+    const struct planning_request request = {
+        .prompt_tokens = options->prompt_tokens,
+        .before = options->depth,
+        .batch_rows = model->batch_tokens,
+        .sequences = options->sequences,
+        .decode_context = options->depth + options->decode_tokens / 2,
+    };
+    bool has_workers = model->workers || model->cluster || model->local_workers;
+    if (has_workers && planning_rate(planning, &request, &bench->planned))
+        memcpy(bench->placement, planning_plan(planning)->options[0].name, PLAN_NAME_BYTES);
+}
+
 static enum status measure_all(struct bench *bench, struct runtime *runtime) {
     const struct bench_options *options = bench->options;
     struct threads *threads = runtime_threads(runtime);
@@ -71,6 +90,7 @@ static enum status measure_all(struct bench *bench, struct runtime *runtime) {
     bench->threads = threads_count(threads);
     workload_count(engine_model(engine), runtime_layouts(runtime), &bench->workload);
     predict(bench);
+    ask_plan(bench, runtime);
     return STATUS_OK;
 }
 
@@ -124,6 +144,10 @@ static void print_table(const struct bench *bench) {
            "reached");
     print_rate("prefill", options->prompt_tokens, &bench->model.prefill, bench->prefill_bound);
     print_rate("decode", options->decode_tokens, &bench->model.decode, bench->decode_bound);
+    if (*bench->placement)
+        printf("\npredicted %.2f tokens/s for the prompt and %.2f for decoding with %s\n",
+               bench->planned.prompt_tokens_per_s, bench->planned.decode_tokens_per_s,
+               bench->placement);
 }
 
 /* ---- As JSON. */
@@ -150,6 +174,11 @@ static json_t *bench_to_json(const struct bench *bench) {
         decode->median / bench->decode_read_bound);
     json_t *predicted = json_pack("{s:f, s:f}", "prefill_tokens_per_s", bench->prefill_bound,
                                   "decode_tokens_per_s", bench->decode_bound);
+    if (predicted && *bench->placement)
+        json_object_set_new(predicted, "plan",
+                            json_pack("{s:s, s:f, s:f}", "placement", bench->placement,
+                                      "prefill_tokens_per_s", bench->planned.prompt_tokens_per_s,
+                                      "decode_tokens_per_s", bench->planned.decode_tokens_per_s));
     return json_pack("{s:o, s:o, s:o, s:o}", "machine", machine_to_json(bench), "prefill",
                      prefill_json, "decode", decode_json, "predicted", predicted);
 }

@@ -148,17 +148,34 @@ static bool has_workers(const struct run *run) {
     return model->workers || model->cluster || model->local_workers;
 }
 
+static void predict(const struct run *run, const struct request_result *result,
+                    struct figures *figures) {
+    const struct planning *planning = runtime_planning(run->runtime);
+    uint32_t prompt = (uint32_t)(result->prompt_tokens - result->reused_tokens);
+    const struct planning_request request = {
+        .prompt_tokens = prompt ? prompt : 1,
+        .before = (uint32_t)result->reused_tokens,
+        .batch_rows = run->options->model.batch_tokens,
+        .sequences = 1,
+        .decode_context = (uint32_t)(result->prompt_tokens + result->answer_tokens / 2),
+    };
+    if (has_workers(run) && planning_rate(planning, &request, &figures->predicted))
+        figures->placement = planning_plan(planning)->options[0].name;
+}
+
 static struct figures figures_of(const struct run *run, const struct request_result *result,
                                  struct holder_stats holders[HOLDERS_MAX]) {
     size_t count = 0;
     if (has_workers(run))
         count = runtime_holder_stats(run->runtime, holders, HOLDERS_MAX);
-    return (struct figures){
+    struct figures figures = {
         .result = *result,
         .holders = holders,
         .holder_count = count < HOLDERS_MAX ? count : HOLDERS_MAX,
         .fanout_mean = runtime_fanout_mean(run->runtime),
     };
+    predict(run, result, &figures);
+    return figures;
 }
 
 static json_t *ids_to_json(const struct token_list *tokens) {

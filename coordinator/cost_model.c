@@ -14,6 +14,9 @@
 #define LAYER_S   10e-6
 #define MESSAGE_S 5e-6
 #define REQUEST_S 25e-6
+/* Figures are the best that was seen of one loop; a model's many short ones reach so much of it,
+ * see "Figures" in docs/performance.md. */
+#define REACHED 0.9
 /* One thread copies rows into frames and lets the kernel copy them into the socket. */
 #define COPY_BYTES_PER_S 4e9
 /* Sums of workers are read, added to others that are read, and written. */
@@ -46,7 +49,7 @@ struct cost_model {
 
 static double read_rate(const struct machine_figures *machine, enum weight_format format) {
     double rate = machine->formats[format].decode_bytes_per_s;
-    return rate > 0 ? rate : machine->read_bytes_per_s;
+    return REACHED * (rate > 0 ? rate : machine->read_bytes_per_s);
 }
 
 /* A format that was not measured is multiplied like the slowest one that was; if none was, batches
@@ -54,7 +57,7 @@ static double read_rate(const struct machine_figures *machine, enum weight_forma
 static double batch_rate(const struct machine_figures *machine, enum weight_format format) {
     const struct format_figures *formats = machine->formats;
     if (formats[format].batch_macs_per_s > 0)
-        return formats[format].batch_macs_per_s;
+        return REACHED * formats[format].batch_macs_per_s;
     double slowest = INFINITY;
     for (size_t f = 0; f < WEIGHT_FORMAT_COUNT; f++)
         if (formats[f].batch_macs_per_s > 0)
@@ -361,6 +364,16 @@ static void add_tallied(const struct cost_model *model, const struct cost_parts 
 
 /* ---- The coordinator's own work. */
 
+/* What the absorbed form of latent attention takes longer than its weights say: Wk is expanded to
+ * f32 before it is multiplied, and so costs what weights of f32 would. */
+static double absorb_seconds(const struct cost_model *model, double rows) {
+    const struct model_shape *shape = model->input.shape;
+    if (shape->attention != ATTENTION_LATENT || rows >= EXPANDED_ROWS)
+        return 0;
+    return (double)shape->heads * shape->nope_dim * shape->kv_rank * sizeof(float) /
+           read_rate(model->input.coordinator, WEIGHT_F32);
+}
+
 static double attention_seconds(const struct cost_model *model, uint32_t layer, double rows,
                                 double context) {
     const struct model_shape *shape = model->input.shape;
@@ -371,6 +384,7 @@ static double attention_seconds(const struct cost_model *model, uint32_t layer, 
                                    ? 2.0 * shape->kv_rank + shape->rope_dim
                                    : (double)shape->nope_dim + shape->rope_dim + shape->v_dim);
     return sum_seconds(&model->input.outline->layers[layer].attention, machine, rows) +
+           absorb_seconds(model, rows) +
            context * fmax(model->input.kv_bytes / machine->read_bytes_per_s,
                           rows * macs / batch_rate(machine, WEIGHT_F32));
 }

@@ -32,6 +32,10 @@ void figures_print(const struct figures *figures, FILE *stream) {
         fprintf(stream, " (%zu from the cache)", result->reused_tokens);
     fprintf(stream, "; answer %zu tokens, %.1f tokens/s; mean fan-out %.2f\n",
             result->answer_tokens, figures_decode_rate(result), figures->fanout_mean);
+    if (figures->placement)
+        fprintf(stream, "  predicted %.1f and %.1f tokens/s with %s\n",
+                figures->predicted.prompt_tokens_per_s, figures->predicted.decode_tokens_per_s,
+                figures->placement);
     for (size_t i = 0; i < figures->holder_count; i++)
         print_holder(figures, &figures->holders[i], stream);
     fflush(stream);
@@ -52,9 +56,16 @@ json_t *figures_to_json(const struct figures *figures) {
             json_decref(workers);
             return NULL;
         }
-    return json_pack(
+    json_t *stats = json_pack(
         "{s:I, s:f, s:I, s:f, s:o, s:f}", "prompt_tokens", (json_int_t)result->prompt_tokens,
         "prompt_tokens_per_s", figures_prompt_rate(result), "decode_tokens",
         (json_int_t)result->answer_tokens, "decode_tokens_per_s", figures_decode_rate(result),
         "workers", workers, "fanout_mean", figures->fanout_mean);
+    if (stats && figures->placement)
+        json_object_set_new(stats, "predicted",
+                            json_pack("{s:s, s:f, s:f}", "placement", figures->placement,
+                                      "prompt_tokens_per_s", figures->predicted.prompt_tokens_per_s,
+                                      "decode_tokens_per_s",
+                                      figures->predicted.decode_tokens_per_s));
+    return stats;
 }

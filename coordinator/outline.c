@@ -14,6 +14,25 @@ uint64_t matrix_sum_bytes(const struct matrix_sum *sum) {
     return bytes;
 }
 
+static uint32_t formats_of(const struct matrix_sum *sum) {
+    uint32_t formats = 0;
+    for (size_t f = 0; f < WEIGHT_FORMAT_COUNT; f++)
+        formats |= sum->values[f] ? 1u << f : 0;
+    return formats;
+}
+
+uint32_t outline_formats(const struct outline *outline, const struct model_shape *shape) {
+    uint32_t formats = formats_of(&outline->head);
+    for (uint32_t l = 0; l < shape->layers; l++) {
+        const struct outline_layer *layer = &outline->layers[l];
+        formats |= formats_of(&layer->attention) | formats_of(&layer->router) |
+                   formats_of(&layer->local_ffn);
+        if (shape->is_expert_layer[l])
+            formats |= 1u << layer->routed.gate | 1u << layer->routed.up | 1u << layer->routed.down;
+    }
+    return formats;
+}
+
 static void add(struct matrix_sum *sum, enum weight_format format, uint64_t values,
                 uint64_t bytes) {
     if (format >= WEIGHT_FORMAT_COUNT)

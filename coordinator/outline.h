@@ -43,4 +43,7 @@ enum status outline_read(const struct weights *weights, const struct model_shape
  * *out. Errors: STATUS_NO_MEMORY. */
 enum status outline_assume(const struct model_shape *shape, const char *type, struct outline **out);
 
+/* The formats of all matrices that are multiplied: bit f stands for enum weight_format f. */
+uint32_t outline_formats(const struct outline *outline, const struct model_shape *shape);
+
 uint64_t matrix_sum_bytes(const struct matrix_sum *sum);

@@ -148,6 +148,38 @@ bool planning_predict(const struct planning *planning, const struct cost_step *s
     return planning->costs != NULL;
 }
 
+/* Seconds of a prompt's steps without the head, with its mean context for each of them. */
+static double prompt_seconds(const struct planning *planning,
+                             const struct planning_request *request,
+                             struct cost_prediction *prediction) {
+    uint32_t full = request->prompt_tokens / request->batch_rows;
+    uint32_t rest = request->prompt_tokens % request->batch_rows;
+    struct cost_step step = {request->batch_rows, request->before + request->prompt_tokens / 2,
+                             planning->input.prefill.micro_batches};
+    double seconds = 0;
+    if (full && planning_predict(planning, &step, prediction))
+        seconds += full * prediction->step_s;
+    step.rows = rest;
+    if (rest < 2)
+        step.micro_batches = 1;
+    if (rest && planning_predict(planning, &step, prediction))
+        seconds += prediction->step_s;
+    return seconds;
+}
+
+bool planning_rate(const struct planning *planning, const struct planning_request *request,
+                   struct planning_rates *out) {
+    struct cost_prediction prediction;
+    struct cost_step step = {request->sequences, request->decode_context, 1};
+    if (!planning_predict(planning, &step, &prediction))
+        return false;
+    out->decode_tokens_per_s = planner_decode_rate(&step, &prediction);
+    out->prompt_tokens_per_s =
+        request->prompt_tokens /
+        (prompt_seconds(planning, request, &prediction) + prediction.parts.head);
+    return true;
+}
+
 uint64_t planning_cache_bytes(const struct planning_input *input, uint64_t positions) {
     return positions * input->layers * kv_cache_position_bytes(input->shape, input->kv_format);
 }

@@ -50,6 +50,21 @@ const struct plan *planning_plan(const struct planning *planning);
 bool planning_predict(const struct planning *planning, const struct cost_step *step,
                       struct cost_prediction *out);
 
+/* A prompt behind `before` positions, in steps of at most `batch_rows`, and decode steps of
+ * `sequences` rows behind `decode_context` positions. */
+struct planning_request {
+    uint32_t prompt_tokens, before, batch_rows;
+    uint32_t sequences, decode_context;
+};
+
+struct planning_rates {
+    double prompt_tokens_per_s, decode_tokens_per_s; /* as measured: with the logits they need */
+};
+
+/* False, and nothing is predicted, where figures of a machine are not known. */
+bool planning_rate(const struct planning *planning, const struct planning_request *request,
+                   struct planning_rates *out);
+
 /* Bytes of a KV cache of `positions`. */
 uint64_t planning_cache_bytes(const struct planning_input *input, uint64_t positions);
 

@@ -5,9 +5,12 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/kernel/kernel.h"
 #include "common/log.h"
+#include "common/machine.h"
+#include "common/memory.h"
 #include "coordinator/cluster.h"
 #include "coordinator/gguf_tokenizer.h"
 #include "coordinator/local_workers.h"
@@ -34,6 +37,7 @@ struct runtime {
     struct local_workers *local_workers;
     struct cluster *cluster; /* NULL: in process */
     struct outline *outline;
+    struct machine_figures machine; /* this one, where a plan needs it */
     struct planning *planning;
     const struct placement *placement; /* the plan's */
     struct expert_store *store;        /* of this process, the last holder; NULL: all are workers */
@@ -121,7 +125,7 @@ static enum status connect_workers(struct runtime *runtime) {
 
 /* Whether this process is a holder: the last one, or the only one. */
 static bool holds_experts(const struct runtime *runtime) {
-    return !runtime->cluster || runtime->options.memory_bytes > 0;
+    return !runtime->cluster || runtime->placement->holders > cluster_size(runtime->cluster);
 }
 
 /* Whether the routed experts are in quantised formats and meet activations of 8 bits where those
@@ -148,29 +152,106 @@ static enum weight_format cache_format(const struct runtime *runtime) {
     return strcmp(name, "bf16") == 0 ? WEIGHT_BF16 : WEIGHT_Q8_0;
 }
 
-static enum status plan(struct runtime *runtime) {
-    struct planning_worker workers[WORKERS_MAX];
+static uint32_t context_positions(const struct runtime *runtime) {
+    if (runtime->options.context)
+        return runtime->options.context;
+    uint32_t trained = runtime->shape.context;
+    return trained < CONTEXT_DEFAULT ? trained : CONTEXT_DEFAULT;
+}
+
+/* What the workers said of themselves; figures as far as they are known. Returns whether all are.
+ */
+static bool list_workers(const struct runtime *runtime, struct planning_worker *out) {
     uint32_t count = runtime->cluster ? cluster_size(runtime->cluster) : 0;
-    for (uint32_t w = 0; w < count; w++)
-        workers[w] = (struct planning_worker){
-            .memory_bytes = cluster_worker(runtime->cluster, w)->memory_bytes};
-    const struct planning_input input = {
+    bool known = count > 0;
+    for (uint32_t w = 0; w < count; w++) {
+        const struct worker_info *worker = cluster_worker(runtime->cluster, w);
+        out[w] = (struct planning_worker){.memory_bytes = worker->memory_bytes};
+        const struct cluster_file *file = &runtime->worker_list.file;
+        if (file->count && file->workers[w].described) {
+            out[w].figures = &file->workers[w].figures;
+            out[w].link = &file->workers[w].link;
+        }
+        known &= out[w].figures != NULL;
+    }
+    return known;
+}
+
+/* Memory for routed experts of this process beside workers. By itself what can be spared, without
+ * what workers on the same machine have been promised; none where workers are not known, or are
+ * ours to try things out with. */
+static enum status find_local_bytes(const struct runtime *runtime,
+                                    const struct planning_input *input, uint64_t *out) {
+    uint64_t available;
+    char name[sizeof((struct worker_info *)NULL)->name] = "";
+    *out = runtime->options.memory_bytes;
+    if (*out != PLANNING_MEMORY_AUTO)
+        return STATUS_OK;
+    *out = 0;
+    if (!input->coordinator || runtime->options.local_workers)
+        return STATUS_OK;
+    enum status status = memory_available(&available);
+    if (status)
+        return status;
+    gethostname(name, sizeof name - 1);
+    for (uint32_t w = 0; w < input->worker_count; w++) {
+        const struct worker_info *worker = cluster_worker(runtime->cluster, w);
+        if (strcmp(worker->name, name) == 0)
+            available -= worker->memory_bytes < available ? worker->memory_bytes : available;
+    }
+    *out = planning_spare_bytes(input, available, context_positions(runtime));
+    return STATUS_OK;
+}
+
+static void log_figures(const struct machine_figures *figures) {
+    log_debug("this machine reads %.2f GB/s", figures->read_bytes_per_s / 1e9);
+    for (size_t f = 0; f < WEIGHT_FORMAT_COUNT; f++)
+        if (figures->formats[f].decode_bytes_per_s > 0)
+            log_debug("%s weights: %.2f GB/s for one row, %.1f GMAC/s in batches",
+                      weight_format_name((enum weight_format)f),
+                      figures->formats[f].decode_bytes_per_s / 1e9,
+                      figures->formats[f].batch_macs_per_s / 1e9);
+}
+
+static enum status measure_here(struct runtime *runtime) {
+    const struct machine_work work = {outline_formats(runtime->outline, &runtime->shape),
+                                      runtime->options.exact};
+    enum status status = machine_measure_figures(runtime->threads, &work, MACHINE_MEASURE_BYTES,
+                                                 &runtime->machine);
+    if (status == STATUS_OK)
+        log_figures(&runtime->machine);
+    return status;
+}
+
+static enum status plan(struct runtime *runtime) {
+    const struct runtime_options *options = &runtime->options;
+    struct planning_worker workers[WORKERS_MAX];
+    struct planning_input input = {
         .shape = &runtime->shape,
         .outline = runtime->outline,
         .layouts = runtime->layouts,
         .layers = runtime->layers,
         .workers = workers,
-        .worker_count = count,
-        .local_bytes = runtime->options.memory_bytes,
+        .worker_count = runtime->cluster ? cluster_size(runtime->cluster) : 0,
         .kv_format = cache_format(runtime),
-        .kind = planning_kind(runtime->options.placement),
+        .popularity = options->popularity,
+        .kind = planning_kind(options->placement),
+        .objective = planning_objective(options->optimize),
+        .replicas = planning_replicas(options->replicas),
         .decode = {1, DECODE_CONTEXT, 1},
-        .prefill = {runtime->options.batch_rows, runtime->options.batch_rows / 2, 1},
+        .prefill = {options->batch_rows, options->batch_rows / 2, 1},
     };
-    enum status status = planning_create(&input, &runtime->planning);
-    if (status == STATUS_OK)
-        runtime->placement = planning_plan(runtime->planning)->placement;
-    return status;
+    enum status status;
+    if (list_workers(runtime, workers)) {
+        if ((status = measure_here(runtime)))
+            return status;
+        input.coordinator = &runtime->machine;
+    }
+    if ((status = find_local_bytes(runtime, &input, &input.local_bytes)) ||
+        (status = planning_create(&input, &runtime->planning)))
+        return status;
+    runtime->placement = planning_plan(runtime->planning)->placement;
+    return STATUS_OK;
 }
 
 static void show_bytes_done(void *context, uint64_t bytes_done, uint64_t bytes_total) {
@@ -234,13 +315,6 @@ static uint32_t inner_max(const struct model_shape *shape) {
     return shared > widest ? shared : widest;
 }
 
-static uint32_t context_positions(const struct runtime *runtime) {
-    if (runtime->options.context)
-        return runtime->options.context;
-    uint32_t trained = runtime->shape.context;
-    return trained < CONTEXT_DEFAULT ? trained : CONTEXT_DEFAULT;
-}
-
 static enum status build_engine(struct runtime *runtime) {
     const struct model_shape *shape = &runtime->shape;
     uint32_t rows = runtime->options.batch_rows;
@@ -283,8 +357,6 @@ enum status runtime_open(const struct runtime_options *options, struct runtime *
     if (!runtime)
         return STATUS_NO_MEMORY;
     runtime->options = *options;
-    if (options->memory_bytes == PLANNING_MEMORY_AUTO)
-        runtime->options.memory_bytes = 0;
     enum status status;
     if ((status = open_checkpoint(runtime)) || (status = find_layouts(runtime)) ||
         (status = connect_workers(runtime)) || (status = plan(runtime)) ||
@@ -342,6 +414,10 @@ size_t runtime_holder_stats(const struct runtime *runtime, struct holder_stats *
     for (size_t h = 0; h < holders && h < max; h++)
         out[h] = runtime->dispatch->stats[h];
     return holders;
+}
+
+const struct planning *runtime_planning(const struct runtime *runtime) {
+    return runtime->planning;
 }
 
 double runtime_fanout_mean(const struct runtime *runtime) {

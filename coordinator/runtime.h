@@ -8,6 +8,7 @@
 
 #include "common/status.h"
 #include "coordinator/engine.h"
+#include "coordinator/planning.h"
 #include "coordinator/tokenizer.h"
 
 struct runtime;
@@ -53,6 +54,9 @@ const struct shard_layout *runtime_layouts(const struct runtime *runtime);
 /* Figures of each holder of experts since the start; returns how many holders there are (at most
  * `max` are written). */
 size_t runtime_holder_stats(const struct runtime *runtime, struct holder_stats *out, size_t max);
+
+/* Where experts are and why. */
+const struct planning *runtime_planning(const struct runtime *runtime);
 
 /* Mean number of holders a token visits in an expert layer. */
 double runtime_fanout_mean(const struct runtime *runtime);
