@@ -25,7 +25,7 @@ static enum status read_text(const char *path, const char *what, unsigned char *
     }
     size_t used = fread(text, 1, CONFIG_FILE_BYTES_MAX + 1, file);
     if (ferror(file)) {
-        log_error("cannot read %s %s: %s", what, path, strerror(errno));
+        log_error("cannot read %s %s: %s; check its name", what, path, strerror(errno));
         goto err_text;
     }
     if (used > CONFIG_FILE_BYTES_MAX) {

@@ -14,8 +14,8 @@
 #include "common/log.h"
 #include "common/yaml_file.h"
 
-/* Of what memory delivers, products of kernels with one row reach so much; of what a link's bits carry, so
- * much is payload of TCP. */
+/* Of what memory delivers, products of kernels with one row reach so much; of what a link's bits
+ * carry, so much is payload of TCP. */
 #define DECODE_FRACTION  0.95
 #define PAYLOAD_FRACTION 0.94
 /* A switched gigabit network, with a worker that has to wake up. */
@@ -81,8 +81,8 @@ static enum status read_number(const struct reader *reader, const yaml_node_t *n
                                const char *key, double *out) {
     const char *text = text_of(node);
     char *end = NULL;
-    double number = text && !isspace((unsigned char)*text) ? strtod(text, &end) : 0;
-    if (!text || *end || !(number > 0) || number > FIGURE_MAX)
+    double number = text ? strtod(text, &end) : 0;
+    if (!text || isspace((unsigned char)*text) || *end || !(number > 0) || number > FIGURE_MAX)
         return refuse(reader, node, key, "a number above 0 and up to 1e9");
     *out = number;
     return STATUS_OK;

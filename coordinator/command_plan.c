@@ -5,8 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/kernel/kernel.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/machine_record.h"
+#include "common/memory.h"
+#include "common/threads.h"
+#include "coordinator/cluster.h"
 #include "coordinator/cluster_file.h"
 #include "coordinator/command.h"
 #include "coordinator/options.h"
@@ -20,8 +25,13 @@ struct planned {
     struct shard_layout layouts[LAYERS_MAX];
     struct cluster_file cluster;
     struct planning *planning;
+    const char *cache_directory;
+    uint64_t fingerprint;        /* of the weights; 0: there are none yet */
+    struct cluster *connections; /* to the workers that are asked; NULL: none */
+    uint32_t asked[WORKERS_MAX]; /* number among those, UINT32_MAX: not asked */
+    struct planning_worker workers[WORKERS_MAX];
     const char *names[HOLDERS_MAX];
-    char unnamed[WORKERS_MAX][16];
+    char unnamed[WORKERS_MAX][24];
     uint64_t memory_bytes[HOLDERS_MAX];
 };
 
@@ -33,7 +43,8 @@ static enum status read_headers(struct planned *planned) {
             log_warning("to plan before the weights are there, say with --type what they will be");
         return status;
     }
-    status = outline_read(weights, &planned->shape, &planned->outline);
+    if (!(status = weights_fingerprint(weights, &planned->fingerprint)))
+        status = outline_read(weights, &planned->shape, &planned->outline);
     weights_close(weights);
     return status;
 }
@@ -50,35 +61,73 @@ static enum status read_model(struct planned *planned) {
     return status;
 }
 
-static enum status check_machines(const struct planned *planned) {
+/* ---- Machines that are there. */
+
+/* Asks the workers that are only named. */
+static enum status ask_workers(struct planned *planned) {
     const struct cluster_file *cluster = &planned->cluster;
-    for (uint32_t w = 0; w < cluster->count; w++)
-        if (!cluster->workers[w].described) {
-            log_error("%s: %s: give memory, read_gb_per_s and gops", planned->options->cluster,
-                      cluster->workers[w].address);
-            return STATUS_UNSUPPORTED;
-        }
-    if (!cluster->coordinator.described) {
-        log_error("%s: give the coordinator's memory, read_gb_per_s and gops",
-                  planned->options->cluster);
-        return STATUS_UNSUPPORTED;
+    const char *addresses[WORKERS_MAX];
+    uint32_t count = 0;
+    for (uint32_t w = 0; w < cluster->count; w++) {
+        planned->asked[w] = UINT32_MAX;
+        if (cluster->workers[w].described)
+            continue;
+        planned->asked[w] = count;
+        addresses[count++] = cluster->workers[w].address;
     }
-    return STATUS_OK;
+    return count ? cluster_connect(addresses, count, planned->fingerprint, &planned->connections)
+                 : STATUS_OK;
 }
 
-static void name_machines(struct planned *planned) {
+/* Measures this machine where it is the coordinator. */
+static enum status measure_here(struct planned *planned) {
+    struct cluster_machine *coordinator = &planned->cluster.coordinator;
+    struct machine_figures *figures = &coordinator->figures;
+    const struct machine_work work = {outline_formats(planned->outline, &planned->shape), false};
+    struct threads *threads;
+    if (coordinator->described)
+        return STATUS_OK;
+    enum status status;
+    if ((status = memory_available(&figures->memory_bytes)) || (status = kernel_select("auto")) ||
+        (status = threads_create(0, &threads)))
+        return status;
+    figures->threads = threads_count(threads);
+    snprintf(figures->isa, sizeof figures->isa, "%s", kernel_get()->name);
+    status = machine_record_complete(planned->cache_directory, threads, &work,
+                                     MACHINE_MEASURE_BYTES, figures);
+    threads_destroy(threads);
+    coordinator->described = status == STATUS_OK;
+    return status;
+}
+
+/* Puts together what is known of each worker. */
+static enum status list_workers(struct planned *planned) {
     const struct cluster_file *cluster = &planned->cluster;
     for (uint32_t w = 0; w < cluster->count; w++) {
-        const struct cluster_machine *worker = &cluster->workers[w];
+        const struct cluster_machine *machine = &cluster->workers[w];
+        const struct worker_info *info =
+            planned->asked[w] == UINT32_MAX
+                ? NULL
+                : cluster_worker(planned->connections, planned->asked[w]);
+        planned->workers[w] = planning_worker_of(info, machine);
+        planned->memory_bytes[w] = planned->workers[w].memory_bytes;
         snprintf(planned->unnamed[w], sizeof planned->unnamed[w], "worker %u", w + 1);
-        planned->names[w] = worker->name      ? worker->name
-                            : worker->address ? worker->address
-                                              : planned->unnamed[w];
-        planned->memory_bytes[w] = worker->figures.memory_bytes;
+        planned->names[w] = machine->name      ? machine->name
+                            : machine->address ? machine->address
+                                               : planned->unnamed[w];
+        if (planned->workers[w].figures)
+            continue;
+        log_error("worker %s does not say how fast it is; describe it in %s by memory, "
+                  "read_gb_per_s and gops",
+                  machine->address, planned->options->cluster);
+        return STATUS_UNSUPPORTED;
     }
     planned->names[cluster->count] =
         cluster->coordinator.name ? cluster->coordinator.name : "coordinator";
+    return STATUS_OK;
 }
+
+/* ---- The plan. */
 
 static enum weight_format cache_format(const struct planned *planned) {
     for (uint32_t layer = 0; layer < planned->shape.layers; layer++)
@@ -91,17 +140,12 @@ static enum weight_format cache_format(const struct planned *planned) {
 static enum status make_plan(struct planned *planned, struct planning_input *input) {
     const struct plan_options *options = planned->options;
     const struct cluster_file *cluster = &planned->cluster;
-    struct planning_worker workers[WORKERS_MAX];
-    for (uint32_t w = 0; w < cluster->count; w++)
-        workers[w] =
-            (struct planning_worker){cluster->workers[w].figures.memory_bytes,
-                                     &cluster->workers[w].figures, &cluster->workers[w].link};
     *input = (struct planning_input){
         .shape = &planned->shape,
         .outline = planned->outline,
         .layouts = planned->layouts,
         .layers = planned->shape.layers,
-        .workers = workers,
+        .workers = planned->workers,
         .worker_count = cluster->count,
         .coordinator = &cluster->coordinator.figures,
         .link_bytes_per_s = cluster->coordinator.link.to_bytes_per_s,
@@ -155,20 +199,21 @@ static enum status print_plan(const struct planned *planned, const struct planni
     return STATUS_OK;
 }
 
-static enum status run_plan(const struct plan_options *options) {
+static enum status run_plan(const struct plan_options *options, const char *cache_directory) {
     struct planned *planned = calloc(1, sizeof *planned);
     struct planning_input input;
     enum status status = planned ? STATUS_OK : STATUS_NO_MEMORY;
     if (status)
         return status;
     planned->options = options;
+    planned->cache_directory = cache_directory;
     if (!(status = cluster_file_read(options->cluster, &planned->cluster)) &&
-        !(status = check_machines(planned)) && !(status = read_model(planned))) {
-        name_machines(planned);
-        if (!(status = make_plan(planned, &input)))
-            status = print_plan(planned, &input);
-    }
+        !(status = read_model(planned)) && !(status = ask_workers(planned)) &&
+        !(status = list_workers(planned)) && !(status = measure_here(planned)) &&
+        !(status = make_plan(planned, &input)))
+        status = print_plan(planned, &input);
     planning_destroy(planned->planning);
+    cluster_destroy(planned->connections);
     cluster_file_cleanup(&planned->cluster);
     free(planned->outline);
     free(planned);
@@ -187,7 +232,7 @@ int command_plan(int argc, char **argv) {
     if (status == STATUS_OK && !done)
         status = options_check_plan(&options);
     if (status == STATUS_OK && !done)
-        status = run_plan(&options);
+        status = run_plan(&options, config_cache_directory(config, "skein"));
     config_destroy(config);
     return status_exit_code(status);
 }

@@ -63,7 +63,7 @@ static double batch_rate(const struct machine_figures *machine, enum weight_form
         if (formats[f].batch_macs_per_s > 0)
             slowest = fmin(slowest, formats[f].batch_macs_per_s);
     return isfinite(slowest)
-               ? slowest
+               ? REACHED * slowest
                : read_rate(machine, format) * 256 / (double)weight_row_bytes(format, 256);
 }
 

@@ -784,6 +784,7 @@ struct runtime_options options_for_runtime(const struct model_options *options) 
         .optimize = options->optimize,
         .replicas = options->replicas,
         .popularity = options->popularity,
+        .cache_directory = options->cache_directory,
         .batch_rows = options->batch_tokens,
         .context = options->context,
         .kv_cache = options->kv_cache,

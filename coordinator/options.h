@@ -25,6 +25,7 @@ struct model_options {
     const char *activations;
     const char *kv_cache;
     bool verbose, quiet;
+    const char *cache_directory; /* no option: the command sets it; NULL: none */
 };
 
 struct run_options {

@@ -20,6 +20,19 @@ struct planning {
     struct plan plan;
 };
 
+struct planning_worker planning_worker_of(const struct worker_info *info,
+                                          const struct cluster_machine *described) {
+    struct planning_worker worker = {0, NULL, NULL};
+    if (described && described->described) {
+        worker.memory_bytes = described->figures.memory_bytes;
+        worker.figures = &described->figures;
+        worker.link = &described->link;
+    }
+    if (info && (!worker.figures || info->memory_bytes < worker.memory_bytes))
+        worker.memory_bytes = info->memory_bytes;
+    return worker;
+}
+
 static bool copy_figures(struct planning *planning) {
     const struct planning_input *input = &planning->input;
     bool known = input->coordinator != NULL;

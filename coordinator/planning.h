@@ -8,6 +8,8 @@
 
 #include "common/machine.h"
 #include "common/status.h"
+#include "coordinator/cluster.h"
+#include "coordinator/cluster_file.h"
 #include "coordinator/outline.h"
 #include "coordinator/planner.h"
 #include "coordinator/shape.h"
@@ -18,6 +20,11 @@ struct planning_worker {
     const struct machine_figures *figures; /* NULL: not known, nor is the link */
     const struct link_figures *link;
 };
+
+/* What is known of a worker that answered (`info`, or NULL) and that a cluster file may describe
+ * (`described`, or NULL): what the file says goes before what the worker says. Points into both. */
+struct planning_worker planning_worker_of(const struct worker_info *info,
+                                          const struct cluster_machine *described);
 
 struct planning_input {
     const struct model_shape *shape;

@@ -3,13 +3,14 @@
  * configuration, tensor directory, workers' reach and memory. */
 #include "coordinator/runtime.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/kernel/kernel.h"
 #include "common/log.h"
-#include "common/machine.h"
+#include "common/machine_record.h"
 #include "common/memory.h"
 #include "coordinator/cluster.h"
 #include "coordinator/gguf_tokenizer.h"
@@ -165,13 +166,9 @@ static bool list_workers(const struct runtime *runtime, struct planning_worker *
     uint32_t count = runtime->cluster ? cluster_size(runtime->cluster) : 0;
     bool known = count > 0;
     for (uint32_t w = 0; w < count; w++) {
-        const struct worker_info *worker = cluster_worker(runtime->cluster, w);
-        out[w] = (struct planning_worker){.memory_bytes = worker->memory_bytes};
         const struct cluster_file *file = &runtime->worker_list.file;
-        if (file->count && file->workers[w].described) {
-            out[w].figures = &file->workers[w].figures;
-            out[w].link = &file->workers[w].link;
-        }
+        out[w] = planning_worker_of(cluster_worker(runtime->cluster, w),
+                                    file->count ? &file->workers[w] : NULL);
         known &= out[w].figures != NULL;
     }
     return known;
@@ -216,10 +213,13 @@ static void log_figures(const struct machine_figures *figures) {
 static enum status measure_here(struct runtime *runtime) {
     const struct machine_work work = {outline_formats(runtime->outline, &runtime->shape),
                                       runtime->options.exact};
-    enum status status = machine_measure_figures(runtime->threads, &work, MACHINE_MEASURE_BYTES,
-                                                 &runtime->machine);
+    struct machine_figures *machine = &runtime->machine;
+    machine->threads = threads_count(runtime->threads);
+    snprintf(machine->isa, sizeof machine->isa, "%s", kernel_get()->name);
+    enum status status = machine_record_complete(runtime->options.cache_directory, runtime->threads,
+                                                 &work, MACHINE_MEASURE_BYTES, machine);
     if (status == STATUS_OK)
-        log_figures(&runtime->machine);
+        log_figures(machine);
     return status;
 }
 

@@ -22,9 +22,10 @@ struct runtime_options {
     uint32_t threads;       /* 0: one per core */
     const char *isa;        /* "auto" or a kernel's name */
     const char *placement, *optimize, *replicas; /* as in planning.h */
-    const char *popularity;                      /* path of statistics, or NULL */
-    uint32_t batch_rows;                         /* rows of one engine step at most */
-    const char *kv_cache;                        /* "auto", "f32", "f16", "bf16" or "q8" */
+    const char *cache_directory; /* where figures of this machine are remembered, or NULL */
+    const char *popularity;      /* path of statistics, or NULL */
+    uint32_t batch_rows;         /* rows of one engine step at most */
+    const char *kv_cache;        /* "auto", "f32", "f16", "bf16" or "q8" */
     uint32_t context;   /* positions of the KV cache; 0: a default within the model's context */
     uint32_t sequences; /* of the KV cache; 0: one */
     bool with_draft;    /* load the draft module too */

@@ -40,4 +40,5 @@ for memory in 3M 2M 1500K; do
   addresses+=("$(sed -n 's/^listening //p' "$scratch/worker-$memory")")
 done
 
-"$top/build/bin/skein" run --model "$model" --workers "$(IFS=,; echo "${addresses[*]}")" --prompt "$prompt"
+"$top/build/bin/skein" run --model "$model" --workers "$(IFS=,; echo "${addresses[*]}")" --memory 0 --placement experts \
+  --prompt "$prompt"

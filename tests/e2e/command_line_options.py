@@ -12,7 +12,7 @@ from error_bench import DEMO, V3, Failed
 TIMEOUT_S = 120
 SUM, SUM_ANSWER = "What is 37 plus 58?", "37 + 58 = 95."
 STORY = "Tell me a story about a fox."
-COMMANDS = ("run", "logits", "inspect", "bench", "perplexity", "quantize", "completion")
+COMMANDS = ("run", "logits", "inspect", "plan", "bench", "perplexity", "quantize", "completion")
 
 # The chat format's control tokens, as --raw takes them.
 BOS, EOS, USER, ASSISTANT = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"
@@ -671,7 +671,7 @@ def completion_cases(bench):
         (["skein", ""], [*COMMANDS, "--help", "--version"]),
         (["skein", "run", "--prompt"], ["--prompt", "--prompt-ids"]),
         (["skein", "logits", "--ro"], ["--routes"]),
-        (["skein", "run", "--placement", ""], ["experts", "slices"]),
+        (["skein", "run", "--placement", ""], ["auto", "experts", "slices"]),
         (["skein", "run", "--placement", "=", "sl"], ["slices"]),
         (["skein", "run", "--model", DEMO + "/tokenizer.j"], [DEMO + "/tokenizer.json"]),
         (["skein", "run", "--prompt", ""], []),

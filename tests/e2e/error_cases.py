@@ -16,6 +16,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 from error_bench import ROOT, V3, Bench, Worker  # noqa: E402
 from error_cases_files import config_cases, option_cases, prompt_cases, weight_cases  # noqa: E402
+from error_cases_plan import plan_cases  # noqa: E402
 from error_cases_quantize import quantize_cases  # noqa: E402
 from error_cases_workers import (  # noqa: E402
     accident_cases,
@@ -39,6 +40,7 @@ def main():
         prompt_cases(bench)
         option_cases(bench)
         quantize_cases(bench)
+        plan_cases(bench)
         unreachable_cases(bench)
         with Worker(bench, "shipped") as shipped, Worker(bench, "own-copy", ["--model", V3]) as own:
             spoilt_cases(bench, shipped)

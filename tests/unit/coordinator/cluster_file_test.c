@@ -44,7 +44,7 @@ static void test_everything(void **state) {
     assert_true(mini->described && !mini->address);
     assert_int_equal(mini->figures.memory_bytes, 16ull << 30);
     expect_near(mini->figures.read_bytes_per_s, 40e9);
-    expect_near(mini->figures.formats[WEIGHT_Q4_K].decode_bytes_per_s, 36e9);
+    expect_near(mini->figures.formats[WEIGHT_Q4_K].decode_bytes_per_s, 38e9);
     expect_near(mini->figures.formats[WEIGHT_F32].batch_macs_per_s, 150e9);
     expect_near(mini->link.round_trip_s, 80e-6);
     expect_near(mini->link.to_bytes_per_s, 10e9 / 8 * 0.94);
