@@ -88,7 +88,7 @@ static enum status measure_all(struct bench *bench, struct runtime *runtime) {
         (status = machine_measure_peak(threads, MACHINE_MEASURE_BYTES, &bench->machine)))
         return status;
     bench->threads = threads_count(threads);
-    workload_count(engine_model(engine), runtime_layouts(runtime), &bench->workload);
+    workload_count(runtime_outline(runtime), runtime_shape(runtime), &bench->workload);
     predict(bench);
     ask_plan(bench, runtime);
     return STATUS_OK;

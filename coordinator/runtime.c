@@ -405,8 +405,8 @@ struct threads *runtime_threads(struct runtime *runtime) {
     return runtime->threads;
 }
 
-const struct shard_layout *runtime_layouts(const struct runtime *runtime) {
-    return runtime->layouts;
+const struct outline *runtime_outline(const struct runtime *runtime) {
+    return runtime->outline;
 }
 
 size_t runtime_holder_stats(const struct runtime *runtime, struct holder_stats *out, size_t max) {

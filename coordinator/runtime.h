@@ -50,7 +50,7 @@ struct engine *runtime_engine(struct runtime *runtime);
 struct threads *runtime_threads(struct runtime *runtime);
 
 /* What the routed experts of each layer are stored as: (layers). */
-const struct shard_layout *runtime_layouts(const struct runtime *runtime);
+const struct outline *runtime_outline(const struct runtime *runtime);
 
 /* Figures of each holder of experts since the start; returns how many holders there are (at most
  * `max` are written). */

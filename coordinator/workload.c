@@ -1,5 +1,5 @@
-/* Matrices are counted one by one as the forward pass meets them, so a format that changes from
- * layer to layer is counted right. */
+/* Sums of the outline's matrices, each in its own format, so one that changes from layer to layer
+ * is counted right. */
 #include "coordinator/workload.h"
 
 #include <math.h>
@@ -23,19 +23,10 @@ static void add_operations(enum weight_format format, double values, double *ope
     operations[unit_of(format)] += 2 * values;
 }
 
-static void add_matrix(struct workload *workload, const struct matrix *matrix) {
-    if (!matrix->data)
-        return;
-    workload->own_bytes += matrix_bytes(matrix->format, matrix->rows, matrix->columns);
-    add_operations(matrix->format, (double)matrix->rows * matrix->columns, workload->operations);
-}
-
-static void add_attention(struct workload *workload, const struct attention_weights *weights) {
-    const struct matrix *matrices[] = {
-        &weights->q,    &weights->k,    &weights->v,   &weights->q_a, &weights->q_b, &weights->kv_a,
-        &weights->kv_b, &weights->k_up, &weights->k_b, &weights->v_b, &weights->o};
-    for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++)
-        add_matrix(workload, matrices[i]);
+static void add_sum(struct workload *workload, const struct matrix_sum *sum) {
+    workload->own_bytes += matrix_sum_bytes(sum);
+    for (size_t f = 0; f < WEIGHT_FORMAT_COUNT; f++)
+        add_operations((enum weight_format)f, (double)sum->values[f], workload->operations);
 }
 
 static void add_routed(struct workload *workload, const struct shard_layout *layout) {
@@ -47,29 +38,22 @@ static void add_routed(struct workload *workload, const struct shard_layout *lay
     add_operations(layout->down, values, workload->operations);
 }
 
-static void add_layer(struct workload *workload, const struct layer *layer) {
-    add_attention(workload, &layer->attention);
-    if (layer->has_local_ffn) {
-        add_matrix(workload, &layer->local_ffn.gate);
-        add_matrix(workload, &layer->local_ffn.up);
-        add_matrix(workload, &layer->local_ffn.down);
-    }
-    add_matrix(workload, &layer->gate);
-}
-
-void workload_count(const struct model *model, const struct shard_layout *layouts,
+void workload_count(const struct outline *outline, const struct model_shape *shape,
                     struct workload *out) {
-    const struct model_shape *shape = &model->shape;
-    const struct matrix *head = &model->head;
     *out =
         (struct workload){.experts = shape->experts, .experts_per_token = shape->experts_per_token};
-    for (uint32_t layer = 0; layer < shape->layers; layer++) {
-        add_layer(out, &model->layers[layer]);
-        if (shape->is_expert_layer[layer])
-            add_routed(out, &layouts[layer]);
+    for (uint32_t l = 0; l < shape->layers; l++) {
+        const struct outline_layer *layer = &outline->layers[l];
+        add_sum(out, &layer->attention);
+        add_sum(out, &layer->local_ffn);
+        add_sum(out, &layer->router);
+        if (shape->is_expert_layer[l])
+            add_routed(out, &layer->routed);
     }
-    out->own_bytes += matrix_bytes(head->format, head->rows, head->columns);
-    add_operations(head->format, (double)head->rows * head->columns, out->head_operations);
+    out->own_bytes += matrix_sum_bytes(&outline->head);
+    for (size_t f = 0; f < WEIGHT_FORMAT_COUNT; f++)
+        add_operations((enum weight_format)f, (double)outline->head.values[f],
+                       out->head_operations);
 }
 
 uint64_t workload_decode_bytes(const struct workload *workload) {

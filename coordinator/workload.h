@@ -8,8 +8,8 @@
 
 #include "common/kernel/peak.h"
 #include "common/machine.h"
-#include "common/weights/shard.h"
-#include "coordinator/model.h"
+#include "coordinator/outline.h"
+#include "coordinator/shape.h"
 
 struct workload {
     uint64_t own_bytes;    /* the coordinator's matrices, each once */
@@ -21,8 +21,8 @@ struct workload {
     double head_operations[PEAK_UNIT_COUNT]; /* of one row of logits */
 };
 
-/* `layouts` (model->shape.layers) of the routed experts. The draft module is left out. */
-void workload_count(const struct model *model, const struct shard_layout *layouts,
+/* The draft module is left out. */
+void workload_count(const struct outline *outline, const struct model_shape *shape,
                     struct workload *out);
 
 /* Bytes that a step of one token reads. */

@@ -55,6 +55,31 @@ static void test_lines(void **state) {
     free(text);
 }
 
+static void test_predicted(void **state) {
+    (void)state;
+    char *text;
+    size_t bytes;
+    struct figures figures = FIGURES;
+    figures.holder_count = 0;
+    figures.placement = "every expert sliced over 2 machines";
+    figures.predicted = (struct planning_rates){150.25, 5.5};
+    FILE *stream = open_memstream(&text, &bytes);
+    figures_print(&figures, stream);
+    fclose(stream);
+    assert_non_null(strstr(text, "\n  predicted 150.2 and 5.5 tokens/s with every expert sliced "
+                                 "over 2 machines\n"));
+    free(text);
+    json_t *stats = figures_to_json(&figures), *predicted = json_object_get(stats, "predicted");
+    assert_string_equal(json_string_value(json_object_get(predicted, "placement")),
+                        figures.placement);
+    assert_true(json_real_value(json_object_get(predicted, "prompt_tokens_per_s")) == 150.25);
+    assert_true(json_real_value(json_object_get(predicted, "decode_tokens_per_s")) == 5.5);
+    json_decref(stats);
+    stats = figures_to_json(&FIGURES);
+    assert_null(json_object_get(stats, "predicted"));
+    json_decref(stats);
+}
+
 static void test_json(void **state) {
     (void)state;
     json_t *stats = figures_to_json(&FIGURES);
@@ -87,6 +112,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rates),
         cmocka_unit_test(test_lines),
+        cmocka_unit_test(test_predicted),
         cmocka_unit_test(test_json),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,40 +9,33 @@
 #define INNER      256u
 #define VOCABULARY 64u
 
-/* Data is never looked at, but a matrix without any does not exist. */
-static struct matrix matrix_of(enum weight_format format, uint32_t rows, uint32_t columns) {
-    static const uint8_t DATA;
-    return (struct matrix){format, rows, columns, &DATA, NULL, false};
+static void add(enum weight_format format, uint32_t rows, uint32_t columns,
+                struct matrix_sum *sum) {
+    sum->bytes[format] += matrix_bytes(format, rows, columns);
+    sum->values[format] += (uint64_t)rows * columns;
 }
 
 /* A dense layer in BF16 with multi-head attention, and an expert layer in FP8 with an F32 router.
  * The counts of values below are 4 x 128 x 128 (attention), 3 x 256 x 128 (feed-forwards). */
-static void build(struct layer layers[2], struct shard_layout layouts[2], struct model *model) {
+static void count(struct workload *workload) {
+    struct outline *outline = calloc(1, sizeof *outline);
+    struct model_shape shape = {.layers = 2, .experts = 8, .experts_per_token = 2};
+    shape.is_expert_layer[1] = true;
     for (int l = 0; l < 2; l++) {
         enum weight_format format = l ? WEIGHT_FP8_E4M3 : WEIGHT_BF16;
-        struct attention_weights *attention = &layers[l].attention;
-        layers[l] = (struct layer){.has_local_ffn = true};
-        attention->q = attention->k = matrix_of(format, HIDDEN, HIDDEN);
-        attention->v = attention->o = matrix_of(format, HIDDEN, HIDDEN);
-        layers[l].local_ffn.gate = matrix_of(format, INNER, HIDDEN);
-        layers[l].local_ffn.up = matrix_of(format, INNER, HIDDEN);
-        layers[l].local_ffn.down = matrix_of(format, HIDDEN, INNER);
+        struct outline_layer *layer = &outline->layers[l];
+        for (int i = 0; i < 4; i++)
+            add(format, HIDDEN, HIDDEN, &layer->attention);
+        add(format, INNER, HIDDEN, &layer->local_ffn);
+        add(format, INNER, HIDDEN, &layer->local_ffn);
+        add(format, HIDDEN, INNER, &layer->local_ffn);
     }
-    layers[1].gate = matrix_of(WEIGHT_F32, 8, HIDDEN);
-    layouts[1] = (struct shard_layout){HIDDEN, INNER, WEIGHT_FP8_E4M3, WEIGHT_FP8_E4M3, WEIGHT_F16};
-    *model = (struct model){.shape = {.layers = 2, .experts = 8, .experts_per_token = 2}};
-    model->shape.is_expert_layer[1] = true;
-    model->embedding = matrix_of(WEIGHT_BF16, VOCABULARY, HIDDEN);
-    model->head = matrix_of(WEIGHT_F32, VOCABULARY, HIDDEN);
-    model->layers = layers;
-}
-
-static void count(struct workload *workload) {
-    struct layer layers[2];
-    struct shard_layout layouts[2] = {{0}};
-    struct model model;
-    build(layers, layouts, &model);
-    workload_count(&model, layouts, workload);
+    add(WEIGHT_F32, 8, HIDDEN, &outline->layers[1].router);
+    outline->layers[1].routed =
+        (struct shard_layout){HIDDEN, INNER, WEIGHT_FP8_E4M3, WEIGHT_FP8_E4M3, WEIGHT_F16};
+    add(WEIGHT_F32, VOCABULARY, HIDDEN, &outline->head);
+    workload_count(outline, &shape, workload);
+    free(outline);
 }
 
 static void test_bytes(void **state) {
