@@ -164,7 +164,7 @@ static uint32_t context_positions(const struct runtime *runtime) {
  */
 static bool list_workers(const struct runtime *runtime, struct planning_worker *out) {
     uint32_t count = runtime->cluster ? cluster_size(runtime->cluster) : 0;
-    bool known = count > 0;
+    bool known = count > 0 && !runtime->options.local_workers;
     for (uint32_t w = 0; w < count; w++) {
         const struct cluster_file *file = &runtime->worker_list.file;
         out[w] = planning_worker_of(cluster_worker(runtime->cluster, w),
@@ -175,8 +175,7 @@ static bool list_workers(const struct runtime *runtime, struct planning_worker *
 }
 
 /* Memory for routed experts of this process beside workers. By itself what can be spared, without
- * what workers on the same machine have been promised; none where workers are not known, or are
- * ours to try things out with. */
+ * what workers on the same machine have been promised; none where figures are not known. */
 static enum status find_local_bytes(const struct runtime *runtime,
                                     const struct planning_input *input, uint64_t *out) {
     uint64_t available;
@@ -185,7 +184,7 @@ static enum status find_local_bytes(const struct runtime *runtime,
     if (*out != PLANNING_MEMORY_AUTO)
         return STATUS_OK;
     *out = 0;
-    if (!input->coordinator || runtime->options.local_workers)
+    if (!input->coordinator)
         return STATUS_OK;
     enum status status = memory_available(&available);
     if (status)

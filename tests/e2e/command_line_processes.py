@@ -11,7 +11,7 @@ import time
 
 import peers
 from command_line_options import SUM, SUM_ANSWER, answer, answer_json, call, require, require_equal
-from error_bench import DEMO, V3, Worker
+from error_bench import DEMO, ON_WORKERS, V3, Worker
 
 END_TIMEOUT_S = 15
 LONG = ["--prompt", "Tell me a story about a fox.", "--ignore-eos", "--max-tokens", "4000"]
@@ -56,7 +56,7 @@ def check_config(bench):
         )
     try:
         require_equal("its first line", worker.stdout.readline().decode(), f"listening {address}\n")
-        require_equal("the answer", answer(bench, "--prompt", SUM, "--workers", address), SUM_ANSWER + "\n")
+        require_equal("the answer", answer(bench, "--prompt", SUM, *ON_WORKERS, "--workers", address), SUM_ANSWER + "\n")
         with open(bench.path("config.log")) as f:
             said = f.read()
         require(
@@ -76,7 +76,7 @@ def check_config_precedence(bench):
         bench, "precedence", ["--config", config]
     ) as worker:  # its --listen stands on the command line
         require_equal(
-            "the answer", answer(bench, "--prompt", SUM, "--workers", worker.address), SUM_ANSWER + "\n"
+            "the answer", answer(bench, "--prompt", SUM, *ON_WORKERS, "--workers", worker.address), SUM_ANSWER + "\n"
         )
 
 
@@ -93,7 +93,7 @@ def check_one_after_another(bench):
     weights = os.path.join(copy, "model.safetensors")
     with Worker(bench, "first-second", ["--model", copy, "--verbose"]) as worker:
         for _ in range(2):
-            got = answer_json(bench, "--prompt", SUM, "--workers", worker.address)
+            got = answer_json(bench, "--prompt", SUM, *ON_WORKERS, "--workers", worker.address)
             require_equal("the answer", got["text"], SUM_ANSWER)
             require_equal("the experts", got["stats"]["workers"][0]["experts"], 4 * 32)
             with open(weights, "r+b") as f:
@@ -112,7 +112,7 @@ def check_other_model(bench):
         both = f"{worker.address},{second.address}"
         for address in (worker.address, both):
             require_equal(
-                "the answer", answer(bench, "--prompt", SUM, "--workers", address), SUM_ANSWER + "\n"
+                "the answer", answer(bench, "--prompt", SUM, *ON_WORKERS, "--workers", address), SUM_ANSWER + "\n"
             )
             args = [
                 "--prompt-ids",
@@ -121,12 +121,13 @@ def check_other_model(bench):
                 str(count),
                 "--ignore-eos",
                 "--json",
+                *ON_WORKERS,
                 "--workers",
                 address,
             ]
             out, _ = call(bench.skein, "run", "--model", V3, *args)
             require_equal("the other model's answer", json.loads(out)["ids"], golden["greedy_ids"])
-            sliced = answer(bench, "--prompt", SUM, "--workers", address, "--placement", "slices")
+            sliced = answer(bench, "--prompt", SUM, *ON_WORKERS, "--workers", address, "--placement", "slices")
             require_equal("the sliced answer", sliced, SUM_ANSWER + "\n")
         worker.check_alive()
 
@@ -135,7 +136,7 @@ def check_worker_signal(bench, number, serves_first):
     with Worker(bench, f"signal-{number}-{serves_first}") as worker:
         if serves_first:
             require_equal(
-                "the answer", answer(bench, "--prompt", SUM, "--workers", worker.address), SUM_ANSWER + "\n"
+                "the answer", answer(bench, "--prompt", SUM, *ON_WORKERS, "--workers", worker.address), SUM_ANSWER + "\n"
             )
         worker.process.send_signal(number)
         require_equal("the exit status", worker.process.wait(END_TIMEOUT_S), 0)
@@ -143,7 +144,7 @@ def check_worker_signal(bench, number, serves_first):
 
 def check_worker_signal_busy(bench):
     """A worker that is told to end in the middle of an answer ends well; the coordinator names it, once."""
-    with Worker(bench, "busy") as worker, long_run(bench, "--workers", worker.address) as run:
+    with Worker(bench, "busy") as worker, long_run(bench, *ON_WORKERS, "--workers", worker.address) as run:
         worker.process.terminate()
         require_equal("the worker's exit status", worker.process.wait(END_TIMEOUT_S), 0)
         require_equal("the coordinator's exit status", run.wait(END_TIMEOUT_S), 1)

@@ -28,6 +28,9 @@ GOOD_TOKENS = 3
 # What is no remedy, however it is punctuated: the place in front, figures in brackets, the system's words.
 NO_REMEDY = r"^(worker )?\S+: |\([^)]*\)|: (No such file or directory|Not a directory|Permission denied|Is a directory)"
 
+# All experts on the workers, once, whatever a plan would rather do with so small a model.
+ON_WORKERS = ["--memory", "0", "--placement", "experts", "--replicas", "off"]
+
 
 class Failed(Exception):
     """One sentence about what was not as it must be."""
@@ -181,6 +184,7 @@ def run_args(prompt, tokens, address, model=V3):
         "0",
         "--ignore-eos",
         "--json",
+        *ON_WORKERS,
         "--workers",
         address,
     ]

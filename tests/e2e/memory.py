@@ -17,7 +17,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-from error_bench import ROOT, Bench, Failed, Worker  # noqa: E402
+from error_bench import ON_WORKERS, ROOT, Bench, Failed, Worker  # noqa: E402
 
 MIB = 1 << 20
 SHARE = 1.05
@@ -169,7 +169,7 @@ def check_workers(bench, model, has_copy, placements):
         processes = [Process(f"worker {i + 1}", worker.process.pid) for i, worker in enumerate(workers)]
         addresses = ",".join(worker.address for worker in workers)
         for placement in placements:
-            coordinator = watch_run(bench, model, processes, "--workers", addresses, "--placement", placement)
+            coordinator = watch_run(bench, model, processes, *ON_WORKERS, "--workers", addresses, "--placement", placement)
             held = [shard_bytes(worker) for worker in workers]
             problems = [process.compare(b, b * SHARE + WORKER_FIXED) for process, b in zip(processes, held)]
             limit = model.own * SHARE + model.kv_cache + COORDINATOR_FIXED
