@@ -205,7 +205,7 @@ uint64_t planning_spare_bytes(const struct planning_input *input, uint64_t avail
 }
 
 static size_t find_name(const char *name, const char *const *names, size_t count) {
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; name && i < count; i++)
         if (strcmp(name, names[i]) == 0)
             return i;
     return 0;

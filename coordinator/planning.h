@@ -83,7 +83,7 @@ uint64_t planning_spare_bytes(const struct planning_input *input, uint64_t avail
 /* A value of --memory: as much as can be spared. */
 #define PLANNING_MEMORY_AUTO UINT64_MAX
 
-/* The values of --placement, --optimize and --replicas. */
+/* The values of --placement, --optimize and --replicas; NULL is the first. */
 enum placement_kind planning_kind(const char *name);
 enum planner_objective planning_objective(const char *name);
 enum planner_replicas planning_replicas(const char *name);
