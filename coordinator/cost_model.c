@@ -164,9 +164,13 @@ static uint32_t choose_copy(const struct cost_model *model, uint32_t layer,
         end = placement_copy_end(places, first);
         if (first == 0 && end == places->count)
             return 0;
-        for (uint32_t i = first; i < end; i++)
-            most = fmax(most, model->tallies[places->parts[i].holder].busy_s +
-                                  part_seconds(model, layer, &places->parts[i], demand));
+        for (uint32_t i = first; i < end; i++) {
+            const struct placed_shard *part = &places->parts[i];
+            double busy_s =
+                model->tallies[part->holder].busy_s + part_seconds(model, layer, part, demand);
+            if (busy_s > most) /* fmax here breaks GCC 12 for aarch64 */
+                most = busy_s;
+        }
         if (most < least) {
             least = most;
             best = first;
