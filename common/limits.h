@@ -103,6 +103,9 @@
 #define WIRE_PAYLOAD_BYTES_MAX (3ull << 30)
 /* The sentence in a WIRE_ERROR frame. */
 #define WIRE_ERROR_BYTES_MAX 1024
+/* Payload of a frame that measures a link: 3 ms at 10 Gbit/s, which is long against a round trip.
+ */
+#define WIRE_PROBE_BYTES_MAX (4u << 20)
 /* Messages posted on one connection and not yet completed, in each direction: two per ticket. */
 #define TRANSPORT_POSTED_MAX 8
 /* Workers of one coordinator. */
@@ -134,6 +137,11 @@
 /* For all workers together, until each has answered the greeting. Also what an accepted socket may
  * take to say what it is. */
 #define CONNECT_TIMEOUT_MS 5000
+/* For all workers together, until each has measured itself: a second is usual, on a slow machine
+ * with many weight formats some more. */
+#define MEASURE_TIMEOUT_MS 60000
+/* For all probes of one link: 49 of them at most, whose payloads move for 200 ms together. */
+#define PROBE_TIMEOUT_MS 10000
 /* A worker that reports no further byte for so long has a stuck disk or file server. */
 #define LOAD_STALL_MS 30000
 /* Messages with shard bytes on their way to one worker: 4 MiB fill a link of 10 Gbit/s for 3 ms. */

@@ -282,5 +282,5 @@ err_unmap:
 }
 
 bool machine_rate_is_plausible(double per_s) {
-    return per_s > 0 && per_s < MACHINE_RATE_MAX;
+    return per_s >= 1 && per_s < MACHINE_RATE_MAX;
 }

@@ -61,8 +61,8 @@ enum status machine_measure_figures(struct threads *threads, const struct machin
 /* Whether `figures` has all that machine_measure_figures would measure. */
 bool machine_has_figures(const struct machine_figures *figures, const struct machine_work *work);
 
-/* Whether a rate may come from a measurement: finite, above zero and below what any machine
- * reaches. For figures from a file or a peer. */
+/* Whether a rate may come from a measurement: at least 1, so that times stay finite, and below
+ * what any machine reaches. For figures from a file or a peer. */
 bool machine_rate_is_plausible(double per_s);
 
 /* What the processor's units do at most, against which `bench` holds the model. */

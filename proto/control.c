@@ -85,6 +85,10 @@ const char *control_kind_name(const Control__Message *message) {
         return "Health";
     case CONTROL__MESSAGE__KIND_GOODBYE:
         return "Goodbye";
+    case CONTROL__MESSAGE__KIND_MEASURE:
+        return "Measure";
+    case CONTROL__MESSAGE__KIND_FIGURES:
+        return "Figures";
     default:
         return "nothing";
     }

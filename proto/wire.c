@@ -69,7 +69,7 @@ float *wire_combine_rows(void *frame) {
     return (float *)((uint8_t *)frame + round_up(sizeof(struct wire_header)));
 }
 
-/* What the counts imply for payload_bytes; WIRE_ERROR states it itself. */
+/* What the counts imply for payload_bytes; some types state it themselves. */
 static uint64_t payload_bytes(const struct wire_header *header) {
     switch (header->type) {
     case WIRE_DISPATCH:
@@ -77,10 +77,28 @@ static uint64_t payload_bytes(const struct wire_header *header) {
     case WIRE_COMBINE:
         return wire_combine_bytes(header->rows, header->hidden) - sizeof *header;
     case WIRE_ERROR:
+    case WIRE_PROBE:
+    case WIRE_PROBE_REPLY:
         return header->payload_bytes;
     default:
         return 0;
     }
+}
+
+static uint64_t payload_bytes_max(const struct wire_header *header) {
+    switch (header->type) {
+    case WIRE_ERROR:
+        return WIRE_ERROR_BYTES_MAX;
+    case WIRE_PROBE:
+    case WIRE_PROBE_REPLY:
+        return WIRE_PROBE_BYTES_MAX;
+    default:
+        return WIRE_PAYLOAD_BYTES_MAX;
+    }
+}
+
+static uint32_t entries_max(const struct wire_header *header) {
+    return header->type == WIRE_PROBE ? WIRE_PROBE_BYTES_MAX : header->rows * EXPERTS_PER_TOKEN_MAX;
 }
 
 void wire_encode_header(const struct wire_header *header, void *frame) {
@@ -114,12 +132,11 @@ enum status wire_decode_header(const void *frame, const char *peer, struct wire_
             peer, header.checksum);
         return STATUS_PROTOCOL;
     }
-    if (header.type < WIRE_OPEN || header.type > WIRE_ERROR || header.rows > BATCH_ROWS_MAX ||
+    if (header.type < WIRE_OPEN || header.type > WIRE_PROBE_REPLY || header.rows > BATCH_ROWS_MAX ||
         header.hidden > HIDDEN_MAX || header.layer >= LAYERS_MAX ||
-        header.entries > header.rows * EXPERTS_PER_TOKEN_MAX ||
-        header.payload_bytes > WIRE_PAYLOAD_BYTES_MAX ||
-        header.payload_bytes != payload_bytes(&header) ||
-        (header.type == WIRE_ERROR && header.payload_bytes > WIRE_ERROR_BYTES_MAX)) {
+        header.entries > entries_max(&header) ||
+        header.payload_bytes > payload_bytes_max(&header) ||
+        header.payload_bytes != payload_bytes(&header)) {
         log_error(
             "%s: frame out of bounds (type %u, layer %u, %u rows of %u, %u entries, %llu bytes); "
             "install the same release on both machines",

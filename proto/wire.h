@@ -14,10 +14,12 @@
 #define WIRE_VERSION 1u
 
 enum wire_type {
-    WIRE_OPEN = 1,     /* coordinator -> worker: first frame; sequence is the session's id */
-    WIRE_DISPATCH = 2, /* coordinator -> worker: rows and what to do with them */
-    WIRE_COMBINE = 3,  /* worker -> coordinator: one partial sum for each row */
-    WIRE_ERROR = 4,    /* worker -> coordinator: payload is a sentence in UTF-8 */
+    WIRE_OPEN = 1,        /* coordinator -> worker: first frame; sequence is the session's id */
+    WIRE_DISPATCH = 2,    /* coordinator -> worker: rows and what to do with them */
+    WIRE_COMBINE = 3,     /* worker -> coordinator: one partial sum for each row */
+    WIRE_ERROR = 4,       /* worker -> coordinator: payload is a sentence in UTF-8 */
+    WIRE_PROBE = 5,       /* coordinator -> worker: any payload, to measure the link with */
+    WIRE_PROBE_REPLY = 6, /* worker -> coordinator: as much payload as the probe asks for */
 };
 
 /* Every frame starts with this. `sequence` ties a reply to its dispatch. */
@@ -28,7 +30,8 @@ struct wire_header {
     uint64_t sequence;      /* of the ticket; for WIRE_OPEN the session */
     uint32_t layer;         /* model layer of the rows */
     uint32_t rows;          /* activation rows in the payload */
-    uint32_t entries;       /* DISPATCH: (row, slot, weight) entries in the payload; else 0 */
+    uint32_t entries;       /* DISPATCH: (row, slot, weight) entries in the payload; PROBE: bytes
+                               of payload that the answer is to have; else 0 */
     uint32_t hidden;        /* values in a row */
     uint64_t payload_bytes; /* bytes behind the header */
     uint32_t busy_us;       /* COMBINE: microseconds the worker computed; else 0 */
@@ -61,7 +64,7 @@ float *wire_dispatch_rows(void *frame);
 float *wire_combine_rows(void *frame);
 
 /* Completes `header` (magic, version, payload_bytes by type and counts, checksum) and writes it to
- * the first bytes of `frame`. For WIRE_ERROR payload_bytes must be set. */
+ * the first bytes of `frame`. For ERROR, PROBE and PROBE_REPLY payload_bytes must be set. */
 void wire_encode_header(const struct wire_header *header, void *frame);
 
 /* Reads and checks the header: magic, version, checksum, known type, counts in bounds, and

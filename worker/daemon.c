@@ -81,6 +81,7 @@ static enum status open_resources(struct daemon *daemon, const struct daemon_opt
     session->store = daemon->store;
     session->isa = kernel_get()->name;
     session->weights = daemon->weights;
+    session->cache_directory = options->cache;
     return status;
 }
 

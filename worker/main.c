@@ -55,6 +55,12 @@ static enum status read_settings(struct config *config, int argc, char **argv,
          .target = &settings->daemon.model,
          .argument = "PATH",
          .help = "This machine's copy of the model, to read experts from."},
+        {.name = "cache",
+         .type = OPTION_PATH,
+         .target = &settings->daemon.cache,
+         .argument = "DIR",
+         .help = "Where measured figures of this machine are remembered; without it "
+                 "~/.cache/skein, or what systemd gives the service."},
         {.name = "isa",
          .type = OPTION_CHOICE,
          .target = &settings->isa,
@@ -126,6 +132,8 @@ int main(int argc, char **argv) {
         done = true;
     }
     settings.daemon.threads = settings.threads;
+    if (!status && !settings.daemon.cache)
+        settings.daemon.cache = config_cache_directory(config, "skein");
     if (settings.verbose || settings.quiet)
         log_init("skein-worker", settings.verbose ? LOG_DEBUG : LOG_WARNING, NULL);
     if (!status && !done)

@@ -2,10 +2,11 @@
  * are its progress. A client that greets while another coordinator is served is told so; one that
  * greets in the moment in which the previous session still winds down waits for that.
  *
- * Loading (with the assignment, which may have to give back much memory) and the end of the service
- * may take long, so they run as jobs on libuv's threads. While a job runs the loop's thread leaves
- * store, pool and service alone; session_end() therefore only asks a job to hurry, and the rest of
- * the end happens when it is done. */
+ * Measuring, loading (with the assignment, which may have to give back much memory) and the end of
+ * the service may take long, so they run as jobs on libuv's threads. While one of them runs the
+ * loop's thread leaves store, pool and service alone; session_end() therefore only asks it to
+ * hurry, and the session is over when none is left. Answering probes needs none of these and may go
+ * on beside them. */
 #include "worker/session.h"
 
 #include <assert.h>
@@ -20,34 +21,37 @@
 #include "common/config.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/machine_record.h"
 #include "proto/channel.h"
+#include "worker/probe.h"
 #include "worker/service.h"
 
 #define PROGRESS_INTERVAL_MS 250
 
 enum session_state {
     SESSION_IDLE,      /* no coordinator */
-    SESSION_GREETED,   /* Welcome was sent; the assignment comes next */
+    SESSION_GREETED,   /* Welcome was sent; a wish to measure or the assignment comes next */
+    SESSION_MEASURING, /* a job finds out what this machine can do */
     SESSION_LOADING,   /* a job takes memory and reads the worker's own copy */
     SESSION_RECEIVING, /* the coordinator ships what is missing */
     SESSION_READY,     /* the service answers frames */
-    SESSION_ENDING,    /* the coordinator is gone; a job has to finish first */
+    SESSION_ENDING,    /* the coordinator is gone; jobs have to finish first */
     SESSION_CLOSED,    /* session_close was called; nothing begins any more */
     SESSION_STATE_COUNT
 };
 
 static const char *const STATE_NAMES[SESSION_STATE_COUNT] = {
-    "idle", "greeted", "loading", "receiving", "ready", "ending", "closed"};
+    "idle", "greeted", "measuring", "loading", "receiving", "ready", "ending", "closed"};
 
 #define TO(state) (1u << (state))
 
 /* The states that may follow each state. */
 static const unsigned NEXT_STATES[SESSION_STATE_COUNT] = {
     [SESSION_IDLE] = TO(SESSION_GREETED) | TO(SESSION_CLOSED),
-    [SESSION_GREETED] = TO(SESSION_LOADING) | TO(SESSION_IDLE),
-    [SESSION_LOADING] =
-        TO(SESSION_RECEIVING) | TO(SESSION_READY) | TO(SESSION_ENDING) | TO(SESSION_IDLE),
-    [SESSION_RECEIVING] = TO(SESSION_READY) | TO(SESSION_IDLE),
+    [SESSION_GREETED] = TO(SESSION_MEASURING) | TO(SESSION_LOADING) | TO(SESSION_ENDING),
+    [SESSION_MEASURING] = TO(SESSION_GREETED) | TO(SESSION_ENDING),
+    [SESSION_LOADING] = TO(SESSION_RECEIVING) | TO(SESSION_READY) | TO(SESSION_ENDING),
+    [SESSION_RECEIVING] = TO(SESSION_READY) | TO(SESSION_ENDING),
     [SESSION_READY] = TO(SESSION_ENDING),
     [SESSION_ENDING] = TO(SESSION_IDLE),
 };
@@ -60,6 +64,15 @@ struct client {
     bool waiting; /* greeted while the previous session was winding down */
     uint64_t fingerprint;
     char name[64]; /* node name and address, for messages */
+};
+
+/* What the coordinator wants to know, as long as it is being measured. */
+struct measure_job {
+    uv_work_t work;
+    struct session *session;
+    struct machine_work products;
+    struct machine_figures figures;
+    enum status status;
 };
 
 /* What the coordinator assigned, as long as it is being loaded. */
@@ -84,8 +97,10 @@ struct session {
     struct client *coordinator; /* NULL when idle or ending */
     uint64_t id;                /* of this session; 0 when idle */
     uv_timer_t progress;
-    struct load_job *job;  /* while loading */
-    uint64_t bytes_filled; /* while receiving */
+    struct measure_job *measure_job; /* while measuring */
+    struct probe *probe;             /* while a coordinator measures its link */
+    struct load_job *job;            /* while loading */
+    uint64_t bytes_filled;           /* while receiving */
     uint32_t slots_missing;
     struct service *service; /* when ready, and while it ends */
     struct service_options service_options;
@@ -204,6 +219,13 @@ static void become_idle(struct session *session) {
     }
 }
 
+/* Of an ending session: whether it is over. */
+static void end_when_quiet(struct session *session) {
+    if (session->state == SESSION_ENDING && !session->measure_job && !session->probe &&
+        !session->job && !session->service)
+        become_idle(session);
+}
+
 static void stop_service(uv_work_t *work) {
     struct session *session = work->data;
     service_destroy(session->service);
@@ -213,24 +235,25 @@ static void on_service_stopped(uv_work_t *work, int error) {
     (void)error;
     struct session *session = work->data;
     session->service = NULL;
-    become_idle(session);
+    end_when_quiet(session);
 }
 
 /* The coordinator is gone or is being sent away; its channel ends by itself. */
 static void session_end(struct session *session) {
     session->coordinator = NULL;
     uv_timer_stop(&session->progress);
+    set_state(session, SESSION_ENDING);
     if (session->job) {
-        set_state(session, SESSION_ENDING);
         atomic_store(&session->job->cancelled, true);
         expert_store_cancel_load(session->options.store);
-    } else if (session->service) {
-        set_state(session, SESSION_ENDING);
+    }
+    if (session->service) {
         session->stop_work.data = session;
         uv_queue_work(session->options.loop, &session->stop_work, stop_service, on_service_stopped);
-    } else {
-        become_idle(session);
     }
+    if (session->probe)
+        probe_stop(session->probe);
+    end_when_quiet(session);
 }
 
 /* Sends the coordinator away with a sentence. */
@@ -270,6 +293,78 @@ static void become_ready(struct session *session) {
     say_ready(session);
 }
 
+static void run_measure_job(uv_work_t *work) {
+    struct measure_job *job = work->data;
+    const struct session_options *options = &job->session->options;
+    job->status = machine_record_complete(options->cache_directory, options->threads,
+                                          &job->products, MACHINE_MEASURE_BYTES, &job->figures);
+}
+
+static void say_figures(struct session *session, const struct measure_job *job) {
+    uint32_t formats[WEIGHT_FORMAT_COUNT];
+    double decode[WEIGHT_FORMAT_COUNT], batch[WEIGHT_FORMAT_COUNT];
+    size_t count = 0;
+    for (uint32_t format = 0; format < WEIGHT_FORMAT_COUNT; format++) {
+        if (!(job->products.formats >> format & 1))
+            continue;
+        formats[count] = format;
+        decode[count] = job->figures.formats[format].decode_bytes_per_s;
+        batch[count++] = job->figures.formats[format].batch_macs_per_s;
+    }
+    Control__Figures figures = CONTROL__FIGURES__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    figures.read_bytes_per_s = job->figures.read_bytes_per_s;
+    figures.n_format = figures.n_decode_bytes_per_s = figures.n_batch_macs_per_s = count;
+    figures.format = formats;
+    figures.decode_bytes_per_s = decode;
+    figures.batch_macs_per_s = batch;
+    message.kind_case = CONTROL__MESSAGE__KIND_FIGURES;
+    message.figures = &figures;
+    channel_send(session->coordinator->channel, &message);
+}
+
+static void on_measured(uv_work_t *work, int error) {
+    (void)error;
+    struct measure_job *job = work->data;
+    struct session *session = job->session;
+    session->measure_job = NULL;
+    if (session->state == SESSION_ENDING) {
+        end_when_quiet(session);
+    } else if (job->status) {
+        dismiss(session, "no memory left to measure its machine with; lower its --memory");
+    } else {
+        set_state(session, SESSION_GREETED);
+        say_figures(session, job);
+    }
+    free(job);
+}
+
+static void handle_measure(struct session *session, const Control__Measure *measure) {
+    const struct session_options *options = &session->options;
+    uint32_t formats = 0;
+    for (size_t i = 0; i < measure->n_format; i++) {
+        if (measure->format[i] >= WEIGHT_FORMAT_COUNT) {
+            dismiss(session, "it cannot measure a weight format that it does not know; install the "
+                             "same release on both machines");
+            return;
+        }
+        formats |= 1u << measure->format[i];
+    }
+    struct measure_job *job = calloc(1, sizeof *job);
+    if (!job) {
+        dismiss(session, "no memory left; lower its --memory");
+        return;
+    }
+    job->session = session;
+    job->products = (struct machine_work){formats, measure->exact_activations};
+    job->figures.threads = threads_count(options->threads);
+    snprintf(job->figures.isa, sizeof job->figures.isa, "%s", options->isa);
+    job->work.data = job;
+    session->measure_job = job;
+    set_state(session, SESSION_MEASURING);
+    uv_queue_work(options->loop, &job->work, run_measure_job, on_measured);
+}
+
 static void run_load_job(uv_work_t *work) {
     struct load_job *job = work->data;
     const struct session_options *options = &job->session->options;
@@ -307,7 +402,7 @@ static void on_loaded(uv_work_t *work, int error) {
     session->job = NULL;
     free_load_job(job);
     if (session->state == SESSION_ENDING) {
-        become_idle(session);
+        end_when_quiet(session);
         return;
     }
     if (status) {
@@ -449,7 +544,10 @@ static enum status on_message(void *context, const Control__Message *message) {
     }
     if (client != session->coordinator)
         return refuse_message(client, message);
-    if (message->kind_case == CONTROL__MESSAGE__KIND_ASSIGN && session->state == SESSION_GREETED) {
+    if (message->kind_case == CONTROL__MESSAGE__KIND_MEASURE && session->state == SESSION_GREETED) {
+        handle_measure(session, message->measure);
+    } else if (message->kind_case == CONTROL__MESSAGE__KIND_ASSIGN &&
+               session->state == SESSION_GREETED) {
         handle_assign(session, message->assign);
     } else if (message->kind_case == CONTROL__MESSAGE__KIND_SHARD_DATA &&
                session->state == SESSION_RECEIVING) {
@@ -519,14 +617,24 @@ void session_accept_control(struct session *session, int fd, const char *peer) {
     session->client_count++;
 }
 
+static void on_probe_done(void *context) {
+    struct session *session = context;
+    session->probe = NULL;
+    end_when_quiet(session);
+}
+
 void session_accept_data(struct session *session, int fd, uint64_t session_id, const char *peer) {
-    if (session->state != SESSION_READY || session_id != session->id) {
-        log_error("%s opened a data connection for a session that does not exist; closing it",
+    bool is_known = session_id == session->id && session->coordinator;
+    if (is_known && session->state == SESSION_READY) {
+        service_attach(session->service, fd, peer);
+    } else if (is_known && session->state == SESSION_GREETED && !session->probe) {
+        probe_start(session->options.loop, fd, peer, on_probe_done, session, &session->probe);
+    } else {
+        log_error("%s opened a data connection for a session that does not exist, or not now; "
+                  "closing it",
                   peer);
         close(fd);
-        return;
     }
-    service_attach(session->service, fd, peer);
 }
 
 void session_close(struct session *session) {

@@ -1,8 +1,9 @@
 /* The worker's side of the control plane: one coordinator at a time, from greeting to goodbye.
  *
- * Owned by the daemon; everything happens on the loop's thread, except loading and the end of a
- * service, which go to libuv's threads so that health reports keep flowing. It alone decides who
- * uses the store and the thread pool: first the loader, then the service, never both. */
+ * Owned by the daemon; everything happens on the loop's thread, except measuring, loading and the
+ * end of a service, which go to libuv's threads so that health reports keep flowing. It alone
+ * decides who uses the store and the thread pool: what measures, then the loader, then the service,
+ * one at a time. */
 #pragma once
 
 #include <stdint.h>
@@ -24,6 +25,7 @@ struct session_options {
     const char *isa;               /* of the chosen kernels */
     const struct weights *weights; /* the worker's own copy of a model; may be NULL */
     uint64_t fingerprint;          /* of `weights` */
+    const char *cache_directory;   /* where figures of this machine are remembered; may be NULL */
 };
 
 /* An idle session. Errors: STATUS_NO_MEMORY. */
@@ -33,7 +35,8 @@ enum status session_create(const struct session_options *options, struct session
 void session_accept_control(struct session *session, int fd, const char *peer);
 
 /* A data connection has come, opened for `session_id`: takes over `fd`, and closes it if it does
- * not belong to the coordinator that is being served. */
+ * not belong to the coordinator that is being served. Before there is an assignment it measures the
+ * link, afterwards it carries frames. */
 void session_accept_data(struct session *session, int fd, uint64_t session_id, const char *peer);
 
 /* Begins the end: says no more to anybody and stops loading and serving. The loop runs out of work

@@ -81,7 +81,7 @@ def control_message(kind, body):
     return struct.pack("<I", len(message)) + message
 
 
-def hello(version=1, fingerprint=0):
+def hello(version=2, fingerprint=0):
     return control_message(
         1,
         field_number(1, version)
@@ -92,7 +92,7 @@ def hello(version=1, fingerprint=0):
     )
 
 
-def welcome(version=1, memory_bytes=1 << 40):
+def welcome(version=2, memory_bytes=1 << 40):
     return control_message(
         2,
         field_number(1, version)

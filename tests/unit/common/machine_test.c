@@ -114,8 +114,8 @@ static void test_measures_what_is_missing(void **state) {
 
 static void test_plausible_rates(void **state) {
     (void)state;
-    const double good[] = {1e-3, 1, 1e9, 1e15};
-    const double bad[] = {0, -1, NAN, INFINITY, -INFINITY, 1e300};
+    const double good[] = {1, 1e9, 1e15};
+    const double bad[] = {0, 1e-300, -1, NAN, INFINITY, -INFINITY, 1e300};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++)
         assert_true(machine_rate_is_plausible(good[i]));
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)

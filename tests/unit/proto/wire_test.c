@@ -32,6 +32,22 @@ static void test_round_trip(void **state) {
     free(frame);
 }
 
+static void test_probes(void **state) {
+    (void)state;
+    struct wire_header header = {.type = WIRE_PROBE,
+                                 .sequence = 3,
+                                 .entries = WIRE_PROBE_BYTES_MAX,
+                                 .payload_bytes = WIRE_PROBE_BYTES_MAX},
+                       back;
+    uint8_t frame[sizeof header];
+    size_t found;
+    wire_encode_header(&header, frame);
+    assert_int_equal(wire_decode_header(frame, PEER, &back), STATUS_OK);
+    assert_int_equal(back.entries, WIRE_PROBE_BYTES_MAX);
+    assert_int_equal(wire_message_bytes(frame, PEER, &found), STATUS_OK);
+    assert_int_equal(found, sizeof header + WIRE_PROBE_BYTES_MAX);
+}
+
 static void test_layout_is_fixed(void **state) {
     (void)state;
     struct wire_header header = {.type = WIRE_OPEN, .sequence = 0x0102030405060708};
@@ -82,11 +98,20 @@ static void test_refuses_bounds(void **state) {
     struct wire_header header = {.type = WIRE_OPEN};
     header.type = 0;
     expect_out_of_bounds(header);
-    header.type = 5;
+    header.type = 7;
     expect_out_of_bounds(header);
     header = (struct wire_header){.type = WIRE_OPEN, .payload_bytes = 1};
     expect_out_of_bounds(header);
     header = (struct wire_header){.type = WIRE_ERROR, .payload_bytes = WIRE_ERROR_BYTES_MAX + 1};
+    expect_out_of_bounds(header);
+    header = (struct wire_header){.type = WIRE_PROBE, .payload_bytes = WIRE_PROBE_BYTES_MAX + 1};
+    expect_out_of_bounds(header);
+    header = (struct wire_header){.type = WIRE_PROBE, .entries = WIRE_PROBE_BYTES_MAX + 1};
+    expect_out_of_bounds(header);
+    header =
+        (struct wire_header){.type = WIRE_PROBE_REPLY, .payload_bytes = WIRE_PROBE_BYTES_MAX + 1};
+    expect_out_of_bounds(header);
+    header = (struct wire_header){.type = WIRE_PROBE_REPLY, .entries = 1};
     expect_out_of_bounds(header);
     header = dispatch_header();
     header.payload_bytes = wire_dispatch_bytes(2, 3, 5) - sizeof header + 1;
@@ -146,7 +171,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_layout_is_fixed),
         cmocka_unit_test(test_refuses_damage), cmocka_unit_test(test_refuses_bounds),
-        cmocka_unit_test(test_entries),
+        cmocka_unit_test(test_entries),        cmocka_unit_test(test_probes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -283,6 +283,17 @@ static inline void client_assign(struct client *client, struct plan *plan) {
     client_send(client, &message);
 }
 
+static inline void client_say_measure(struct client *client, const uint32_t *formats,
+                                      size_t count) {
+    Control__Measure measure = CONTROL__MEASURE__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    measure.n_format = count;
+    measure.format = (uint32_t *)formats;
+    message.kind_case = CONTROL__MESSAGE__KIND_MEASURE;
+    message.measure = &measure;
+    client_send(client, &message);
+}
+
 /* Opens a data connection for the session `id`. */
 static inline int data_open(const char *address, uint64_t id) {
     int fd = connect_to(address);

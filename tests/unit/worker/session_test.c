@@ -2,6 +2,7 @@
  * peer must not do. After each offence a well-behaved coordinator is served. */
 #include "tests/unit/worker/fixture.h"
 
+#include "common/machine.h"
 #include "tests/unit/random.h"
 
 static struct worker own_copy, no_copy; /* with the model and without */
@@ -299,6 +300,98 @@ static void test_wrong_moment(void **state) {
     expect_still_serving();
 }
 
+static void test_measures(void **state) {
+    (void)state;
+    const uint32_t formats[] = {WEIGHT_Q8_0, WEIGHT_BF16};
+    struct client client;
+    struct plan plan = plan_default(model.fingerprint);
+    client_greet(&client, address(), model.fingerprint);
+    client_say_measure(&client, formats, 2);
+    Control__Message *message = client_expect(&client, CONTROL__MESSAGE__KIND_FIGURES);
+    const Control__Figures *figures = message->figures;
+    assert_true(machine_rate_is_plausible(figures->read_bytes_per_s));
+    assert_int_equal(figures->n_format, 2);
+    assert_int_equal(figures->n_decode_bytes_per_s, 2);
+    assert_int_equal(figures->n_batch_macs_per_s, 2);
+    assert_int_equal(figures->format[0] + figures->format[1], WEIGHT_Q8_0 + WEIGHT_BF16);
+    for (size_t i = 0; i < 2; i++) {
+        assert_true(machine_rate_is_plausible(figures->decode_bytes_per_s[i]));
+        assert_true(machine_rate_is_plausible(figures->batch_macs_per_s[i]));
+    }
+    control_message_free(message);
+    client_assign(&client, &plan); /* it goes on from there */
+    control_message_free(client_expect(&client, CONTROL__MESSAGE__KIND_READY));
+    client_say_measure(&client, formats, 2); /* too late */
+    client_expect_end(&client);
+    client_close(&client);
+
+    const uint32_t unknown[] = {WEIGHT_BF16, WEIGHT_FORMAT_COUNT};
+    client_greet(&client, address(), model.fingerprint);
+    client_say_measure(&client, unknown, 2);
+    client_expect_error(&client, "weight format that it does not know");
+    client_close(&client);
+
+    client_greet(&client, address(), model.fingerprint);
+    client_say_measure(&client, formats, 1);
+    client_assign(&client, &plan); /* while it measures */
+    client_expect_end(&client);
+    client_close(&client);
+    expect_still_serving();
+}
+
+/* Sends a probe with `bytes` of payload and requires an answer with `wanted`. */
+static void expect_probe(int fd, uint64_t sequence, uint32_t bytes, uint32_t wanted) {
+    const struct wire_header header = {
+        .type = WIRE_PROBE, .sequence = sequence, .entries = wanted, .payload_bytes = bytes};
+    struct wire_header found;
+    uint8_t *frame = calloc(1, sizeof header + (bytes > wanted ? bytes : wanted));
+    wire_encode_header(&header, frame);
+    assert_int_equal(send(fd, frame, sizeof header + bytes, MSG_NOSIGNAL), sizeof header + bytes);
+    assert_true(read_all(fd, frame, sizeof header + wanted));
+    assert_int_equal(wire_decode_header(frame, "worker", &found), STATUS_OK);
+    assert_int_equal(found.type, WIRE_PROBE_REPLY);
+    assert_int_equal(found.sequence, sequence);
+    assert_int_equal(found.payload_bytes, wanted);
+    free(frame);
+}
+
+static void test_answers_probes(void **state) {
+    (void)state;
+    struct client client;
+    uint64_t id = client_greet(&client, address(), model.fingerprint);
+    int fd = data_open(address(), id);
+    expect_probe(fd, 1, 0, 0);
+    expect_probe(fd, 2, 100000, 0);
+    expect_probe(fd, 3, 0, WIRE_PROBE_BYTES_MAX);
+    expect_probe(fd, 4, 333, 7777);
+    log_file_mark();
+    data_expect_end(data_open(address(), id)); /* a second one */
+    assert_int_equal(log_file_count("or not now"), 1);
+    expect_probe(fd, 5, 1, 1);
+
+    /* Rows are not answered before there is an assignment. */
+    const struct wire_entry entry = {0, 0, 1.0f};
+    const struct wire_header header = {.rows = 1, .entries = 1, .hidden = FIXTURE_HIDDEN};
+    size_t bytes;
+    uint8_t *frame = frame_create(header, &entry, &bytes);
+    send(fd, frame, bytes, MSG_NOSIGNAL);
+    data_expect_end(fd);
+    log_file_expect("before its assignment was there");
+    free(frame);
+
+    /* An end in the middle, by us and by the coordinator's loss. */
+    struct plan plan = plan_default(model.fingerprint);
+    client_assign(&client, &plan);
+    control_message_free(client_expect(&client, CONTROL__MESSAGE__KIND_READY));
+    client_close(&client);
+    id = client_greet(&client, address(), model.fingerprint);
+    fd = data_open(address(), id);
+    expect_probe(fd, 1, 0, 0);
+    client_close(&client);
+    data_expect_end(fd);
+    expect_still_serving();
+}
+
 /* A coordinator that is stopped answers nothing and closes nothing. */
 static void test_silent_coordinator(void **state) {
     (void)state;
@@ -463,6 +556,8 @@ int main(void) {
         cmocka_unit_test(test_model_of_another_shape),
         cmocka_unit_test(test_shipped_out_of_order),
         cmocka_unit_test(test_wrong_moment),
+        cmocka_unit_test(test_measures),
+        cmocka_unit_test(test_answers_probes),
         cmocka_unit_test(test_silent_coordinator),
         cmocka_unit_test(test_silent_connections),
         cmocka_unit_test(test_too_many_clients),
