@@ -24,13 +24,16 @@
 #include "common/limits.h"
 #include "common/log.h"
 #include "coordinator/dial.h"
+#include "coordinator/measurement.h"
 #include "proto/channel.h"
 #include "proto/wire.h"
 
 enum member_state {
     MEMBER_CONNECTING, /* resolving, connecting */
     MEMBER_GREETING,   /* Hello was sent */
-    MEMBER_GREETED,    /* Welcome has come */
+    MEMBER_GREETED,    /* Welcome has come, and after measuring, what was measured */
+    MEMBER_MEASURING,  /* Measure was sent */
+    MEMBER_LINKING,    /* Figures have come; a data connection for probes is being made */
     MEMBER_LOADING,    /* Assign was sent; it loads, we ship */
     MEMBER_OPENING,    /* it is ready; the data connection is being made */
     MEMBER_SERVING,    /* the data connection is open */
@@ -38,8 +41,22 @@ enum member_state {
     MEMBER_STATE_COUNT
 };
 
-static const char *const STATE_NAMES[MEMBER_STATE_COUNT] = {
-    "connecting", "greeting", "greeted", "loading", "opening", "serving", "lost"};
+static const char *const STATE_NAMES[MEMBER_STATE_COUNT] = {"connecting", "greeting", "greeted",
+                                                            "measuring",  "linking",  "loading",
+                                                            "opening",    "serving",  "lost"};
+
+#define TO(state) (1u << (state))
+
+/* The states that may follow each state; MEMBER_LOST follows all of them. */
+static const unsigned NEXT_STATES[MEMBER_STATE_COUNT] = {
+    [MEMBER_CONNECTING] = TO(MEMBER_GREETING),
+    [MEMBER_GREETING] = TO(MEMBER_GREETED),
+    [MEMBER_GREETED] = TO(MEMBER_MEASURING) | TO(MEMBER_LOADING),
+    [MEMBER_MEASURING] = TO(MEMBER_LINKING),
+    [MEMBER_LINKING] = TO(MEMBER_GREETED),
+    [MEMBER_LOADING] = TO(MEMBER_OPENING),
+    [MEMBER_OPENING] = TO(MEMBER_SERVING),
+};
 
 /* What is shipped to one worker. */
 struct shipment {
@@ -61,7 +78,7 @@ struct member {
     struct address address;
     struct worker_info info;
     uint64_t session_id;
-    struct dial *dial;       /* while connecting or opening */
+    struct dial *dial;       /* while connecting, linking or opening */
     struct channel *channel; /* NULL before and after */
     int data_fd;             /* -1 before it is open and after it was taken */
     atomic_bool alive;
@@ -72,12 +89,13 @@ struct member {
 struct cluster {
     uv_loop_t loop;
     uv_async_t pause; /* makes the thread leave the loop */
-    uv_timer_t timer; /* deadline of connecting; then looks for stalled loading */
+    uv_timer_t timer; /* deadline of connecting or measuring; then looks for stalled loading */
     pthread_t thread;
     bool has_thread;
     bool closing;
     enum status status; /* of the first member that was lost */
     uint64_t fingerprint;
+    struct machine_work work;         /* while measuring */
     struct cluster_load_options load; /* while loading */
     uint64_t bytes_total;
     uint32_t count;
@@ -85,7 +103,7 @@ struct cluster {
 };
 
 static void set_state(struct member *member, enum member_state state) {
-    assert(state == MEMBER_LOST || state == member->state + 1);
+    assert(state == MEMBER_LOST || NEXT_STATES[member->state] & TO(state));
     log_debug("worker %s: %s -> %s", member->info.address, STATE_NAMES[member->state],
               STATE_NAMES[state]);
     member->state = state;
@@ -372,7 +390,16 @@ static void on_data_connected(void *context, int fd, const char *reason) {
         return;
     }
     member->data_fd = fd;
-    set_state(member, MEMBER_SERVING);
+    set_state(member, member->state == MEMBER_LINKING ? MEMBER_GREETED : MEMBER_SERVING);
+}
+
+static enum status open_data(struct member *member) {
+    if (dial_start(&member->cluster->loop, &member->address, on_data_connected, member,
+                   &member->dial)) {
+        fail(member, STATUS_CONNECTION, "no resources for a data connection; end other programs");
+        return STATUS_CONNECTION;
+    }
+    return STATUS_OK;
 }
 
 static void report_progress(struct member *member, uint64_t bytes_done) {
@@ -392,12 +419,30 @@ static void report_progress(struct member *member, uint64_t bytes_done) {
 static enum status handle_ready(struct member *member) {
     report_progress(member, UINT64_MAX);
     set_state(member, MEMBER_OPENING);
-    if (dial_start(&member->cluster->loop, &member->address, on_data_connected, member,
-                   &member->dial)) {
-        fail(member, STATUS_CONNECTION, "no resources for a data connection; end other programs");
-        return STATUS_CONNECTION;
+    return open_data(member);
+}
+
+static enum status handle_figures(struct member *member, const Control__Figures *figures) {
+    struct worker_info *info = &member->info;
+    if (!measurement_take_figures(figures, &member->cluster->work, &info->figures)) {
+        fail(member, STATUS_PROTOCOL,
+             "sent figures that it was not asked for or that no machine has; install the same "
+             "release on both machines");
+        return STATUS_PROTOCOL;
     }
-    return STATUS_OK;
+    info->figures.memory_bytes = info->memory_bytes;
+    info->figures.threads = info->cores;
+    memcpy(info->figures.isa, info->isa, sizeof info->isa);
+    set_state(member, MEMBER_LINKING);
+    return open_data(member);
+}
+
+/* Peers' names end up on terminals and in JSON. */
+static void copy_plain(const char *text, size_t capacity, char *out) {
+    size_t i = 0;
+    for (; text[i] && i + 1 < capacity; i++)
+        out[i] = text[i] >= ' ' && text[i] <= '~' ? text[i] : '?';
+    out[i] = '\0';
 }
 
 static enum status handle_welcome(struct member *member, const Control__Welcome *welcome) {
@@ -410,8 +455,8 @@ static enum status handle_welcome(struct member *member, const Control__Welcome 
              welcome->protocol_version > CONTROL_VERSION ? "coordinator" : "worker");
         return STATUS_PROTOCOL;
     }
-    snprintf(info->name, sizeof info->name, "%s", welcome->node_name);
-    snprintf(info->isa, sizeof info->isa, "%s", welcome->isa);
+    copy_plain(welcome->node_name, sizeof info->name, info->name);
+    copy_plain(welcome->isa, sizeof info->isa, info->isa);
     info->cores = welcome->cores;
     info->memory_bytes = welcome->memory_bytes;
     info->has_model = welcome->has_model;
@@ -431,6 +476,10 @@ static enum status on_message(void *context, const Control__Message *message) {
     case CONTROL__MESSAGE__KIND_WELCOME:
         if (state == MEMBER_GREETING)
             return handle_welcome(member, message->welcome);
+        break;
+    case CONTROL__MESSAGE__KIND_FIGURES:
+        if (state == MEMBER_MEASURING)
+            return handle_figures(member, message->figures);
         break;
     case CONTROL__MESSAGE__KIND_NEED:
         if (state == MEMBER_LOADING)
@@ -574,6 +623,61 @@ enum status cluster_connect(const char *const *addresses, uint32_t count, uint64
     }
     *out = cluster;
     return STATUS_OK;
+}
+
+static void on_measure_deadline(uv_timer_t *timer) {
+    struct cluster *cluster = timer->data;
+    for (uint32_t i = 0; i < cluster->count && !cluster->status; i++) {
+        struct member *member = &cluster->members[i];
+        if (member->state == MEMBER_MEASURING || member->state == MEMBER_LINKING)
+            fail(member, STATUS_TIMEOUT,
+                 "has not measured its machine within %d s; is that busy with other programs?",
+                 MEASURE_TIMEOUT_MS / 1000);
+    }
+}
+
+/* The loop's thread keeps the health reports flowing meanwhile. */
+static enum status probe_link(struct cluster *cluster, struct member *member) {
+    int fd = cluster_take_data_socket(cluster, member->index);
+    enum status status = measurement_probe_link(fd, member->info.address, &member->info.link);
+    if (status == STATUS_OK) {
+        member->info.is_measured = true;
+        return status;
+    }
+    stop_thread(cluster);
+    if (status == STATUS_TIMEOUT)
+        fail(member, status,
+             "did not answer all probes of its link within %d s; is the network "
+             "that slow, or the machine busy?",
+             PROBE_TIMEOUT_MS / 1000);
+    else if (status == STATUS_CONNECTION)
+        fail(member, status, "closed the data connection while its link was measured; see its log");
+    else
+        cluster_lose(cluster, member->index, NULL);
+    lose(member, status);
+    return cluster->status; /* of who noticed first */
+}
+
+enum status cluster_measure(struct cluster *cluster, const struct machine_work *work,
+                            const bool *wanted) {
+    stop_thread(cluster);
+    cluster->work = *work;
+    for (uint32_t i = 0; i < cluster->count && !cluster->status; i++) {
+        struct member *member = &cluster->members[i];
+        if (wanted && !wanted[i])
+            continue;
+        set_state(member, MEMBER_MEASURING);
+        measurement_ask(member->channel, work);
+    }
+    uv_timer_start(&cluster->timer, on_measure_deadline, MEASURE_TIMEOUT_MS, 0);
+    enum status status = run_until(cluster, MEMBER_GREETED);
+    uv_timer_stop(&cluster->timer);
+    if (!status)
+        status = start_thread(cluster);
+    for (uint32_t i = 0; i < cluster->count && !status; i++)
+        if (!wanted || wanted[i])
+            status = probe_link(cluster, &cluster->members[i]);
+    return status;
 }
 
 void cluster_destroy(struct cluster *cluster) {

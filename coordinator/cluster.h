@@ -1,15 +1,16 @@
 /* The control plane as the coordinator sees it: connect to workers, learn what they can take,
- * assign shards, ship weights to those without a copy, watch their health.
+ * measure them, assign shards, ship weights to those without a copy, watch their health.
  *
- * Owned by main. cluster_connect and cluster_load run the event loop (libuv) on the calling thread
- * and return when all workers are through or one failed; after each of them a thread of its own
- * sends and checks health reports. libuv appears only in cluster.c and dial. */
+ * Owned by main. cluster_connect, cluster_measure and cluster_load run the event loop (libuv) on
+ * the calling thread and return when all workers are through or one failed; after each of them a
+ * thread of its own sends and checks health reports. libuv appears only in cluster.c and dial. */
 #pragma once
 
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/machine.h"
 #include "common/status.h"
 #include "common/weights/weights.h"
 #include "coordinator/placement.h"
@@ -17,7 +18,7 @@
 
 struct cluster;
 
-/* What a worker said of itself. */
+/* What a worker said of itself, and what was measured. */
 struct worker_info {
     const char *address; /* HOST:PORT as given */
     char name[64];       /* its host name */
@@ -25,6 +26,9 @@ struct worker_info {
     uint32_t cores;
     uint64_t memory_bytes; /* what it will take for shards */
     bool has_model;        /* it has an own copy with our fingerprint */
+    bool is_measured;      /* by cluster_measure; figures and link are set */
+    struct machine_figures figures;
+    struct link_figures link;
 };
 
 /* Progress of loading, for display: called on the loading thread whenever a worker reports. */
@@ -35,6 +39,15 @@ typedef void (*cluster_progress)(void *context, uint64_t bytes_done, uint64_t by
  * busy with another coordinator): one line that names the worker and the remedy. */
 enum status cluster_connect(const char *const *addresses, uint32_t count, uint64_t fingerprint,
                             struct cluster **out);
+
+/* Has the workers with `wanted` (cluster_size; NULL: all) measure how fast they do `work`, all at
+ * once, and measures the links to them, one after the other; the answers are in worker_info. Takes
+ * a second for each weight format and worker that has not done that before, else some 100 ms for
+ * each worker. At most once, before cluster_load. Errors: STATUS_CONNECTION, STATUS_TIMEOUT (within
+ * MEASURE_TIMEOUT_MS, PROBE_TIMEOUT_MS for a link), STATUS_PROTOCOL (figures that cannot be): one
+ * line that names the worker. */
+enum status cluster_measure(struct cluster *cluster, const struct machine_work *work,
+                            const bool *wanted);
 
 /* Says goodbye to all workers, which stay up, and frees everything. NULL is allowed. */
 void cluster_destroy(struct cluster *cluster);

@@ -222,7 +222,7 @@ int command_bench(int argc, char **argv) {
         status = options_check_bench(&options);
     if (status == STATUS_OK && !done) {
         options_set_log(&options.model);
-        options.model.cache_directory = config_cache_directory(config, "skein");
+        options_set_cache(config, &options.model.cache_directory);
         status = run_bench(&options);
     }
     config_destroy(config);

@@ -141,7 +141,7 @@ int command_logits(int argc, char **argv) {
         status = options_check_logits(&options);
     if (status == STATUS_OK && !done) {
         options_set_log(&options.model);
-        options.model.cache_directory = config_cache_directory(config, "skein");
+        options_set_cache(config, &options.model.cache_directory);
         struct evaluation evaluation = {.count = 0};
         status = evaluate(&options, &evaluation);
         route_log_cleanup(&evaluation.routes);

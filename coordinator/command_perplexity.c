@@ -133,7 +133,7 @@ int command_perplexity(int argc, char **argv) {
         status = options_check_perplexity(&options);
     if (status == STATUS_OK && !done) {
         options_set_log(&options.model);
-        options.model.cache_directory = config_cache_directory(config, "skein");
+        options_set_cache(config, &options.model.cache_directory);
         struct evaluation evaluation = {.options = &options};
         if (!(status = open_all(&evaluation)) && !(status = measure(&evaluation)))
             status = print(&evaluation);

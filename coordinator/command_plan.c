@@ -25,7 +25,6 @@ struct planned {
     struct shard_layout layouts[LAYERS_MAX];
     struct cluster_file cluster;
     struct planning *planning;
-    const char *cache_directory;
     uint64_t fingerprint;        /* of the weights; 0: there are none yet */
     struct cluster *connections; /* to the workers that are asked; NULL: none */
     uint32_t asked[WORKERS_MAX]; /* number among those, UINT32_MAX: not asked */
@@ -63,8 +62,10 @@ static enum status read_model(struct planned *planned) {
 
 /* ---- Machines that are there. */
 
-/* Asks the workers that are only named. */
+/* Asks the workers that are only named what they have, and how fast they are. */
 static enum status ask_workers(struct planned *planned) {
+    const struct machine_work work = {
+        outline_expert_formats(planned->outline, &planned->shape, planned->shape.layers), false};
     const struct cluster_file *cluster = &planned->cluster;
     const char *addresses[WORKERS_MAX];
     uint32_t count = 0;
@@ -75,8 +76,11 @@ static enum status ask_workers(struct planned *planned) {
         planned->asked[w] = count;
         addresses[count++] = cluster->workers[w].address;
     }
-    return count ? cluster_connect(addresses, count, planned->fingerprint, &planned->connections)
-                 : STATUS_OK;
+    if (count == 0)
+        return STATUS_OK;
+    enum status status =
+        cluster_connect(addresses, count, planned->fingerprint, &planned->connections);
+    return status ? status : cluster_measure(planned->connections, &work, NULL);
 }
 
 /* Measures this machine where it is the coordinator. */
@@ -93,7 +97,7 @@ static enum status measure_here(struct planned *planned) {
         return status;
     figures->threads = threads_count(threads);
     snprintf(figures->isa, sizeof figures->isa, "%s", kernel_get()->name);
-    status = machine_record_complete(planned->cache_directory, threads, &work,
+    status = machine_record_complete(planned->options->cache_directory, threads, &work,
                                      MACHINE_MEASURE_BYTES, figures);
     threads_destroy(threads);
     coordinator->described = status == STATUS_OK;
@@ -101,7 +105,7 @@ static enum status measure_here(struct planned *planned) {
 }
 
 /* Puts together what is known of each worker. */
-static enum status list_workers(struct planned *planned) {
+static void list_workers(struct planned *planned) {
     const struct cluster_file *cluster = &planned->cluster;
     for (uint32_t w = 0; w < cluster->count; w++) {
         const struct cluster_machine *machine = &cluster->workers[w];
@@ -115,16 +119,9 @@ static enum status list_workers(struct planned *planned) {
         planned->names[w] = machine->name      ? machine->name
                             : machine->address ? machine->address
                                                : planned->unnamed[w];
-        if (planned->workers[w].figures)
-            continue;
-        log_error("worker %s does not say how fast it is; describe it in %s by memory, "
-                  "read_gb_per_s and gops",
-                  machine->address, planned->options->cluster);
-        return STATUS_UNSUPPORTED;
     }
     planned->names[cluster->count] =
         cluster->coordinator.name ? cluster->coordinator.name : "coordinator";
-    return STATUS_OK;
 }
 
 /* ---- The plan. */
@@ -199,19 +196,20 @@ static enum status print_plan(const struct planned *planned, const struct planni
     return STATUS_OK;
 }
 
-static enum status run_plan(const struct plan_options *options, const char *cache_directory) {
+static enum status run_plan(const struct plan_options *options) {
     struct planned *planned = calloc(1, sizeof *planned);
     struct planning_input input;
     enum status status = planned ? STATUS_OK : STATUS_NO_MEMORY;
     if (status)
         return status;
     planned->options = options;
-    planned->cache_directory = cache_directory;
     if (!(status = cluster_file_read(options->cluster, &planned->cluster)) &&
         !(status = read_model(planned)) && !(status = ask_workers(planned)) &&
-        !(status = list_workers(planned)) && !(status = measure_here(planned)) &&
-        !(status = make_plan(planned, &input)))
-        status = print_plan(planned, &input);
+        !(status = measure_here(planned))) {
+        list_workers(planned);
+        if (!(status = make_plan(planned, &input)))
+            status = print_plan(planned, &input);
+    }
     planning_destroy(planned->planning);
     cluster_destroy(planned->connections);
     cluster_file_cleanup(&planned->cluster);
@@ -231,8 +229,10 @@ int command_plan(int argc, char **argv) {
     enum status status = config_parse_arguments(config, &table.command, argc, argv, &done);
     if (status == STATUS_OK && !done)
         status = options_check_plan(&options);
-    if (status == STATUS_OK && !done)
-        status = run_plan(&options, config_cache_directory(config, "skein"));
+    if (status == STATUS_OK && !done) {
+        options_set_cache(config, &options.cache_directory);
+        status = run_plan(&options);
+    }
     config_destroy(config);
     return status_exit_code(status);
 }

@@ -274,7 +274,7 @@ int command_run(int argc, char **argv) {
     struct run run = {.options = &options, .config = config};
     if (status == STATUS_OK && !done) {
         options_set_log(&options.model);
-        options.model.cache_directory = config_cache_directory(config, "skein");
+        options_set_cache(config, &options.model.cache_directory);
         status = options_check_run(&options);
         if (status == STATUS_OK)
             status = run_model(&run);

@@ -105,6 +105,15 @@ static void add_placement_rows(struct model_options *options, struct option_tabl
     add_plan_rows(&plan, table);
 }
 
+static struct option cache_row(const char **directory) {
+    return (struct option){.name = "cache",
+                           .type = OPTION_PATH,
+                           .target = directory,
+                           .argument = "DIR",
+                           .help = "Where measured figures of this machine are remembered; without "
+                                   "it ~/.cache/skein."};
+}
+
 static void add_model_rows(struct model_options *options, struct option_table *table) {
     *options = (struct model_options){
         .isa = "auto",
@@ -160,6 +169,7 @@ static void add_model_rows(struct model_options *options, struct option_table *t
          .help =
              "How keys and values of past tokens are kept; auto: f16 beside quantised weights, f32 "
              "beside others and with --activations f32."},
+        cache_row(&options->cache_directory),
         {.name = "verbose",
          .letter = 'v',
          .type = OPTION_FLAG,
@@ -458,6 +468,7 @@ void options_describe_plan(struct plan_options *options, struct option_table *ta
          .minimum = 1,
          .maximum = CONTEXT_MAX,
          .help = "Positions of the KV cache; decoding looks back at half of them."},
+        cache_row(&options->cache_directory),
         {.name = "json",
          .type = OPTION_FLAG,
          .target = &options->json,
@@ -768,6 +779,11 @@ enum status options_check_quantize(const struct quantize_options *options) {
 void options_set_log(const struct model_options *options) {
     enum log_level level = options->quiet ? LOG_ERROR : LOG_WARNING;
     log_init("skein", options->verbose ? LOG_DEBUG : level, NULL);
+}
+
+void options_set_cache(struct config *config, const char **directory) {
+    if (!*directory)
+        *directory = config_cache_directory(config, "skein");
 }
 
 struct runtime_options options_for_runtime(const struct model_options *options) {

@@ -25,7 +25,7 @@ struct model_options {
     const char *activations;
     const char *kv_cache;
     bool verbose, quiet;
-    const char *cache_directory; /* no option: the command sets it; NULL: none */
+    const char *cache_directory;
 };
 
 struct run_options {
@@ -58,6 +58,7 @@ struct plan_options {
     uint64_t memory_bytes;
     const char *placement, *optimize, *replicas;
     const char *popularity;
+    const char *cache_directory;
     uint32_t batch_tokens, context;
     bool json;
 };
@@ -129,6 +130,9 @@ enum status options_check_quantize(const struct quantize_options *options);
 
 /* Sets the log's level by --verbose and --quiet, for the whole process. */
 void options_set_log(const struct model_options *options);
+
+/* Where figures of this machine are remembered, unless *directory says so already. */
+void options_set_cache(struct config *config, const char **directory);
 
 /* The same values as the runtime takes them. */
 struct runtime_options options_for_runtime(const struct model_options *options);

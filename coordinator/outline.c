@@ -21,14 +21,24 @@ static uint32_t formats_of(const struct matrix_sum *sum) {
     return formats;
 }
 
+uint32_t outline_expert_formats(const struct outline *outline, const struct model_shape *shape,
+                                uint32_t layers) {
+    uint32_t formats = 0;
+    for (uint32_t l = 0; l < layers; l++) {
+        const struct shard_layout *routed = &outline->layers[l].routed;
+        if (shape->is_expert_layer[l])
+            formats |= 1u << routed->gate | 1u << routed->up | 1u << routed->down;
+    }
+    return formats;
+}
+
 uint32_t outline_formats(const struct outline *outline, const struct model_shape *shape) {
-    uint32_t formats = formats_of(&outline->head);
+    uint32_t formats =
+        formats_of(&outline->head) | outline_expert_formats(outline, shape, shape->layers);
     for (uint32_t l = 0; l < shape->layers; l++) {
         const struct outline_layer *layer = &outline->layers[l];
         formats |= formats_of(&layer->attention) | formats_of(&layer->router) |
                    formats_of(&layer->local_ffn);
-        if (shape->is_expert_layer[l])
-            formats |= 1u << layer->routed.gate | 1u << layer->routed.up | 1u << layer->routed.down;
     }
     return formats;
 }

@@ -46,4 +46,8 @@ enum status outline_assume(const struct model_shape *shape, const char *type, st
 /* The formats of all matrices that are multiplied: bit f stands for enum weight_format f. */
 uint32_t outline_formats(const struct outline *outline, const struct model_shape *shape);
 
+/* Those of the routed experts in the first `layers` layers. */
+uint32_t outline_expert_formats(const struct outline *outline, const struct model_shape *shape,
+                                uint32_t layers);
+
 uint64_t matrix_sum_bytes(const struct matrix_sum *sum);

@@ -30,6 +30,10 @@ struct planning_worker planning_worker_of(const struct worker_info *info,
     }
     if (info && (!worker.figures || info->memory_bytes < worker.memory_bytes))
         worker.memory_bytes = info->memory_bytes;
+    if (info && info->is_measured && !worker.figures) {
+        worker.figures = &info->figures;
+        worker.link = &info->link;
+    }
     return worker;
 }
 

@@ -22,7 +22,7 @@ struct planning_worker {
 };
 
 /* What is known of a worker that answered (`info`, or NULL) and that a cluster file may describe
- * (`described`, or NULL): what the file says goes before what the worker says. Points into both. */
+ * (`described`, or NULL): what the file says goes before what was measured. Points into both. */
 struct planning_worker planning_worker_of(const struct worker_info *info,
                                           const struct cluster_machine *described);
 

@@ -124,6 +124,21 @@ static enum status connect_workers(struct runtime *runtime) {
                            runtime->fingerprint, &runtime->cluster);
 }
 
+/* Asks the workers that no file describes how fast they are. Those on this machine share it, so
+ * what each of them could do alone means nothing. */
+static enum status measure_workers(struct runtime *runtime) {
+    const struct cluster_file *file = &runtime->worker_list.file;
+    const struct machine_work work = {
+        outline_expert_formats(runtime->outline, &runtime->shape, runtime->layers),
+        runtime->options.exact};
+    bool wanted[WORKERS_MAX];
+    if (!runtime->cluster || runtime->options.local_workers)
+        return STATUS_OK;
+    for (uint32_t w = 0; w < cluster_size(runtime->cluster); w++)
+        wanted[w] = !file->count || !file->workers[w].described;
+    return cluster_measure(runtime->cluster, &work, wanted);
+}
+
 /* Whether this process is a holder: the last one, or the only one. */
 static bool holds_experts(const struct runtime *runtime) {
     return !runtime->cluster || runtime->placement->holders > cluster_size(runtime->cluster);
@@ -358,8 +373,8 @@ enum status runtime_open(const struct runtime_options *options, struct runtime *
     runtime->options = *options;
     enum status status;
     if ((status = open_checkpoint(runtime)) || (status = find_layouts(runtime)) ||
-        (status = connect_workers(runtime)) || (status = plan(runtime)) ||
-        (status = load(runtime)) || (status = build_engine(runtime))) {
+        (status = connect_workers(runtime)) || (status = measure_workers(runtime)) ||
+        (status = plan(runtime)) || (status = load(runtime)) || (status = build_engine(runtime))) {
         runtime_close(runtime);
         return status;
     }

@@ -41,6 +41,12 @@ check "build, clang, release" build clang
 check "build, gcc, ASan and UBSan" build asan
 check "build, gcc, TSan" build tsan
 
+# Figures of this machine are measured once for all daemons.
+XDG_CACHE_HOME=$(mktemp -d)
+trap 'rm -rf "$XDG_CACHE_HOME"' EXIT
+export XDG_CACHE_HOME
+unset CACHE_DIRECTORY
+
 export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
 for test in build-asan/tests/*_test; do
   check "unit, ASan: $(basename "$test")" timeout 300 "$test"

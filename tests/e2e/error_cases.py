@@ -21,6 +21,7 @@ from error_cases_quantize import quantize_cases  # noqa: E402
 from error_cases_workers import (  # noqa: E402
     accident_cases,
     cluster_cases,
+    measured_cases,
     spoilt_cases,
     stranger_cases,
     unreachable_cases,
@@ -42,6 +43,7 @@ def main():
         quantize_cases(bench)
         plan_cases(bench)
         unreachable_cases(bench)
+        measured_cases(bench)
         with Worker(bench, "shipped") as shipped, Worker(bench, "own-copy", ["--model", V3]) as own:
             spoilt_cases(bench, shipped)
             stranger_cases(bench, own)

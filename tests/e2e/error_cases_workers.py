@@ -1,11 +1,13 @@
 """Errors on the way to workers and in them: peers that are no workers, frames that were spoilt, daemons that die."""
 
 import contextlib
+import math
 import re
 import signal
 import struct
 import subprocess
 import threading
+import time
 
 import peers
 from error_bench import NETWORK_TIMEOUT_S, READY_TIMEOUT_S, V1, V3, Failed, Worker, check_failure, run_args
@@ -60,32 +62,127 @@ def unreachable_cases(bench):
     )
     case("says so in broken UTF-8", send(peers.error(b"sorry \xff\xfe; try another")))
     case("closes in the middle of its greeting", lambda connection: connection.sendall(peers.welcome()[:9]))
+    def assigned(behave):
+        """Behaves well until it has an assignment."""
+
+        def join(connection):
+            peers.join(connection)
+            peers.receive_kind(connection, peers.CONTROL_ASSIGN)
+            behave(connection)
+
+        return join
+
+    case("closes when shards are assigned", assigned(lambda connection: None))
     case(
-        "closes when shards are assigned",
-        lambda connection: (connection.sendall(peers.welcome()), peers.receive_control(connection)),
-    )
-    case(
-        "falls silent when shards are assigned",
-        lambda connection: (connection.sendall(peers.welcome()), silent.wait(NETWORK_TIMEOUT_S)),
+        "falls silent when shards are assigned", assigned(lambda connection: silent.wait(NETWORK_TIMEOUT_S))
     )
     case(
         "wants shards that nobody assigned",
-        send(
-            peers.welcome()
-            + peers.control_message(
-                5, peers.field_bytes(1, peers.varint(0)) + peers.field_bytes(2, peers.varint(1 << 31))
+        assigned(
+            send(
+                peers.control_message(
+                    5, peers.field_bytes(1, peers.varint(0)) + peers.field_bytes(2, peers.varint(1 << 31))
+                )
             )
         ),
+        "slots",
     )
-    case(
-        "is ready, but has no data plane",
-        lambda connection: (
-            connection.sendall(peers.welcome()),
-            peers.receive_control(connection),
-            send(peers.control_message(8, b""))(connection),
-        ),
-    )
+    case("is ready, but has no data plane", assigned(send(peers.control_message(8, b""))))
     silent.set()
+
+
+def measured_cases(bench):
+    """Workers that measure nonsense, or do not answer probes as they should."""
+
+    def figures_case(name, answer, *places):
+        def behave(connection):
+            connection.sendall(peers.welcome())
+            formats = peers.measured_formats(peers.receive_kind(connection, peers.CONTROL_MEASURE))
+            connection.sendall(answer(formats))
+            while connection.recv(1 << 16):
+                pass
+
+        def check():
+            with FakeWorker(behave) as fake:
+                return bench.refuse_workers(fake.address, re.escape(fake.address), *(places or ("figures",)))
+
+        bench.case(f"figures: {name}", check)
+
+    def rates(count, value):
+        return [value] + [1e10] * (count - 1)
+
+    for name, value in (
+        ("no number", math.nan),
+        ("infinite", math.inf),
+        ("negative", -1e10),
+        ("zero", 0.0),
+        ("1e19", 1e19),
+        ("a denormal", 5e-324),
+    ):
+        figures_case(f"a reading rate that is {name}", lambda f, v=value: peers.figures(f, read=v))
+        figures_case(
+            f"a decoding rate that is {name}", lambda f, v=value: peers.figures(f, decode=rates(len(f), v))
+        )
+        figures_case(
+            f"a multiplying rate that is {name}", lambda f, v=value: peers.figures(f, batch=rates(len(f), v))
+        )
+    figures_case("none at all", lambda f: peers.control_message(12, b""))
+    figures_case("of no format", lambda f: peers.figures([]))
+    figures_case("fewer rates than formats", lambda f: peers.figures(f, decode=[1e10] * (len(f) + 1)))
+    figures_case("more rates than formats", lambda f: peers.figures(f, batch=[1e10] * 1000))
+    figures_case("a format twice", lambda f: peers.figures(f + f[:1]))
+    figures_case("a format that nobody asked for", lambda f: peers.figures(f + [next(i for i in range(9) if i not in f)]))
+    figures_case("a format that does not exist", lambda f: peers.figures(f[1:] + [77]))
+    figures_case("a format that overflows", lambda f: peers.figures(f[1:] + [(1 << 32) - 1]))
+    figures_case("twice", lambda f: 2 * peers.figures(f), "Figures")
+    figures_case("a sentence instead", lambda f: peers.error(b"no memory; lower its --memory"), "no memory")
+
+    def probe_case(name, answer, *places):
+        """`answer(sequence, count)`: the bytes that answer the first probe."""
+
+        def probe(connection):
+            fields = peers.WIRE_HEADER.unpack(peers.receive_frame(connection))
+            connection.sendall(answer(fields[3], fields[6]))
+
+        def behave(connection):
+            peers.join(connection)
+            while connection.recv(1 << 16):
+                pass
+
+        def check():
+            with FakeWorker(behave, probe) as fake:
+                return bench.refuse_workers(fake.address, re.escape(fake.address), *places)
+
+        bench.case(f"probes: {name}", check)
+
+    def never():
+        """Alive, but its data plane hangs."""
+
+        def behave(connection):
+            peers.join(connection)
+            while True:
+                connection.sendall(peers.control_message(peers.CONTROL_HEALTH, b""))
+                time.sleep(1)
+
+        ended = threading.Event()
+        with FakeWorker(behave, lambda connection: ended.wait(NETWORK_TIMEOUT_S)) as fake:
+            line = bench.refuse_workers(fake.address, re.escape(fake.address), "10 s")
+        ended.set()
+        return line
+
+    bench.case("probes: never answers", never)
+
+    def reply(sequence, **changes):
+        return peers.change_header(peers.probe_reply(sequence, 0), **changes)
+
+    probe_case("closes instead of an answer", lambda sequence, count: b"", "link")
+    probe_case("garbage for an answer", lambda sequence, count: peers.garbage(500))
+    probe_case("half an answer", lambda sequence, count: reply(sequence)[:20], "link")
+    probe_case("an answer to something else", lambda sequence, count: reply(sequence + 1), "probe")
+    probe_case("more than was asked for", lambda sequence, count: peers.probe_reply(sequence, 64), "probe")
+    probe_case("a reply of 2^60 bytes", lambda sequence, count: reply(sequence, payload_bytes=1 << 60))
+    probe_case("a probe for an answer", lambda sequence, count: reply(sequence, type=peers.WIRE_PROBE), "probe")
+    probe_case("an empty sum", lambda sequence, count: reply(sequence, type=peers.WIRE_COMBINE, payload_bytes=16) + bytes(16))
 
 
 CONTROL, FRAME = peers.receive_control, peers.receive_frame
@@ -110,18 +207,35 @@ def spoilt_cases(bench, worker):
         size = peers.WIRE_HEADER.size
         return frame[: size + 4] + b"\xff\xff\xff\x7f" + frame[size + 8 :]
 
+    def before_assignment(message):
+        return peers.control_kind(message) != peers.CONTROL_ASSIGN
+
     largest = dict(rows=8192, hidden=65536, payload_bytes=16 + 8192 * 65536 * 4)
     cases = [
         ("control", "reply", "garbage instead of a greeting", first(CONTROL, lambda m: peers.garbage(500))),
         ("control", "reply", "half a greeting", peers.cut_first(CONTROL)),
         ("control", "request", "garbage after the greeting", first(CONTROL, lambda m: peers.garbage(5000))),
-        ("control", "request", "half an assignment", peers.cut_first(CONTROL)),
+        ("control", "request", "half an assignment", peers.cut_first(CONTROL, before_assignment)),
         (
             "control",
             "request",
             "an assignment of garbage",
-            first(CONTROL, lambda m: m[:20] + peers.garbage(len(m) - 20)),
+            first(CONTROL, lambda m: m[:20] + peers.garbage(len(m) - 20), before_assignment),
         ),
+        ("control", "request", "a wish to measure garbage", first(CONTROL, lambda m: m[:6] + peers.garbage(len(m) - 6))),
+        (
+            "control",
+            "request",
+            "a wish to measure a format that does not exist",
+            first(CONTROL, lambda m: peers.control_message(11, peers.field_bytes(1, b"\x4d"))),
+        ),
+        ("probe", "request", "garbage for a probe", first(FRAME, lambda f: peers.garbage(len(f)))),
+        ("probe", "request", "half a probe", peers.cut_first(FRAME)),
+        ("probe", "request", "a probe that wants 4 GiB", header(entries=(1 << 32) - 1)),
+        ("probe", "request", "a probe of 2^60 bytes", header(payload_bytes=1 << 60)),
+        ("probe", "request", "rows before there is an assignment", header(type=peers.WIRE_DISPATCH, payload_bytes=16)),
+        ("probe", "reply", "garbage for an answer", first(FRAME, lambda f: peers.garbage(len(f)))),
+        ("probe", "reply", "half an answer", peers.cut_first(FRAME)),
         ("data", "reply", "garbage for a reply", first(FRAME, lambda f: peers.garbage(len(f)))),
         ("data", "reply", "a damaged header", first(FRAME, flip)),
         ("data", "reply", "version 7", header(version=7)),

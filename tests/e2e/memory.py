@@ -179,7 +179,14 @@ def check_workers(bench, model, has_copy, placements):
             require(coordinator.compare(model.own, limit), *problems)
 
 
+def remember_figures(bench, model):
+    """The first worker to join measures its machine, in memory that it gives back; later ones on this machine do not."""
+    with Worker(bench, "first") as worker:
+        watch_run(bench, model, [], *ON_WORKERS, "--workers", worker.address)
+
+
 def check_model(bench, model):
+    bench.case(f"{model.name}, the first worker", lambda: remember_figures(bench, model))
     bench.case(f"{model.name}, in process", lambda: check_in_process(bench, model))
     for has_copy in (True, False):
         source = "with their own copy" if has_copy else "filled by the coordinator"

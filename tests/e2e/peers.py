@@ -10,7 +10,8 @@ import threading
 
 WIRE_MAGIC = b"SKIN"
 WIRE_HEADER = struct.Struct("<4sHHQIIIIQII")  # the last field is the checksum of all before it
-WIRE_OPEN, WIRE_DISPATCH, WIRE_COMBINE, WIRE_ERROR = 1, 2, 3, 4
+WIRE_OPEN, WIRE_DISPATCH, WIRE_COMBINE, WIRE_ERROR, WIRE_PROBE, WIRE_PROBE_REPLY = 1, 2, 3, 4, 5, 6
+CONTROL_ASSIGN, CONTROL_HEALTH, CONTROL_MEASURE = 4, 9, 11
 SOCKET_TIMEOUT_S = 30
 
 
@@ -108,6 +109,33 @@ def error(text):
     return control_message(3, field_bytes(1, text))
 
 
+def figures(formats, read=1e10, decode=None, batch=None):
+    """What a worker measured. Rates: one for each format, as they should be unless given."""
+    decode, batch = (
+        struct.pack(f"<{len(rates)}d", *rates)
+        for rates in (decode or [1e10] * len(formats), batch or [1e11] * len(formats))
+    )
+    return control_message(
+        12,
+        varint(1 << 3 | 1)
+        + struct.pack("<d", read)
+        + field_bytes(2, b"".join(varint(f) for f in formats))
+        + field_bytes(3, decode)
+        + field_bytes(4, batch),
+    )
+
+
+def control_kind(message):
+    """The field of the union that a control message has; all of them are below 16."""
+    return message[4] >> 3
+
+
+def measured_formats(message):
+    """The formats that a Measure asks for: its first field, a packed list of one-byte varints."""
+    body = message[6:]  # behind the length prefix, the kind, and the body's length
+    return list(body[2 : 2 + body[1]]) if body[:1] == b"\x0a" else []
+
+
 # ---- Reading ----
 
 
@@ -195,34 +223,67 @@ class Peer:
 
 
 class FakeWorker(Peer):
-    """Reads the greeting, then does what `behave(connection)` does, then closes."""
+    """Reads the greeting, then does what `behave(connection)` does, then closes. On the first data connection it does what
+    `probe(connection)` does, by itself answers to probes; later ones it closes."""
 
-    def __init__(self, behave):
-        self.behave = behave
+    def __init__(self, behave, probe=None):
+        self.behave, self.probe, self.has_data = behave, probe or answer_probes, False
 
     def serve(self, connection):
-        receive_control(connection)
-        self.behave(connection)
+        first = receive(connection, 4)
+        if first != WIRE_MAGIC:
+            receive(connection, struct.unpack("<I", first)[0])
+            self.behave(connection)
+        elif not self.has_data:
+            self.has_data = True
+            receive(connection, WIRE_HEADER.size - 4)
+            self.probe(connection)
+
+
+def answer_probes(connection):
+    while True:
+        fields = WIRE_HEADER.unpack(receive_frame(connection)[: WIRE_HEADER.size])
+        connection.sendall(probe_reply(fields[3], fields[6]))
+
+
+def probe_reply(sequence, count):
+    return wire_header(type=WIRE_PROBE_REPLY, sequence=sequence, payload_bytes=count) + bytes(count)
+
+
+def join(connection):
+    """What a FakeWorker says until it has been measured."""
+    connection.sendall(welcome())
+    connection.sendall(figures(measured_formats(receive_kind(connection, CONTROL_MEASURE))))
+
+
+def receive_kind(connection, kind):
+    """The next control message of this kind; others, reports of health, are skipped."""
+    while control_kind(message := receive_control(connection)) != kind:
+        pass
+    return message
 
 
 class Proxy(Peer):
     """Forwards both planes to the worker at `target`, except that `spoil(source, sink)` moves the bytes of one direction
-    ("request": to the worker, "reply": from it) of one plane ("control", "data"). When it returns, both sides close.
+    ("request": to the worker, "reply": from it) of one plane ("control"; "probe", the first data connection; "data").
+    When it returns, both sides close.
     """
 
     def __init__(self, target, plane, direction, spoil):
         self.target, self.plane, self.direction, self.spoil = target, plane, direction, spoil
+        self.has_probe = False
 
     def serve(self, client):
         first = receive(client, 4)
         worker = connect(self.target)
         worker.settimeout(None)
         self.open.append(worker)
-        plane = "data" if first == WIRE_MAGIC else "control"
+        plane = "control" if first != WIRE_MAGIC else "data" if self.has_probe else "probe"
+        self.has_probe |= plane == "probe"
         spoil_request = (plane, "request") == (self.plane, self.direction)
         spoil_reply = (plane, "reply") == (self.plane, self.direction)
         # The greeting of either plane, a Hello or a WIRE_OPEN frame, is never touched.
-        rest = WIRE_HEADER.size - 4 if plane == "data" else struct.unpack("<I", first)[0]
+        rest = WIRE_HEADER.size - 4 if first == WIRE_MAGIC else struct.unpack("<I", first)[0]
         worker.sendall(first + receive(client, rest))
         replies = threading.Thread(target=self.move, args=(worker, client, spoil_reply), daemon=True)
         replies.start()
@@ -240,11 +301,14 @@ class Proxy(Peer):
         self.end(sink)
 
 
-def change_first(receive_one, change):
-    """For Proxy: the first message goes through `change` (None: it is swallowed), and nothing follows."""
+def change_first(receive_one, change, passes=lambda message: False):
+    """For Proxy: the first message goes through `change` (None: it is swallowed), and nothing follows. Messages for which
+    `passes(message)` holds are let through before."""
 
     def spoil(source, sink):
-        message = change(receive_one(source))
+        while passes(message := receive_one(source)):
+            sink.sendall(message)
+        message = change(message)
         if message is not None:
             sink.sendall(message)
             # What follows is dropped; whoever was sent the message decides when to close.
@@ -254,11 +318,12 @@ def change_first(receive_one, change):
     return spoil
 
 
-def cut_first(receive_one):
-    """For Proxy: half of the first message, then both sides close."""
+def cut_first(receive_one, passes=lambda message: False):
+    """For Proxy: half of the first message, then both sides close. `passes` as above."""
 
     def spoil(source, sink):
-        message = receive_one(source)
+        while passes(message := receive_one(source)):
+            sink.sendall(message)
         sink.sendall(message[: len(message) // 2])
 
     return spoil

@@ -4,6 +4,7 @@
 #include "tests/unit/worker/fixture.h"
 
 #include <fcntl.h>
+#include <math.h>
 
 #include "coordinator/cluster.h"
 #include "tests/unit/random.h"
@@ -301,6 +302,41 @@ static void test_notices_lost_worker(void **state) {
     free((char *)addresses[1]);
 }
 
+/* Of two workers one is wanted; what it says of itself and what we find is complete, and both load
+ * and serve afterwards. */
+static void test_measures(void **state) {
+    (void)state;
+    const struct machine_work work = {1u << WEIGHT_BF16, false};
+    const bool wanted[] = {false, true};
+    struct worker workers[2];
+    const char *addresses[2];
+    struct cluster *cluster;
+    struct plan_table table;
+    deal(&table, 2);
+    for (uint32_t i = 0; i < 2; i++) {
+        worker_start(&workers[i], FIXTURE_MODEL, 8 << 20);
+        addresses[i] = daemon_address(workers[i].daemon);
+    }
+    assert_int_equal(cluster_connect(addresses, 2, model.fingerprint, &cluster), STATUS_OK);
+    assert_int_equal(cluster_measure(cluster, &work, wanted), STATUS_OK);
+    assert_false(cluster_worker(cluster, 0)->is_measured);
+    const struct worker_info *info = cluster_worker(cluster, 1);
+    assert_true(info->is_measured);
+    assert_true(machine_has_figures(&info->figures, &work));
+    assert_int_equal(info->figures.memory_bytes, 8 << 20);
+    assert_int_equal(info->figures.threads, 2);
+    assert_string_equal(info->figures.isa, info->isa);
+    assert_true(info->link.round_trip_s > 0 && info->link.round_trip_s < 1);
+    assert_true(machine_rate_is_plausible(info->link.to_bytes_per_s));
+    assert_true(machine_rate_is_plausible(info->link.from_bytes_per_s));
+    assert_int_equal(load(cluster, &table, NULL), STATUS_OK);
+    for (uint32_t i = 0; i < 2; i++)
+        expect_sums(cluster, &table, i);
+    cluster_destroy(cluster);
+    for (uint32_t i = 0; i < 2; i++)
+        worker_stop(&workers[i]);
+}
+
 static void test_lost_before_loading(void **state) {
     (void)state;
     struct worker worker;
@@ -358,6 +394,10 @@ enum script {
     SCRIPT_TRUNCATED,     /* a message that cannot be read */
     SCRIPT_CLOSE_LOADING, /* closes while shards are shipped */
     SCRIPT_CLOSE_DATA,    /* is gone when the data connection is to be opened */
+    SCRIPT_MEASURE_CLOSE, /* closes when it is to measure */
+    SCRIPT_MEASURE_NAN,   /* measures a rate that is no number */
+    SCRIPT_MEASURE_TWICE, /* answers twice */
+    SCRIPT_NO_LINK,       /* is gone when the link is to be measured */
 };
 
 struct impostor {
@@ -424,6 +464,26 @@ static void play_loading(struct impostor *impostor, struct client *client) {
     }
 }
 
+static void play_measuring(struct impostor *impostor, struct client *client) {
+    Control__Figures figures = CONTROL__FIGURES__INIT;
+    double rate = impostor->script == SCRIPT_MEASURE_NAN ? NAN : 1e9;
+    control_message_free(client_receive(client)); /* the wish to measure */
+    if (impostor->script == SCRIPT_MEASURE_CLOSE)
+        return;
+    if (impostor->script == SCRIPT_NO_LINK) {
+        close(impostor->listener);
+        impostor->listener = -1;
+    }
+    figures.read_bytes_per_s = 1e10;
+    figures.n_format = figures.n_decode_bytes_per_s = figures.n_batch_macs_per_s = 1;
+    figures.format = (uint32_t[]){WEIGHT_BF16};
+    figures.decode_bytes_per_s = figures.batch_macs_per_s = &rate;
+    say(client, CONTROL__MESSAGE__KIND_FIGURES, &figures);
+    if (impostor->script == SCRIPT_MEASURE_TWICE)
+        say(client, CONTROL__MESSAGE__KIND_FIGURES, &figures);
+    drain(client);
+}
+
 static void *impostor_main(void *argument) {
     struct impostor *impostor = argument;
     struct client client = {.fd = accept(impostor->listener, NULL, NULL)};
@@ -455,6 +515,13 @@ static void *impostor_main(void *argument) {
         greet(impostor, &client);
         drain(&client);
         break;
+    case SCRIPT_MEASURE_CLOSE:
+    case SCRIPT_MEASURE_NAN:
+    case SCRIPT_MEASURE_TWICE:
+    case SCRIPT_NO_LINK:
+        greet(impostor, &client);
+        play_measuring(impostor, &client);
+        break;
     default:
         greet(impostor, &client);
         play_loading(impostor, &client);
@@ -481,8 +548,8 @@ static void impostor_stop(struct impostor *impostor) {
         close(impostor->listener);
 }
 
-/* Connects, and loads if that works; requires one error line that names the worker and says `part`.
- */
+/* Connects, has some scripts measure, and loads, as far as it goes; requires one error line that
+ * names the worker and says `part`. */
 static void expect_failure(enum script script, enum status wanted, const char *part) {
     struct impostor impostor;
     struct cluster *cluster = NULL;
@@ -492,6 +559,8 @@ static void expect_failure(enum script script, enum status wanted, const char *p
     impostor_start(&impostor, script);
     const char *addresses[] = {impostor.address};
     enum status status = cluster_connect(addresses, 1, model.fingerprint, &cluster);
+    if (!status && script >= SCRIPT_MEASURE_CLOSE)
+        status = cluster_measure(cluster, &(struct machine_work){1u << WEIGHT_BF16, false}, NULL);
     if (!status)
         status = load(cluster, &table, NULL);
     assert_int_equal(status, wanted);
@@ -511,6 +580,14 @@ static void test_impostors_at_greeting(void **state) {
     expect_failure(SCRIPT_HEALTH_ONLY, STATUS_CONNECTION, "no answer within 5 s");
     expect_failure(SCRIPT_VERSION, STATUS_PROTOCOL, "upgrade the coordinator");
     expect_failure(SCRIPT_EARLY_READY, STATUS_PROTOCOL, "sent Ready while it was greeting");
+}
+
+static void test_impostors_at_measuring(void **state) {
+    (void)state;
+    expect_failure(SCRIPT_MEASURE_CLOSE, STATUS_CONNECTION, "lost while it was measuring");
+    expect_failure(SCRIPT_MEASURE_NAN, STATUS_PROTOCOL, "or that no machine has");
+    expect_failure(SCRIPT_MEASURE_TWICE, STATUS_PROTOCOL, "sent Figures while it was");
+    expect_failure(SCRIPT_NO_LINK, STATUS_CONNECTION, "no data connection: connection refused");
 }
 
 static void test_impostors_at_loading(void **state) {
@@ -605,9 +682,11 @@ int main(void) {
         cmocka_unit_test(test_ships_large_shards),
         cmocka_unit_test(test_stays_connected),
         cmocka_unit_test(test_notices_lost_worker),
+        cmocka_unit_test(test_measures),
         cmocka_unit_test(test_lost_before_loading),
         cmocka_unit_test(test_memory_and_busy),
         cmocka_unit_test(test_impostors_at_greeting),
+        cmocka_unit_test(test_impostors_at_measuring),
         cmocka_unit_test(test_impostors_at_loading),
         cmocka_unit_test(test_addresses),
         cmocka_unit_test(test_unreachable),

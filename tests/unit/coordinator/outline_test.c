@@ -25,6 +25,10 @@ static void check_read(const char *path) {
         fail_msg("%s: %llu bytes outlined, %.0f held", path, (unsigned long long)outline->own_bytes,
                  held);
     uint64_t routed = 0;
+    uint32_t formats = outline_expert_formats(outline, &shape, shape.layers);
+    assert_int_not_equal(formats, 0);
+    assert_int_equal(formats & ~outline_formats(outline, &shape), 0);
+    assert_int_equal(outline_expert_formats(outline, &shape, 0), 0);
     for (uint32_t layer = 0; layer < shape.layers; layer++) {
         const struct outline_layer *at = &outline->layers[layer];
         assert_true(matrix_sum_bytes(&at->attention) > 0);
@@ -89,6 +93,8 @@ static void test_assume_odd_columns(void **state) {
     assert_int_equal(outline_assume(&shape, "q4_k", &outline), STATUS_OK);
     assert_int_equal(outline->layers[1].routed.gate, WEIGHT_Q4_K);
     assert_int_equal(outline->layers[1].routed.down, WEIGHT_Q5_0); /* 1408 columns */
+    assert_int_equal(outline_expert_formats(outline, &shape, shape.layers),
+                     1u << WEIGHT_Q4_K | 1u << WEIGHT_Q5_0);
     free(outline);
 }
 

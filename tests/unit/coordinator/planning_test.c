@@ -277,6 +277,31 @@ static void test_unknown_figures(void **state) {
     fixture_cleanup(&f);
 }
 
+/* What a file says goes before what was measured, and of memory the smaller one counts. */
+static void test_what_is_known_of_a_worker(void **state) {
+    (void)state;
+    struct worker_info info = {.memory_bytes = 100};
+    struct cluster_machine machine = {.described = true, .figures = {.memory_bytes = 70}};
+    struct planning_worker worker = planning_worker_of(&info, NULL);
+    assert_int_equal(worker.memory_bytes, 100);
+    assert_null(worker.figures);
+    assert_null(worker.link);
+    info.is_measured = true;
+    worker = planning_worker_of(&info, NULL);
+    assert_int_equal(worker.memory_bytes, 100);
+    assert_ptr_equal(worker.figures, &info.figures);
+    assert_ptr_equal(worker.link, &info.link);
+    worker = planning_worker_of(&info, &machine);
+    assert_int_equal(worker.memory_bytes, 70);
+    assert_ptr_equal(worker.figures, &machine.figures);
+    assert_ptr_equal(worker.link, &machine.link);
+    machine.figures.memory_bytes = 130;
+    assert_int_equal(planning_worker_of(&info, &machine).memory_bytes, 100);
+    assert_int_equal(planning_worker_of(NULL, &machine).memory_bytes, 130);
+    machine.described = false; /* only its name and address */
+    assert_ptr_equal(planning_worker_of(&info, &machine).figures, &info.figures);
+}
+
 static void test_spare_bytes(void **state) {
     (void)state;
     struct plan_fixture f;
@@ -305,6 +330,7 @@ int main(void) {
         cmocka_unit_test(test_replicas_pay),
         cmocka_unit_test(test_forced_kinds_use_every_machine),
         cmocka_unit_test(test_unknown_figures),
+        cmocka_unit_test(test_what_is_known_of_a_worker),
         cmocka_unit_test(test_spare_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
