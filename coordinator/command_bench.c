@@ -14,10 +14,12 @@
 #include "coordinator/measure.h"
 #include "coordinator/options.h"
 #include "coordinator/runtime.h"
+#include "coordinator/worker_report.h"
 #include "coordinator/workload.h"
 
 struct bench {
     const struct bench_options *options;
+    struct runtime *runtime;
     unsigned threads;
     struct machine_peak machine;
     struct workload workload;
@@ -55,10 +57,10 @@ static void predict(struct bench *bench) {
     bench->decode_bound = sequences / (multiply_s > read_s ? multiply_s : read_s);
 }
 
-static void ask_plan(struct bench *bench, const struct runtime *runtime) {
+static void ask_plan(struct bench *bench) {
     const struct bench_options *options = bench->options;
     const struct model_options *model = &options->model;
-    const struct planning *planning = runtime_planning(runtime);
+    const struct planning *planning = runtime_planning(bench->runtime);
     const struct planning_request request = {
         .prompt_tokens = options->prompt_tokens,
         .before = options->depth,
@@ -66,14 +68,13 @@ static void ask_plan(struct bench *bench, const struct runtime *runtime) {
         .sequences = options->sequences,
         .decode_context = options->depth + options->decode_tokens / 2,
     };
-    bool has_workers = model->workers || model->cluster || model->local_workers;
-    if (has_workers && planning_rate(planning, &request, &bench->planned))
+    if (runtime_cluster(bench->runtime) && planning_rate(planning, &request, &bench->planned))
         memcpy(bench->placement, planning_plan(planning)->options[0].name, PLAN_NAME_BYTES);
 }
 
-static enum status measure_all(struct bench *bench, struct runtime *runtime) {
+static enum status measure_all(struct bench *bench) {
     const struct bench_options *options = bench->options;
-    struct threads *threads = runtime_threads(runtime);
+    struct threads *threads = runtime_threads(bench->runtime);
     const struct measure_options measure = {
         .prefill_tokens = options->prompt_tokens,
         .decode_tokens = options->decode_tokens,
@@ -81,16 +82,17 @@ static enum status measure_all(struct bench *bench, struct runtime *runtime) {
         .sequences = options->sequences,
         .repetitions = options->repetitions,
     };
-    struct engine *engine = runtime_engine(runtime);
+    struct engine *engine = runtime_engine(bench->runtime);
     enum status status;
     if ((status = machine_measure_peak(threads, MACHINE_MEASURE_BYTES, &bench->machine)) ||
         (status = measure_model(engine, &measure, &bench->model)) ||
         (status = machine_measure_peak(threads, MACHINE_MEASURE_BYTES, &bench->machine)))
         return status;
     bench->threads = threads_count(threads);
-    workload_count(runtime_outline(runtime), runtime_shape(runtime), &bench->workload);
+    workload_count(runtime_outline(bench->runtime), runtime_shape(bench->runtime),
+                   &bench->workload);
     predict(bench);
-    ask_plan(bench, runtime);
+    ask_plan(bench);
     return STATUS_OK;
 }
 
@@ -107,13 +109,14 @@ static enum status measure(struct bench *bench) {
     runtime_options.sequences = options->sequences;
     if (runtime_options.context < positions)
         runtime_options.context = (uint32_t)positions;
-    struct runtime *runtime;
-    enum status status = runtime_open(&runtime_options, &runtime);
-    if (status)
-        return status;
-    status = measure_all(bench, runtime);
-    runtime_close(runtime);
-    return status;
+    enum status status = runtime_open(&runtime_options, &bench->runtime);
+    return status ? status : measure_all(bench);
+}
+
+/* 0 without workers. */
+static uint32_t count_workers(const struct bench *bench) {
+    const struct cluster *cluster = runtime_cluster(bench->runtime);
+    return cluster ? cluster_size(cluster) : 0;
 }
 
 /* ---- As a table. */
@@ -135,7 +138,10 @@ static void print_table(const struct bench *bench) {
         printf(", bf16 %.1f GFLOP/s", rates[PEAK_BF16] / 1e9);
     if (rates[PEAK_INT8] > 0)
         printf(", int8 %.1f GOP/s", rates[PEAK_INT8] / 1e9);
-    printf("\nmodel     %s of weights for each token; %u positions in the KV cache",
+    printf("\n");
+    for (uint32_t w = 0; w < count_workers(bench); w++)
+        worker_report_print(cluster_worker(runtime_cluster(bench->runtime), w), stdout);
+    printf("model     %s of weights for each token; %u positions in the KV cache",
            config_format_size(workload_decode_bytes(&bench->workload), bytes), options->depth);
     if (options->sequences > 1)
         printf(" of each of %u sequences", options->sequences);
@@ -160,6 +166,14 @@ static json_t *machine_to_json(const struct bench *bench) {
                      "f32_gflops", rates[PEAK_F32] / 1e9);
 }
 
+static json_t *workers_to_json(const struct bench *bench) {
+    json_t *workers = json_array();
+    for (uint32_t w = 0; w < count_workers(bench); w++)
+        json_array_append_new(
+            workers, worker_report_to_json(cluster_worker(runtime_cluster(bench->runtime), w)));
+    return workers;
+}
+
 static json_t *bench_to_json(const struct bench *bench) {
     const struct measure_rate *prefill = &bench->model.prefill, *decode = &bench->model.decode;
     json_t *prefill_json =
@@ -179,8 +193,11 @@ static json_t *bench_to_json(const struct bench *bench) {
                             json_pack("{s:s, s:f, s:f}", "placement", bench->placement,
                                       "prefill_tokens_per_s", bench->planned.prompt_tokens_per_s,
                                       "decode_tokens_per_s", bench->planned.decode_tokens_per_s));
-    return json_pack("{s:o, s:o, s:o, s:o}", "machine", machine_to_json(bench), "prefill",
-                     prefill_json, "decode", decode_json, "predicted", predicted);
+    json_t *object = json_pack("{s:o, s:o, s:o, s:o}", "machine", machine_to_json(bench), "prefill",
+                               prefill_json, "decode", decode_json, "predicted", predicted);
+    if (object && count_workers(bench))
+        json_object_set_new(object, "workers", workers_to_json(bench));
+    return object;
 }
 
 static enum status print_json(const struct bench *bench) {
@@ -193,20 +210,26 @@ static enum status print_json(const struct bench *bench) {
     return STATUS_OK;
 }
 
-static enum status run_bench(const struct bench_options *options) {
-    struct bench bench = {.options = options};
-    enum status status = measure(&bench);
+static enum status print(const struct bench *bench) {
+    if (!bench->options->json)
+        print_table(bench);
+    enum status status = bench->options->json ? print_json(bench) : STATUS_OK;
     if (status)
-        return status;
-    if (!options->json)
-        print_table(&bench);
-    else if ((status = print_json(&bench)))
         return status;
     if (fflush(stdout) || ferror(stdout)) {
         log_error("cannot write to standard output: %s", strerror(errno));
         return STATUS_IO;
     }
     return STATUS_OK;
+}
+
+static enum status run_bench(const struct bench_options *options) {
+    struct bench bench = {.options = options};
+    enum status status = measure(&bench);
+    if (!status)
+        status = print(&bench);
+    runtime_close(bench.runtime);
+    return status;
 }
 
 int command_bench(int argc, char **argv) {

@@ -18,6 +18,7 @@
 #include "coordinator/planning.h"
 #include "coordinator/progress.h"
 #include "coordinator/worker_list.h"
+#include "coordinator/worker_report.h"
 
 /* Context when none is asked for: a long conversation, yet a small cache on every model. */
 #define CONTEXT_DEFAULT 8192u
@@ -136,7 +137,10 @@ static enum status measure_workers(struct runtime *runtime) {
         return STATUS_OK;
     for (uint32_t w = 0; w < cluster_size(runtime->cluster); w++)
         wanted[w] = !file->count || !file->workers[w].described;
-    return cluster_measure(runtime->cluster, &work, wanted);
+    enum status status = cluster_measure(runtime->cluster, &work, wanted);
+    for (uint32_t w = 0; w < cluster_size(runtime->cluster) && !status; w++)
+        worker_report_log(cluster_worker(runtime->cluster, w));
+    return status;
 }
 
 /* Whether this process is a holder: the last one, or the only one. */
@@ -428,6 +432,10 @@ size_t runtime_holder_stats(const struct runtime *runtime, struct holder_stats *
     for (size_t h = 0; h < holders && h < max; h++)
         out[h] = runtime->dispatch->stats[h];
     return holders;
+}
+
+const struct cluster *runtime_cluster(const struct runtime *runtime) {
+    return runtime->cluster;
 }
 
 const struct planning *runtime_planning(const struct runtime *runtime) {

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "common/status.h"
+#include "coordinator/cluster.h"
 #include "coordinator/engine.h"
 #include "coordinator/planning.h"
 #include "coordinator/tokenizer.h"
@@ -55,6 +56,9 @@ const struct outline *runtime_outline(const struct runtime *runtime);
 /* Figures of each holder of experts since the start; returns how many holders there are (at most
  * `max` are written). */
 size_t runtime_holder_stats(const struct runtime *runtime, struct holder_stats *out, size_t max);
+
+/* The workers; NULL where there are none. */
+const struct cluster *runtime_cluster(const struct runtime *runtime);
 
 /* Where experts are and why. */
 const struct planning *runtime_planning(const struct runtime *runtime);

@@ -448,6 +448,8 @@ def demo_step_bytes(sequences=1):
 def check_bench(bench, *args, sequences=1):
     command = ["bench", "--model", DEMO, "-p", "20", "-n", "3", "-r", "2", "--json", *args]
     result = json.loads(call(bench.skein, *command)[0])
+    workers = result.pop("workers", [])
+    require_equal("workers", len(workers), int(args[1]) if args[:1] == ("--local-workers",) else 0)
     require_equal("the parts", list(result), list(BENCH_KEYS))
     for part, keys in BENCH_KEYS.items():
         require_types(part, result[part], keys)
