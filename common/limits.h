@@ -98,8 +98,9 @@
 #define BENCH_REPETITIONS_MAX 10000
 
 /* ---- Cluster. */
-/* Payload of one data frame: BATCH_ROWS_MAX rows of HIDDEN_MAX f32 (2 GiB) and 64 entries of 12
- * bytes for each row (6 MiB), so a bound of 3 GiB leaves headers room. */
+/* Payload of one data frame: BATCH_ROWS_MAX rows of HIDDEN_MAX f32 (2 GiB) and
+ * ENTRIES_PER_ROW_MAX entries of 12 bytes for each row (24 MiB), so a bound of 3 GiB leaves headers
+ * room. */
 #define WIRE_PAYLOAD_BYTES_MAX (3ull << 30)
 /* The sentence in a WIRE_ERROR frame. */
 #define WIRE_ERROR_BYTES_MAX 1024
@@ -108,6 +109,11 @@
 #define WIRE_PROBE_BYTES_MAX (4u << 20)
 /* Messages posted on one connection and not yet completed, in each direction: two per ticket. */
 #define TRANSPORT_POSTED_MAX 8
+/* Parts of one copy of an expert on one holder: a slice of its own, and pieces of the slices of
+ * holders that were lost. */
+#define PARTS_PER_HOLDER_MAX 4
+/* Entries of one row in a frame. */
+#define ENTRIES_PER_ROW_MAX (EXPERTS_PER_TOKEN_MAX * PARTS_PER_HOLDER_MAX)
 /* Workers of one coordinator. */
 #define WORKERS_MAX 256
 /* Holders of experts: all workers, and the coordinator's own process. */
@@ -130,10 +136,20 @@
 #define CONTROL_UNPACKED_BYTES_MAX (8u * CONTROL_MESSAGE_BYTES_MAX)
 /* Accepted sockets that have not yet said whether they are control or data connections. */
 #define ARRIVALS_MAX 16
-/* Both sides report every second; three reports in a row that fail to come mean that the peer is
- * gone. */
-#define HEALTH_INTERVAL_MS 1000
-#define HEALTH_MISSED_MAX  3
+/* Both sides report four times a second. When twelve reports in a row fail to come the peer is
+ * gone; after two it is worth asking somebody else, where there is somebody. */
+#define HEALTH_INTERVAL_MS 250
+#define HEALTH_MISSED_MAX  12
+#define HEALTH_SILENT_MAX  2
+/* What a connection that says its last words waits for the peer to close. */
+#define FINISH_TIMEOUT_MS 1000
+/* After its loss a worker is called again and again, at intervals that double between these. One
+ * that served for longer than the longest has earned the shortest. */
+#define RECONNECT_MIN_MS 1000
+#define RECONNECT_MAX_MS 8000
+/* How long a generation waits for experts that no worker serves. */
+#define WORKER_TIMEOUT_DEFAULT_S 600
+#define WORKER_TIMEOUT_MAX_S     (7 * 24 * 3600)
 /* For all workers together, until each has answered the greeting. Also what an accepted socket may
  * take to say what it is. */
 #define CONNECT_TIMEOUT_MS 5000

@@ -1,9 +1,11 @@
 /* The control plane as the coordinator sees it: connect to workers, learn what they can take,
- * measure them, assign shards, ship weights to those without a copy, watch their health.
+ * measure them, assign shards, ship weights to those without a copy, watch their health, and take
+ * those back that were lost.
  *
- * Owned by main. cluster_connect, cluster_measure and cluster_load run the event loop (libuv) on
- * the calling thread and return when all workers are through or one failed; after each of them a
- * thread of its own sends and checks health reports. libuv appears only in cluster.c and dial. */
+ * Owned by main. A thread of its own runs the event loop (libuv) from cluster_connect to
+ * cluster_destroy; the functions below ask it for things, wait for it, or read what it found. They
+ * are called by one thread, the engine's. libuv appears only in cluster.c, member, dial and
+ * shipment. */
 #pragma once
 
 #include <stdatomic.h>
@@ -18,7 +20,7 @@
 
 struct cluster;
 
-/* What a worker said of itself, and what was measured. */
+/* What a worker said of itself when it was first greeted, and what was measured. */
 struct worker_info {
     const char *address; /* HOST:PORT as given */
     char name[64];       /* its host name */
@@ -31,7 +33,7 @@ struct worker_info {
     struct link_figures link;
 };
 
-/* Progress of loading, for display: called on the loading thread whenever a worker reports. */
+/* Progress of loading, for display: called on the cluster's thread whenever a worker reports. */
 typedef void (*cluster_progress)(void *context, uint64_t bytes_done, uint64_t bytes_total);
 
 /* Connects to all `addresses` at once and greets them. Errors: STATUS_USAGE (malformed address),
@@ -57,31 +59,58 @@ const struct worker_info *cluster_worker(const struct cluster *cluster, uint32_t
 
 struct cluster_load_options {
     const struct placement *placement;  /* holder i is worker i; there may be more holders */
-    const struct shard_layout *layouts; /* (placement->layers) */
+    const struct shard_layout *layouts; /* (placement->layers); must stay, as must weights */
     const struct weights *weights;      /* for shipping */
     uint64_t fingerprint;               /* of `weights` */
     uint32_t hidden;
-    uint32_t batch_rows;        /* most rows in one frame */
-    uint32_t experts_per_token; /* most entries for one row and worker */
-    bool exact;                 /* weights are to meet unrounded activations */
-    cluster_progress progress;  /* may be NULL */
-    void *context;              /* for `progress` */
+    uint32_t batch_rows;       /* most rows in one frame */
+    uint32_t entries_per_row;  /* most entries for one row and worker */
+    bool tolerates_loss;       /* goes on without a worker that is lost meanwhile, for now */
+    bool exact;                /* weights are to meet unrounded activations */
+    cluster_progress progress; /* may be NULL */
+    void *context;             /* for `progress` */
 };
 
-/* Sends each worker its shards of the placement, ships what it cannot read itself, waits until all
- * are ready, opens the data connections and starts watching health. Once. Errors:
- * STATUS_CONNECTION, STATUS_PROTOCOL, STATUS_TIMEOUT (a worker reports no progress), those of
- * shard_read: one line that names the worker. */
+/* Sends each worker its shards of the placement, ships what it cannot read itself, and waits until
+ * all are ready and the data connections are open. Once. Errors: STATUS_CONNECTION
+ * (unless that is tolerated), STATUS_PROTOCOL, STATUS_TIMEOUT (a worker reports no progress), those
+ * of shard_read: one line that names the worker. From now on a lost worker is called until it is
+ * back, and then given what it held. */
 enum status cluster_load(struct cluster *cluster, const struct cluster_load_options *options);
 
-/* The worker's data connection: a connected socket that has sent its WIRE_OPEN; the caller takes it
- * over. Once per worker, after cluster_load. */
-int cluster_take_data_socket(struct cluster *cluster, uint32_t worker);
+/* A number that grows whenever cluster_look may have something new to say of a worker. */
+uint32_t cluster_changes(const struct cluster *cluster);
 
-/* The data plane lost the worker: logs `reason` unless somebody has logged that worker's loss
- * before; NULL takes note of a loss that was logged. From any thread. */
-void cluster_lose(struct cluster *cluster, uint32_t worker, const char *reason);
+/* Waits until that number differs from `seen`, or `timeout_ms` are over. */
+void cluster_wait(struct cluster *cluster, uint32_t seen, int timeout_ms);
 
-/* False once the control connection dropped or HEALTH_MISSED_MAX health reports failed to come; the
- * reason was then logged. From any thread. */
+/* How a worker stands. A session is one time of serving; it ends with the worker's loss. */
+struct cluster_look {
+    uint32_t session; /* counts from 1 */
+    uint32_t slots;   /* that frames may name: [0, slots) */
+    int data_fd;      /* new data connection of this session, handed out once: a socket that has
+                         sent its WIRE_OPEN; the caller takes it over. -1: none */
+    bool serves;      /* false: it is lost, or on its way back */
+    bool silent;      /* nothing has come from it for a while; it may turn out to be lost */
+    bool leaving;     /* asks to be let go as soon as its shards are held elsewhere */
+};
+void cluster_look(struct cluster *cluster, uint32_t worker, struct cluster_look *out);
+
+/* Whether the worker is connected and was not found lost. From any thread. */
 bool cluster_is_alive(const struct cluster *cluster, uint32_t worker);
+
+/* The data plane lost the worker in `session`: logs `reason` (NULL: it was logged) unless the
+ * session's end was logged before. */
+void cluster_lose(struct cluster *cluster, uint32_t worker, uint32_t session, const char *reason);
+
+/* Has the worker load further shards: its slots go on from those that it was given. It serves them
+ * once cluster_look says so; where it is lost at present, after its return. Errors:
+ * STATUS_NO_MEMORY. */
+enum status cluster_extend(struct cluster *cluster, uint32_t worker, const struct shard *shards,
+                           uint32_t count);
+
+/* Bytes that workers have loaded, of what those that load at present are to hold. */
+void cluster_loading(struct cluster *cluster, uint64_t *bytes_done, uint64_t *bytes_total);
+
+/* Lets a worker go: nothing is asked of it any more until it comes back with a new session. */
+void cluster_dismiss(struct cluster *cluster, uint32_t worker);

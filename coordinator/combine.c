@@ -1,7 +1,10 @@
 /* Completions of all connections arrive through one queue, so waiting for all workers costs as long
  * as the slowest. A worker that computes for long is not lost: the control plane's health reports
  * decide that, and are looked at between polls; the deadline here only bounds what they might miss.
- */
+ *
+ * A reply is a sum over experts and cannot be had in part: when a worker is lost the whole layer is
+ * asked for again, once those that live have answered. What is computed here is therefore kept
+ * apart until all is there. */
 #include "coordinator/combine.h"
 
 #include <string.h>
@@ -16,13 +19,6 @@
 /* A worker whose control plane lives but whose answer does not come: 8192 rows through the largest
  * experts on one slow core take under two minutes. */
 #define COMBINE_TIMEOUT_S 120
-
-static uint32_t find_holder(const struct dispatch *dispatch, const struct connection *connection) {
-    uint32_t holder = 0;
-    while (dispatch->connections[holder] != connection)
-        holder++;
-    return holder;
-}
 
 /* The ticket that `sequence` belongs to; NULL if none is open. */
 static struct ticket *find_ticket(struct dispatch *dispatch, uint64_t sequence) {
@@ -42,19 +38,6 @@ static struct ticket *find_buffer(struct dispatch *dispatch, uint32_t holder, co
     return NULL;
 }
 
-/* The control plane often notices the same loss at the same time; cluster_lose sees to a single
- * line. */
-static enum status lose_holder(struct dispatch *dispatch, uint32_t holder, enum status status) {
-    dispatch->failed = true;
-    cluster_lose(
-        dispatch->cluster, holder,
-        status == STATUS_CONNECTION
-            ? "the data connection closed in the middle of an answer; see that worker's log, "
-              "restart it and try again"
-            : NULL);
-    return status;
-}
-
 static enum status check_reply(struct dispatch *dispatch, uint32_t holder, const uint8_t *reply,
                                struct wire_header *header) {
     const char *address = dispatch->stats[holder].address;
@@ -68,7 +51,7 @@ static enum status check_reply(struct dispatch *dispatch, uint32_t holder, const
     }
     const struct ticket *ticket = find_ticket(dispatch, header->sequence);
     if (header->type != WIRE_COMBINE || !ticket || ticket->parts[holder].reply != reply ||
-        header->layer != ticket->layer || header->rows != ticket->parts[holder].rows ||
+        header->layer != ticket->work.layer || header->rows != ticket->parts[holder].rows ||
         header->hidden != dispatch->hidden) {
         log_error("worker %s: answered frame %llu (layer %u, %u rows), which was not asked of it; "
                   "install the same release on both machines",
@@ -78,54 +61,100 @@ static enum status check_reply(struct dispatch *dispatch, uint32_t holder, const
     return STATUS_OK;
 }
 
-static enum status take_completion(struct dispatch *dispatch, const struct completion *completion) {
-    uint32_t holder = find_holder(dispatch, completion->connection);
-    if (completion->status)
-        return lose_holder(dispatch, holder, completion->status);
+static void take_completion(struct dispatch *dispatch, const struct completion *completion) {
+    uint32_t holder = holders_find(dispatch->holders, completion->connection);
+    if (holder == dispatch->holders->count)
+        return; /* lost by an earlier completion of the same poll */
+    if (completion->status) {
+        holders_lose(dispatch->holders, holder,
+                     completion->status == STATUS_CONNECTION
+                         ? "the data connection closed in the middle of an answer; see its log"
+                         : NULL);
+        return;
+    }
     struct ticket *ticket = find_buffer(dispatch, holder, completion->buffer);
     if (completion->operation == TRANSPORT_RECEIVE) {
         struct wire_header header;
-        enum status status = check_reply(dispatch, holder, completion->buffer, &header);
-        if (status)
-            return lose_holder(dispatch, holder, status);
+        if (check_reply(dispatch, holder, completion->buffer, &header)) {
+            holders_lose(dispatch->holders, holder, NULL);
+            return;
+        }
         dispatch->stats[holder].busy_s += header.busy_us * 1e-6;
         dispatch->stats[holder].bytes_in += completion->bytes;
     }
-    ticket->pending--;
-    return STATUS_OK;
+    ticket->parts[holder].pending--;
 }
 
-/* The control plane may know of a loss that the data connection does not show. It has logged it. */
-static enum status check_health(struct dispatch *dispatch, const struct ticket *ticket,
-                                uint64_t started_ns) {
-    for (uint32_t h = 0; h < dispatch->workers; h++)
-        if (!cluster_is_alive(dispatch->cluster, h)) {
-            dispatch->failed = true;
-            return STATUS_CONNECTION;
+/* Whether the holder's answer to the ticket is still to come, and never will. */
+static bool is_torn(const struct dispatch *dispatch, const struct ticket *ticket, uint32_t h) {
+    const struct holder *holder = &dispatch->holders->all[h];
+    return ticket->parts[h].pending > 0 &&
+           (!holder->connection || holder->session != ticket->parts[h].session);
+}
+
+/* How many workers may still answer. */
+static uint32_t count_pending(const struct dispatch *dispatch, const struct ticket *ticket) {
+    uint32_t count = 0;
+    for (uint32_t h = 0; h < dispatch->holders->workers; h++)
+        count += ticket->parts[h].pending > 0 && !is_torn(dispatch, ticket, h);
+    return count;
+}
+
+/* Whether all experts of the ticket have a copy on holders that answer. */
+static bool can_do_without_silent(const struct dispatch *dispatch, const struct ticket *ticket) {
+    const struct dispatch_work *work = &ticket->work;
+    for (uint32_t p = 0; p < work->rows * dispatch->k; p++) {
+        const struct expert_places *places =
+            placement_find(dispatch->placement, work->layer, work->experts[p]);
+        bool found = false;
+        for (uint32_t first = 0; first < places->count && !found;
+             first = placement_copy_end(places, first)) {
+            found = placement_copy_is_served(places, first, dispatch->holders->served);
+            for (uint32_t i = first; i < placement_copy_end(places, first); i++)
+                found &= !dispatch->holders->all[places->parts[i].holder].silent;
         }
-    if (clock_elapsed_s(started_ns) < COMBINE_TIMEOUT_S)
-        return STATUS_OK;
-    log_error(
-        "no answer for layer %u within %d s from a worker that reports good health; its log may "
-        "say why",
-        ticket->layer, COMBINE_TIMEOUT_S);
-    dispatch->failed = true;
-    return STATUS_TIMEOUT;
+        if (!found)
+            return false;
+    }
+    return true;
 }
 
-static enum status await_replies(struct dispatch *dispatch, struct ticket *ticket) {
+/* Looks at the workers whose answers are missing: one that says nothing at all is not waited for
+ * where others can do its work, and none for ever. */
+static void check_missing(struct dispatch *dispatch, const struct ticket *ticket,
+                          uint64_t started_ns) {
+    bool late = clock_elapsed_s(started_ns) >= COMBINE_TIMEOUT_S;
+    holders_refresh(dispatch->holders);
+    for (uint32_t h = 0; h < dispatch->holders->workers; h++) {
+        if (ticket->parts[h].pending == 0 || is_torn(dispatch, ticket, h))
+            continue;
+        if (late)
+            holders_lose(dispatch->holders, h,
+                         "reports good health and does not answer; its log may say why");
+        else if (dispatch->holders->all[h].silent && can_do_without_silent(dispatch, ticket))
+            holders_lose(dispatch->holders, h, "has fallen silent; asking others for its part");
+    }
+}
+
+/* Waits for everything that can still come. */
+static void await_replies(struct dispatch *dispatch, const struct ticket *ticket) {
     struct completion completions[COMPLETIONS_MAX];
     uint64_t started_ns = clock_now_ns();
-    while (ticket->pending) {
-        size_t count =
-            transport_poll(dispatch->transport, completions, COMPLETIONS_MAX, POLL_INTERVAL_MS);
-        enum status status = count ? STATUS_OK : check_health(dispatch, ticket, started_ns);
-        for (size_t i = 0; status == STATUS_OK && i < count; i++)
-            status = take_completion(dispatch, &completions[i]);
-        if (status)
-            return status;
+    while (count_pending(dispatch, ticket) > 0) {
+        size_t count = transport_poll(dispatch->holders->transport, completions, COMPLETIONS_MAX,
+                                      POLL_INTERVAL_MS);
+        for (size_t i = 0; i < count; i++)
+            take_completion(dispatch, &completions[i]);
+        if (count == 0)
+            check_missing(dispatch, ticket, started_ns);
     }
-    return STATUS_OK;
+}
+
+static bool is_complete(const struct dispatch *dispatch, const struct ticket *ticket) {
+    for (uint32_t h = 0; h < dispatch->holders->workers; h++)
+        if (ticket->parts[h].pending > 0)
+            return false;
+    return true;
 }
 
 struct addition {
@@ -137,13 +166,16 @@ struct addition {
 static void add_row(void *context, size_t row, unsigned thread) {
     (void)thread;
     const struct addition *addition = context;
+    const struct ticket *ticket = addition->ticket;
     size_t hidden = addition->dispatch->hidden;
-    for (uint32_t h = 0; h < addition->dispatch->workers; h++) {
-        const struct ticket_part *part = &addition->ticket->parts[h];
+    float *out = addition->out + row * hidden;
+    if (ticket->task_count)
+        kernel_get()->add_scaled(1.0f, ticket->sums + row * hidden, hidden, out);
+    for (uint32_t h = 0; h < addition->dispatch->holders->workers; h++) {
+        const struct ticket_part *part = &ticket->parts[h];
         if (part->row_of[row] != UINT32_MAX)
-            kernel_get()->add_scaled(1.0f,
-                                     wire_combine_rows(part->reply) + part->row_of[row] * hidden,
-                                     hidden, addition->out + row * hidden);
+            kernel_get()->add_scaled(
+                1.0f, wire_combine_rows(part->reply) + part->row_of[row] * hidden, hidden, out);
     }
 }
 
@@ -152,21 +184,31 @@ static void compute_here(struct dispatch *dispatch, struct ticket *ticket, float
     uint64_t started_ns = clock_now_ns();
     if (ticket->task_count == 0)
         return;
-    expert_forward(dispatch->workspace, ticket->x, ticket->tasks, ticket->task_count, out);
-    if (dispatch->store)
-        dispatch->stats[dispatch->workers].busy_s += clock_elapsed_s(started_ns);
+    expert_forward(dispatch->workspace, ticket->work.x, ticket->tasks, ticket->task_count, out);
+    if (dispatch->holders->store)
+        dispatch->stats[dispatch->holders->workers].busy_s += clock_elapsed_s(started_ns);
 }
 
 enum status combine_await(struct dispatch *dispatch, struct ticket *ticket, float *out) {
-    enum status status = STATUS_OK;
-    compute_here(dispatch, ticket, out);
-    if (ticket->pending) {
-        status = await_replies(dispatch, ticket);
-        if (status == STATUS_OK) {
-            struct addition addition = {dispatch, ticket, out};
-            threads_run(dispatch->threads, ticket->rows, add_row, &addition);
-        }
+    if (dispatch->holders->workers == 0) {
+        compute_here(dispatch, ticket, out);
+        ticket->in_use = false;
+        return STATUS_OK;
     }
+    for (;;) {
+        size_t sums = (size_t)ticket->work.rows * dispatch->hidden;
+        if (ticket->task_count)
+            memset(ticket->sums, 0, sums * sizeof *ticket->sums);
+        compute_here(dispatch, ticket, ticket->sums);
+        await_replies(dispatch, ticket);
+        if (is_complete(dispatch, ticket))
+            break;
+        enum status status = dispatch_resend(dispatch, ticket);
+        if (status)
+            return status;
+    }
+    struct addition addition = {dispatch, ticket, out};
+    threads_run(dispatch->threads, ticket->work.rows, add_row, &addition);
     ticket->in_use = false;
-    return status;
+    return STATUS_OK;
 }

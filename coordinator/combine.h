@@ -7,7 +7,6 @@
 
 /* out (rows, hidden) += the local feed-forward and the sums of all holders of `ticket`, which is
  * closed. Replies may come in any order; they are added in the order of holders, so results do not
- * depend on timing. Errors:
- * STATUS_CONNECTION, STATUS_PROTOCOL or STATUS_TIMEOUT with one line that names the worker; the
- * dispatch is then unusable. */
+ * depend on timing. What was lost with
+ * a worker is asked of others. Errors: those of dispatch_send. */
 enum status combine_await(struct dispatch *dispatch, struct ticket *ticket, float *out);

@@ -21,11 +21,11 @@ static size_t reply_bytes_max(const struct dispatch *dispatch) {
 
 static enum status take_part(struct dispatch *dispatch, uint32_t holder, struct ticket_part *part) {
     struct arena *arena = dispatch->arena;
-    size_t entries = (size_t)dispatch->rows_max * dispatch->k;
+    size_t entries = (size_t)dispatch->rows_max * dispatch->k * PARTS_PER_HOLDER_MAX;
     part->row_of = arena_take(arena, dispatch->rows_max, sizeof *part->row_of);
     if (!part->row_of)
         return STATUS_NO_MEMORY;
-    if (holder >= dispatch->workers)
+    if (holder >= dispatch->holders->workers)
         return STATUS_OK;
     part->frame = arena_take(
         arena, wire_dispatch_bytes(dispatch->rows_max, (uint32_t)entries, dispatch->hidden), 1);
@@ -37,36 +37,33 @@ static enum status take_memory(struct dispatch *dispatch) {
     struct arena *arena = dispatch->arena;
     uint32_t holders = dispatch->placement->holders;
     size_t entries = (size_t)dispatch->rows_max * dispatch->k;
-    dispatch->connections = arena_take(arena, dispatch->workers, sizeof *dispatch->connections);
     dispatch->stats = arena_take(arena, holders, sizeof *dispatch->stats);
     dispatch->by_expert = arena_take(arena, entries, sizeof *dispatch->by_expert);
     dispatch->expert_first =
         arena_take(arena, dispatch->placement->experts + 1u, sizeof *dispatch->expert_first);
     dispatch->copy_of = arena_take(arena, dispatch->placement->experts, sizeof *dispatch->copy_of);
     dispatch->load_bytes = arena_take(arena, holders, sizeof *dispatch->load_bytes);
-    if (!dispatch->connections || !dispatch->stats || !dispatch->by_expert ||
-        !dispatch->expert_first || !dispatch->copy_of || !dispatch->load_bytes)
+    if (!dispatch->stats || !dispatch->by_expert || !dispatch->expert_first || !dispatch->copy_of ||
+        !dispatch->load_bytes)
         return STATUS_NO_MEMORY;
     for (uint32_t t = 0; t < TICKETS_MAX; t++) {
         struct ticket *ticket = &dispatch->tickets[t];
         ticket->parts = arena_take(arena, holders, sizeof *ticket->parts);
-        ticket->tasks = arena_take(arena, entries + dispatch->rows_max, sizeof *ticket->tasks);
+        ticket->tasks = arena_take(arena, entries * PARTS_PER_HOLDER_MAX + dispatch->rows_max,
+                                   sizeof *ticket->tasks);
         if (!ticket->parts || !ticket->tasks)
             return STATUS_NO_MEMORY;
+        if (dispatch->holders->workers) {
+            ticket->sums =
+                arena_take(arena, (size_t)dispatch->rows_max * dispatch->hidden, sizeof(float));
+            if (!ticket->sums)
+                return STATUS_NO_MEMORY;
+        }
         for (uint32_t h = 0; h < holders; h++)
             if (take_part(dispatch, h, &ticket->parts[h]))
                 return STATUS_NO_MEMORY;
     }
     return STATUS_OK;
-}
-
-static enum status connect_holders(struct dispatch *dispatch) {
-    const struct transport_options options = {sizeof(struct wire_header), wire_message_bytes};
-    enum status status = transport_create(&options, &dispatch->transport);
-    for (uint32_t h = 0; status == STATUS_OK && h < dispatch->workers; h++)
-        status = transport_add(dispatch->transport, cluster_take_data_socket(dispatch->cluster, h),
-                               dispatch->stats[h].address, &dispatch->connections[h]);
-    return status;
 }
 
 enum status dispatch_create(const struct dispatch_options *options, struct dispatch **out) {
@@ -79,21 +76,17 @@ enum status dispatch_create(const struct dispatch_options *options, struct dispa
     dispatch->hidden = options->hidden;
     dispatch->rows_max = options->rows_max;
     dispatch->k = options->experts_per_token;
-    dispatch->cluster = options->cluster;
-    dispatch->workers = options->placement->holders - (options->store ? 1 : 0);
-    dispatch->store = options->store;
+    dispatch->holders = options->holders;
+    dispatch->failover = options->failover;
     dispatch->workspace = options->workspace;
     dispatch->threads = options->threads;
     enum status status = take_memory(dispatch);
     if (status)
         log_error("not enough memory to dispatch %u rows; lower --batch-tokens", options->rows_max);
     for (uint32_t h = 0; status == STATUS_OK && h < options->placement->holders; h++) {
-        dispatch->stats[h].address =
-            h < dispatch->workers ? cluster_worker(dispatch->cluster, h)->address : "in process";
+        dispatch->stats[h].address = options->holders->all[h].address;
         dispatch->stats[h].shards = options->placement->held[h].count;
     }
-    if (status == STATUS_OK && dispatch->workers)
-        status = connect_holders(dispatch);
     if (status) {
         dispatch_destroy(dispatch);
         return status;
@@ -105,7 +98,6 @@ enum status dispatch_create(const struct dispatch_options *options, struct dispa
 void dispatch_destroy(struct dispatch *dispatch) {
     if (!dispatch)
         return;
-    transport_destroy(dispatch->transport);
     arena_destroy(dispatch->arena);
     free(dispatch);
 }
@@ -134,44 +126,57 @@ static void sort_by_expert(struct dispatch *dispatch, const uint32_t *experts, u
     first[0] = 0;
 }
 
-/* Weights that the copy's holders read if the copy is taken: the most that one of them then has. */
+/* Weights that the copy's holders read if the copy is taken: the most that one of them then has. A
+ * holder that may be lost, or wants to leave, counts as if it had more than all others. */
 static double load_with(const struct dispatch *dispatch, const struct shard_layout *layout,
                         const struct expert_places *places, uint32_t first) {
     double most = 0;
     for (uint32_t i = first; i < placement_copy_end(places, first); i++) {
         const struct placed_shard *part = &places->parts[i];
+        const struct holder *holder = &dispatch->holders->all[part->holder];
         const struct shard shard = {.begin = part->begin, .end = part->end};
         double load = dispatch->load_bytes[part->holder] + (double)shard_bytes(layout, &shard);
+        if (holder->silent || holder->leaving)
+            load += (double)UINT64_MAX;
         most = load > most ? load : most;
     }
     return most;
 }
 
-/* Chooses the copy of one expert whose busiest holder has least to read. */
-static void choose_copy(struct dispatch *dispatch, uint32_t layer, uint32_t expert) {
+/* Chooses the served copy of one expert whose busiest holder has least to read; false: none is
+ * served. */
+static bool choose_copy(struct dispatch *dispatch, uint32_t layer, uint32_t expert) {
     const struct expert_places *places = placement_find(dispatch->placement, layer, expert);
     const struct shard_layout *layout = &dispatch->placement->layouts[layer];
-    uint32_t best = 0;
+    uint32_t best = UINT32_MAX;
     double least = 0;
     for (uint32_t first = 0; first < places->count; first = placement_copy_end(places, first)) {
+        if (!placement_copy_is_served(places, first, dispatch->holders->served))
+            continue;
         double load = load_with(dispatch, layout, places, first);
-        if (first == 0 || load < least) {
+        if (best == UINT32_MAX || load < least) {
             best = first;
             least = load;
         }
     }
     dispatch->copy_of[expert] = best;
+    if (best == UINT32_MAX)
+        return false;
     for (uint32_t i = best; i < placement_copy_end(places, best); i++) {
         const struct shard shard = {.begin = places->parts[i].begin, .end = places->parts[i].end};
         dispatch->load_bytes[places->parts[i].holder] += (double)shard_bytes(layout, &shard);
     }
+    return true;
 }
 
-static void choose_copies(struct dispatch *dispatch, uint32_t layer) {
+/* For each expert that rows were routed to; false: one is not served. */
+static bool choose_copies(struct dispatch *dispatch, uint32_t layer) {
     memset(dispatch->load_bytes, 0, dispatch->placement->holders * sizeof *dispatch->load_bytes);
     for (uint32_t expert = 0; expert < dispatch->placement->experts; expert++)
-        if (dispatch->expert_first[expert] < dispatch->expert_first[expert + 1])
-            choose_copy(dispatch, layer, expert);
+        if (dispatch->expert_first[expert] < dispatch->expert_first[expert + 1] &&
+            !choose_copy(dispatch, layer, expert))
+            return false;
+    return true;
 }
 
 /* The parts of the copy in use: [*begin, *end) of the places that are returned. */
@@ -184,17 +189,18 @@ static const struct expert_places *copy_in_use(const struct dispatch *dispatch, 
 }
 
 /* Numbers the rows that each holder gets, in ascending order. */
-static void assign_rows(struct dispatch *dispatch, struct ticket *ticket, const uint32_t *experts) {
+static void assign_rows(struct dispatch *dispatch, struct ticket *ticket) {
+    const struct dispatch_work *work = &ticket->work;
     for (uint32_t h = 0; h < dispatch->placement->holders; h++) {
         struct ticket_part *part = &ticket->parts[h];
-        part->rows = part->entries = 0;
-        memset(part->row_of, 0xff, ticket->rows * sizeof *part->row_of);
+        part->rows = part->entries = part->pending = 0;
+        memset(part->row_of, 0xff, work->rows * sizeof *part->row_of);
     }
-    for (uint32_t row = 0; row < ticket->rows; row++)
+    for (uint32_t row = 0; row < work->rows; row++)
         for (uint32_t choice = 0; choice < dispatch->k; choice++) {
             uint32_t begin, end;
             const struct expert_places *places = copy_in_use(
-                dispatch, ticket->layer, experts[row * dispatch->k + choice], &begin, &end);
+                dispatch, work->layer, work->experts[row * dispatch->k + choice], &begin, &end);
             for (uint32_t i = begin; i < end; i++) {
                 struct ticket_part *part = &ticket->parts[places->parts[i].holder];
                 if (part->row_of[row] == UINT32_MAX)
@@ -206,94 +212,103 @@ static void assign_rows(struct dispatch *dispatch, struct ticket *ticket, const 
 static void add_entry(struct dispatch *dispatch, struct ticket *ticket, uint32_t row,
                       const struct placed_shard *shard, float weight) {
     struct ticket_part *part = &ticket->parts[shard->holder];
-    if (shard->holder >= dispatch->workers)
-        ticket->tasks[ticket->task_count++] =
-            (struct expert_task){expert_store_get(dispatch->store, shard->slot), row, weight};
+    if (shard->holder >= dispatch->holders->workers)
+        ticket->tasks[ticket->task_count++] = (struct expert_task){
+            expert_store_get(dispatch->holders->store, shard->slot), row, weight};
     else
         wire_dispatch_entries(part->frame)[part->entries++] =
             (struct wire_entry){part->row_of[row], shard->slot, weight};
 }
 
-static void fill_entries(struct dispatch *dispatch, struct ticket *ticket, const float *weights) {
+static void fill_entries(struct dispatch *dispatch, struct ticket *ticket) {
     for (uint32_t expert = 0; expert < dispatch->placement->experts; expert++) {
         uint32_t first = dispatch->expert_first[expert], last = dispatch->expert_first[expert + 1];
         if (first == last)
             continue;
         uint32_t begin, end;
         const struct expert_places *places =
-            copy_in_use(dispatch, ticket->layer, expert, &begin, &end);
+            copy_in_use(dispatch, ticket->work.layer, expert, &begin, &end);
         for (uint32_t i = begin; i < end; i++)
             for (uint32_t p = first; p < last; p++) {
                 uint32_t pair = dispatch->by_expert[p];
-                add_entry(dispatch, ticket, pair / dispatch->k, &places->parts[i], weights[pair]);
+                add_entry(dispatch, ticket, pair / dispatch->k, &places->parts[i],
+                          ticket->work.weights[pair]);
             }
     }
 }
 
-/* Completes the frame of one holder and posts it together with the buffer for the answer. */
-static enum status send_part(struct dispatch *dispatch, struct ticket *ticket, uint32_t holder) {
-    struct ticket_part *part = &ticket->parts[holder];
+/* Completes the frame of one holder and posts it together with the buffer for the answer. A holder
+ * that does not take it is lost, which combine finds. */
+static void send_part(struct dispatch *dispatch, struct ticket *ticket, uint32_t h) {
+    struct ticket_part *part = &ticket->parts[h];
+    const struct dispatch_work *work = &ticket->work;
+    const struct holder *holder = &dispatch->holders->all[h];
+    struct transport *transport = dispatch->holders->transport;
     struct wire_header header = {
         .type = WIRE_DISPATCH,
         .sequence = ticket->sequence,
-        .layer = ticket->layer,
+        .layer = work->layer,
         .rows = part->rows,
         .entries = part->entries,
         .hidden = dispatch->hidden,
     };
     wire_encode_header(&header, part->frame);
     float *rows = wire_dispatch_rows(part->frame);
-    for (uint32_t row = 0; row < ticket->rows; row++)
+    for (uint32_t row = 0; row < work->rows; row++)
         if (part->row_of[row] != UINT32_MAX)
             memcpy(rows + (size_t)part->row_of[row] * dispatch->hidden,
-                   ticket->x + (size_t)row * dispatch->hidden, dispatch->hidden * sizeof(float));
+                   work->x + (size_t)row * dispatch->hidden, dispatch->hidden * sizeof(float));
     size_t bytes = wire_dispatch_bytes(part->rows, part->entries, dispatch->hidden);
-    struct connection *connection = dispatch->connections[holder];
-    enum status status = transport_post_receive(dispatch->transport, connection, part->reply,
-                                                reply_bytes_max(dispatch));
-    if (status == STATUS_OK)
-        status = transport_post_send(dispatch->transport, connection, part->frame, bytes);
-    if (status)
-        return status;
-    ticket->pending += 2;
-    dispatch->stats[holder].bytes_out += bytes;
-    return STATUS_OK;
+    part->session = holder->session;
+    part->pending = 2;
+    dispatch->stats[h].bytes_out += bytes;
+    if (transport_post_receive(transport, holder->connection, part->reply,
+                               reply_bytes_max(dispatch)) ||
+        transport_post_send(transport, holder->connection, part->frame, bytes))
+        holders_lose(dispatch->holders, h, "takes no more frames; see its log");
 }
 
-static void list_local_ffn(struct ticket *ticket, const struct dispatch_work *work) {
+static void list_local_ffn(struct ticket *ticket) {
+    const struct dispatch_work *work = &ticket->work;
     ticket->task_count = 0;
     for (uint32_t row = 0; work->local_ffn && row < work->rows; row++)
         ticket->tasks[ticket->task_count++] = (struct expert_task){work->local_ffn, row, 1.0f};
 }
 
+enum status dispatch_resend(struct dispatch *dispatch, struct ticket *ticket) {
+    const struct dispatch_work *work = &ticket->work;
+    holders_refresh(dispatch->holders);
+    enum status status = failover_react(dispatch->failover);
+    sort_by_expert(dispatch, work->experts, work->rows);
+    while (!status && !choose_copies(dispatch, work->layer))
+        status = failover_wait(dispatch->failover, work->layer);
+    if (status) {
+        ticket->in_use = false;
+        return status;
+    }
+    failover_rest(dispatch->failover);
+    ticket->sequence = ++dispatch->sequence;
+    list_local_ffn(ticket);
+    assign_rows(dispatch, ticket);
+    fill_entries(dispatch, ticket);
+    for (uint32_t h = 0; h < dispatch->placement->holders; h++)
+        if (ticket->parts[h].rows > 0 && h < dispatch->holders->workers)
+            send_part(dispatch, ticket, h);
+    return STATUS_OK;
+}
+
 enum status dispatch_send(struct dispatch *dispatch, const struct dispatch_work *work,
                           struct ticket **out) {
-    if (dispatch->failed)
-        return STATUS_CONNECTION;
     struct ticket *ticket = open_ticket(dispatch);
     ticket->in_use = true;
-    ticket->sequence = ++dispatch->sequence;
-    ticket->layer = work->layer;
-    ticket->rows = work->rows;
-    ticket->x = work->x;
-    ticket->pending = 0;
-    sort_by_expert(dispatch, work->experts, work->rows);
-    choose_copies(dispatch, work->layer);
-    list_local_ffn(ticket, work);
-    assign_rows(dispatch, ticket, work->experts);
-    fill_entries(dispatch, ticket, work->weights);
+    ticket->work = *work;
+    enum status status = dispatch_resend(dispatch, ticket);
+    if (status)
+        return status;
     dispatch->routed_rows += work->rows;
     for (uint32_t h = 0; h < dispatch->placement->holders; h++) {
-        struct ticket_part *part = &ticket->parts[h];
-        dispatch->visits += part->rows;
-        dispatch->stats[h].rows += part->rows;
-        if (part->rows == 0 || h >= dispatch->workers)
-            continue;
-        enum status status = send_part(dispatch, ticket, h);
-        if (status) {
-            dispatch->failed = true;
-            return status;
-        }
+        dispatch->visits += ticket->parts[h].rows;
+        dispatch->stats[h].rows += ticket->parts[h].rows;
     }
     *out = ticket;
     return STATUS_OK;

@@ -2,8 +2,9 @@
  * consumes.
  *
  * A holder is a worker behind a data connection, or this process with an expert store of its own
- * (the last holder, where there is one); the rest of the engine cannot tell. Used by the engine
- * thread. Between dispatch_send and combine_await the engine is free to compute. */
+ * (the last holder, where there is one); the rest of the engine cannot tell, nor whether one was
+ * lost. Used by the engine thread. Between dispatch_send and combine_await the engine is free to
+ * compute. */
 #pragma once
 
 #include <stdbool.h>
@@ -12,11 +13,10 @@
 #include "common/arena.h"
 #include "common/limits.h"
 #include "common/status.h"
-#include "common/transport/transport.h"
-#include "coordinator/cluster.h"
+#include "coordinator/failover.h"
+#include "coordinator/holders.h"
 #include "coordinator/placement.h"
 #include "worker/expert.h"
-#include "worker/expert_store.h"
 
 /* One holder's part of one ticket. Only workers have frames. */
 struct ticket_part {
@@ -25,6 +25,8 @@ struct ticket_part {
     uint32_t *row_of; /* (rows_max) batch row -> row of this part, UINT32_MAX: not visited */
     uint32_t rows;    /* rows in the part */
     uint32_t entries; /* (row, shard) pairs in the part's frame */
+    uint32_t pending; /* completions still to come */
+    uint32_t session; /* of the holder when the frame was sent */
 };
 
 /* What one layer asks for. */
@@ -40,12 +42,11 @@ struct dispatch_work {
 struct ticket {
     bool in_use;
     uint64_t sequence;
-    uint32_t layer, rows;
-    const float *x;            /* (rows, hidden), the caller's, unchanged until combined */
-    uint32_t pending;          /* completions still to come */
+    struct dispatch_work work;
     struct ticket_part *parts; /* (holders) */
-    struct expert_task *tasks; /* (rows_max * (k + 1)) what is computed here */
+    struct expert_task *tasks; /* (rows_max * (k * PARTS_PER_HOLDER_MAX + 1)) computed here */
     size_t task_count;
+    float *sums; /* (rows_max, hidden) of what is computed here; NULL: no workers */
 };
 
 /* Figures of one holder since the start, for the user. */
@@ -62,11 +63,8 @@ struct dispatch {
     struct arena *arena;
     const struct placement *placement;
     uint32_t hidden, rows_max, k;
-    uint32_t workers;                /* holders [0, workers) are remote */
-    struct transport *transport;     /* NULL: no workers */
-    struct connection **connections; /* (workers) */
-    struct cluster *cluster;         /* NULL: no workers */
-    struct expert_store *store;      /* of the last holder; NULL: all are remote */
+    struct holders *holders;
+    struct failover *failover;
     struct expert_workspace *workspace;
     struct threads *threads;
     struct ticket tickets[TICKETS_MAX];
@@ -75,30 +73,33 @@ struct dispatch {
     uint32_t *by_expert;          /* (rows_max * k) row * k + choice, sorted by expert, then row */
     uint32_t *copy_of;            /* (experts) the copy in use, as its first part */
     double *load_bytes;           /* (holders) weights to read in the current ticket */
-    bool failed;                  /* a holder was lost: nothing can be dispatched any more */
     struct holder_stats *stats;   /* (holders) */
     uint64_t visits, routed_rows; /* holders visited, and rows, summed over layers and steps */
 };
 
 struct dispatch_options {
     struct threads *threads;
-    const struct placement *placement;  /* must outlive the dispatch */
-    struct cluster *cluster;            /* workers, loaded: the first holders; or NULL */
-    struct expert_store *store;         /* filled: the last holder; or NULL */
+    const struct placement *placement;
+    struct holders *holders;            /* of that placement */
+    struct failover *failover;          /* for them */
     struct expert_workspace *workspace; /* of the engine's size, for what is computed here */
     uint32_t hidden, rows_max, experts_per_token;
 };
 
-/* Takes over the workers' data connections and all buffers it will need. Errors: STATUS_NO_MEMORY,
- * STATUS_IO. */
+/* What the options point to must outlive it. Takes all buffers it will need. Errors:
+ * STATUS_NO_MEMORY. */
 enum status dispatch_create(const struct dispatch_options *options, struct dispatch **out);
 void dispatch_destroy(struct dispatch *dispatch);
 
 /* Sends every row to the holders of its experts, each expert to the copy whose holders have least
- * to do. `work->x` must stay as it is until combine_await. At most TICKETS_MAX tickets are open at
- * a time. Errors: STATUS_CONNECTION (a worker is gone; the line names it). */
+ * to do. What `work` points to must stay as it is until combine_await. At most TICKETS_MAX tickets
+ * are open at a time. Waits where experts have no holder at present. Errors: those of
+ * failover_wait; the ticket is then closed. */
 enum status dispatch_send(struct dispatch *dispatch, const struct dispatch_work *work,
                           struct ticket **out);
+
+/* Sends the work of an open ticket again, to the holders there are now. For combine. */
+enum status dispatch_resend(struct dispatch *dispatch, struct ticket *ticket);
 
 /* Mean number of holders that a token visits in an expert layer; 0 before the first. */
 double dispatch_fanout_mean(const struct dispatch *dispatch);

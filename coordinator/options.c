@@ -98,6 +98,13 @@ static void add_placement_rows(struct model_options *options, struct option_tabl
          .argument = "N",
          .maximum = WORKERS_MAX,
          .help = "Start N worker daemons on this machine and end them afterwards."},
+        {.name = "worker-timeout",
+         .type = OPTION_COUNT,
+         .target = &options->worker_timeout_s,
+         .argument = "SECONDS",
+         .maximum = WORKER_TIMEOUT_MAX_S,
+         .help = "How long to wait for others to take over a lost worker's experts, or for its "
+                 "return; 0: end at once."},
     };
     const struct plan_rows plan = {&options->memory_bytes, &options->placement, &options->optimize,
                                    &options->replicas, &options->popularity};
@@ -117,6 +124,7 @@ static struct option cache_row(const char **directory) {
 static void add_model_rows(struct model_options *options, struct option_table *table) {
     *options = (struct model_options){
         .isa = "auto",
+        .worker_timeout_s = WORKER_TIMEOUT_DEFAULT_S,
         .memory_bytes = PLANNING_MEMORY_AUTO,
         .placement = "auto",
         .optimize = "balanced",
@@ -793,6 +801,7 @@ struct runtime_options options_for_runtime(const struct model_options *options) 
         .cluster = options->cluster,
         .exact = strcmp(options->activations, "f32") == 0,
         .local_workers = options->local_workers,
+        .worker_timeout_s = options->worker_timeout_s,
         .memory_bytes = options->memory_bytes,
         .threads = options->threads,
         .isa = options->isa,

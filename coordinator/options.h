@@ -15,6 +15,7 @@ struct model_options {
     const char *workers; /* HOST:PORT,HOST:PORT; NULL: none */
     const char *cluster;
     uint32_t local_workers;
+    uint32_t worker_timeout_s;
     uint64_t memory_bytes; /* for routed experts of this process beside workers */
     uint32_t threads;
     const char *isa;

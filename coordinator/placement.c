@@ -3,7 +3,6 @@
 #include "coordinator/placement.h"
 
 #include <assert.h>
-#include <stdbool.h>
 #include <stdlib.h>
 
 enum status placement_create(const struct shard_layout *layouts, uint32_t layers, uint32_t experts,
@@ -92,6 +91,14 @@ uint32_t placement_copy_end(const struct expert_places *places, uint32_t first) 
     while (end < places->count && places->parts[end].begin != 0)
         end++;
     return end;
+}
+
+bool placement_copy_is_served(const struct expert_places *places, uint32_t first,
+                              const uint32_t *slots) {
+    for (uint32_t i = first; i < placement_copy_end(places, first); i++)
+        if (places->parts[i].slot >= slots[places->parts[i].holder])
+            return false;
+    return true;
 }
 
 uint64_t placement_bytes(const struct placement *placement) {

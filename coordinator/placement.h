@@ -8,6 +8,7 @@
  * Plain data without a lock: used by the engine's thread, changed only between two steps. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -58,6 +59,11 @@ const struct expert_places *placement_find(const struct placement *placement, ui
 
 /* The part behind the copy that begins at `first`. */
 uint32_t placement_copy_end(const struct expert_places *places, uint32_t first);
+
+/* Whether each part of the copy that begins at `first` is among the slots [0, slots[holder]) that
+ * its holder serves. */
+bool placement_copy_is_served(const struct expert_places *places, uint32_t first,
+                              const uint32_t *slots);
 
 /* What all holders have together. */
 uint64_t placement_bytes(const struct placement *placement);

@@ -41,11 +41,14 @@ struct runtime {
     struct outline *outline;
     struct machine_figures machine; /* this one, where a plan needs it */
     struct planning *planning;
-    const struct placement *placement; /* the plan's */
-    struct expert_store *store;        /* of this process, the last holder; NULL: all are workers */
+    struct placement *placement; /* the plan's */
+    uint64_t local_bytes;        /* for experts here, beside workers */
+    struct expert_store *store;  /* of this process, the last holder; NULL: all are workers */
     struct model *model;
     struct kv_cache *cache;
     struct expert_workspace *workspace;
+    struct holders *holders;
+    struct failover *failover;
     struct dispatch *dispatch;
     struct engine *engine;
 };
@@ -268,6 +271,7 @@ static enum status plan(struct runtime *runtime) {
     if ((status = find_local_bytes(runtime, &input, &input.local_bytes)) ||
         (status = planning_create(&input, &runtime->planning)))
         return status;
+    runtime->local_bytes = input.local_bytes;
     runtime->placement = planning_plan(runtime->planning)->placement;
     return STATUS_OK;
 }
@@ -287,7 +291,8 @@ static enum status load_workers(struct runtime *runtime, struct progress *progre
         .fingerprint = runtime->fingerprint,
         .batch_rows = runtime->options.batch_rows,
         .hidden = runtime->shape.hidden,
-        .experts_per_token = runtime->shape.experts_per_token,
+        .entries_per_row = runtime->shape.experts_per_token * PARTS_PER_HOLDER_MAX,
+        .tolerates_loss = runtime->options.worker_timeout_s > 0,
         .exact = runtime->options.exact,
         .progress = show_bytes_done,
         .context = progress,
@@ -308,8 +313,10 @@ static enum status load_in_process(struct runtime *runtime, struct progress *pro
     if ((status = expert_store_create(UINT64_MAX, &runtime->store)) ||
         (status = expert_store_assign(runtime->store, &assignment)))
         return status;
-    return expert_store_load(runtime->store, runtime->weights, runtime->threads,
-                             progress_counter(progress));
+    status = expert_store_load(runtime->store, runtime->weights, runtime->threads,
+                               progress_counter(progress));
+    expert_store_serve(runtime->store);
+    return status;
 }
 
 static enum status load(struct runtime *runtime) {
@@ -333,6 +340,26 @@ static uint32_t inner_max(const struct model_shape *shape) {
     return shared > widest ? shared : widest;
 }
 
+static enum status find_holders(struct runtime *runtime) {
+    uint64_t memory_bytes[HOLDERS_MAX];
+    enum status status = holders_create(runtime->cluster, runtime->store, &runtime->holders);
+    if (status)
+        return status;
+    for (uint32_t h = 0; h < runtime->holders->count; h++)
+        memory_bytes[h] = h < runtime->holders->workers
+                              ? cluster_worker(runtime->cluster, h)->memory_bytes
+                              : runtime->local_bytes;
+    const struct failover_options options = {
+        .placement = runtime->placement,
+        .holders = runtime->holders,
+        .weights = runtime->weights,
+        .threads = runtime->threads,
+        .memory_bytes = memory_bytes,
+        .timeout_s = runtime->options.worker_timeout_s,
+    };
+    return failover_create(&options, &runtime->failover);
+}
+
 static enum status build_engine(struct runtime *runtime) {
     const struct model_shape *shape = &runtime->shape;
     uint32_t rows = runtime->options.batch_rows;
@@ -350,8 +377,8 @@ static enum status build_engine(struct runtime *runtime) {
     const struct dispatch_options dispatch = {
         .threads = runtime->threads,
         .placement = runtime->placement,
-        .cluster = runtime->cluster,
-        .store = runtime->store,
+        .holders = runtime->holders,
+        .failover = runtime->failover,
         .workspace = runtime->workspace,
         .hidden = shape->hidden,
         .rows_max = rows,
@@ -378,7 +405,8 @@ enum status runtime_open(const struct runtime_options *options, struct runtime *
     enum status status;
     if ((status = open_checkpoint(runtime)) || (status = find_layouts(runtime)) ||
         (status = connect_workers(runtime)) || (status = measure_workers(runtime)) ||
-        (status = plan(runtime)) || (status = load(runtime)) || (status = build_engine(runtime))) {
+        (status = plan(runtime)) || (status = load(runtime)) || (status = find_holders(runtime)) ||
+        (status = build_engine(runtime))) {
         runtime_close(runtime);
         return status;
     }
@@ -391,6 +419,8 @@ void runtime_close(struct runtime *runtime) {
         return;
     engine_destroy(runtime->engine);
     dispatch_destroy(runtime->dispatch);
+    failover_destroy(runtime->failover);
+    holders_destroy(runtime->holders);
     expert_workspace_destroy(runtime->workspace);
     kv_cache_destroy(runtime->cache);
     model_destroy(runtime->model);

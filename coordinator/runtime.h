@@ -16,12 +16,13 @@ struct runtime;
 
 struct runtime_options {
     const char *model_path;
-    const char *workers;    /* comma-separated HOST:PORT list, or NULL */
-    const char *cluster;    /* path of a cluster file, or NULL */
-    uint32_t local_workers; /* worker daemons to start on this machine; 0 for none */
-    uint64_t memory_bytes;  /* for experts in this process beside workers; PLANNING_MEMORY_AUTO */
-    uint32_t threads;       /* 0: one per core */
-    const char *isa;        /* "auto" or a kernel's name */
+    const char *workers;       /* comma-separated HOST:PORT list, or NULL */
+    const char *cluster;       /* path of a cluster file, or NULL */
+    uint32_t local_workers;    /* worker daemons to start on this machine; 0 for none */
+    uint32_t worker_timeout_s; /* as in failover.h */
+    uint64_t memory_bytes; /* for experts in this process beside workers; PLANNING_MEMORY_AUTO */
+    uint32_t threads;      /* 0: one per core */
+    const char *isa;       /* "auto" or a kernel's name */
     const char *placement, *optimize, *replicas; /* as in planning.h */
     const char *cache_directory; /* where figures of this machine are remembered, or NULL */
     const char *popularity;      /* path of statistics, or NULL */

@@ -8,6 +8,7 @@
 #include "proto/channel.h"
 
 #include <netinet/in.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -229,13 +230,17 @@ void channel_finish(struct channel *channel) {
         return;
     channel->state = CHANNEL_FINISHING;
     channel->status = STATUS_OK;
-    uv_timer_again(&channel->health);
+    uv_timer_start(&channel->health, on_health_tick, FINISH_TIMEOUT_MS, 0);
     if (channel->pending == 0)
         start_shutdown(channel);
 }
 
 void channel_close(struct channel *channel) {
     end(channel, STATUS_OK);
+}
+
+bool channel_is_silent(const struct channel *channel) {
+    return channel->silent_ticks > HEALTH_SILENT_MAX;
 }
 
 const char *channel_peer(const struct channel *channel) {

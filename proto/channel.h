@@ -6,6 +6,7 @@
  * intervals in a row bring nothing at all is gone. */
 #pragma once
 
+#include <stdbool.h>
 #include <uv.h>
 
 #include "common/status.h"
@@ -41,10 +42,13 @@ void channel_trust(struct channel *channel);
  * channel. */
 void channel_send(struct channel *channel, const Control__Message *message);
 
+/* Whether HEALTH_SILENT_MAX intervals in a row have brought nothing. */
+bool channel_is_silent(const struct channel *channel);
+
 /* Messages that were sent and have not left yet. */
 size_t channel_pending(const struct channel *channel);
 
-/* Ends the channel: after what was sent has left and the peer has closed (or one health interval is
+/* Ends the channel: after what was sent has left and the peer has closed (or FINISH_TIMEOUT_MS are
  * over); or at once. What comes in meanwhile is dropped. */
 void channel_finish(struct channel *channel);
 void channel_close(struct channel *channel);

@@ -89,6 +89,8 @@ const char *control_kind_name(const Control__Message *message) {
         return "Measure";
     case CONTROL__MESSAGE__KIND_FIGURES:
         return "Figures";
+    case CONTROL__MESSAGE__KIND_DRAIN:
+        return "Drain";
     default:
         return "nothing";
     }

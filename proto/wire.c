@@ -98,7 +98,7 @@ static uint64_t payload_bytes_max(const struct wire_header *header) {
 }
 
 static uint32_t entries_max(const struct wire_header *header) {
-    return header->type == WIRE_PROBE ? WIRE_PROBE_BYTES_MAX : header->rows * EXPERTS_PER_TOKEN_MAX;
+    return header->type == WIRE_PROBE ? WIRE_PROBE_BYTES_MAX : header->rows * ENTRIES_PER_ROW_MAX;
 }
 
 void wire_encode_header(const struct wire_header *header, void *frame) {

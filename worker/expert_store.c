@@ -3,7 +3,10 @@
  * because a mapping is rounded up to pages.
  *
  * A new assignment is first checked as a whole, then takes over from the old one what it can: a
- * worker that goes from one coordinator to the next with the same model starts at once. */
+ * worker that goes from one coordinator to the next with the same model starts at once.
+ *
+ * The table of slots never moves, so that it can grow at its end while its beginning is served. It
+ * has room for SHARDS_MAX, of which the system backs with memory only what is touched. */
 #include "worker/expert_store.h"
 
 #include <inttypes.h>
@@ -32,9 +35,10 @@ struct expert_store {
     struct shard_layout *layouts; /* (layer_count) */
     uint32_t layer_count;
     bool exact;
-    struct slot *slots; /* (count) */
+    struct slot *slots; /* (SHARDS_MAX), of which count are in use */
     uint32_t count;
     uint64_t bytes;
+    atomic_uint served; /* slots [0, served) are filled and may be looked up */
     atomic_bool cancelled;
 };
 
@@ -61,6 +65,7 @@ static void clear(struct expert_store *store) {
     store->layouts = NULL;
     store->count = store->layer_count = 0;
     store->bytes = 0;
+    atomic_store(&store->served, 0);
 }
 
 enum status expert_store_create(uint64_t memory_bytes, struct expert_store **out) {
@@ -70,6 +75,7 @@ enum status expert_store_create(uint64_t memory_bytes, struct expert_store **out
         return STATUS_NO_MEMORY;
     }
     store->memory_bytes = memory_bytes;
+    atomic_init(&store->served, 0);
     atomic_init(&store->cancelled, false);
     *out = store;
     return STATUS_OK;
@@ -95,10 +101,11 @@ static bool layout_is_valid(const struct shard_layout *layout) {
            format_is_valid(layout->down, layout->inner);
 }
 
-static bool shard_is_valid(const struct assignment *assignment, const struct shard *shard) {
-    if (shard->layer >= assignment->layer_count || shard->expert >= EXPERTS_MAX)
+static bool shard_is_valid(const struct shard_layout *layouts, uint32_t layer_count,
+                           const struct shard *shard) {
+    if (shard->layer >= layer_count || shard->expert >= EXPERTS_MAX)
         return false;
-    const struct shard_layout *layout = &assignment->layouts[shard->layer];
+    const struct shard_layout *layout = &layouts[shard->layer];
     if (!layout_is_valid(layout) || shard->begin >= shard->end || shard->end > layout->inner)
         return false;
     uint32_t quantum = shard_quantum(layout);
@@ -106,22 +113,24 @@ static bool shard_is_valid(const struct assignment *assignment, const struct sha
            (shard->end % quantum == 0 || shard->end == layout->inner);
 }
 
-static enum status check_assignment(const struct expert_store *store,
-                                    const struct assignment *assignment) {
-    if (assignment->layer_count > LAYERS_MAX || assignment->shard_count > SHARDS_MAX) {
+/* Of the slots from `first` on, beside `held_bytes` that stay. */
+static enum status check_shards(const struct expert_store *store,
+                                const struct assignment *assignment, uint32_t first,
+                                uint64_t held_bytes) {
+    if (assignment->layer_count > LAYERS_MAX || assignment->shard_count > SHARDS_MAX - first) {
         log_error("assignment of %" PRIu32 " shards in %" PRIu32
                   " layers, at most %u in %u are allowed; is the coordinator of the same release?",
                   assignment->shard_count, assignment->layer_count, SHARDS_MAX, LAYERS_MAX);
         return STATUS_PROTOCOL;
     }
-    uint64_t bytes = 0;
+    uint64_t bytes = held_bytes;
     for (uint32_t i = 0; i < assignment->shard_count; i++) {
         const struct shard *shard = &assignment->shards[i];
-        if (!shard_is_valid(assignment, shard)) {
+        if (!shard_is_valid(assignment->layouts, assignment->layer_count, shard)) {
             log_error("slot %" PRIu32 " of the assignment is out of bounds (layer %" PRIu32
                       ", expert %" PRIu32 ", range [%" PRIu32 ", %" PRIu32
                       ")); is the coordinator of the same release?",
-                      i, shard->layer, shard->expert, shard->begin, shard->end);
+                      first + i, shard->layer, shard->expert, shard->begin, shard->end);
             return STATUS_PROTOCOL;
         }
         bytes += shard_bytes(&assignment->layouts[shard->layer], shard);
@@ -178,11 +187,21 @@ static void take_over(struct expert_store *store, struct expert_store *next) {
     clear(store);
 }
 
+/* Puts the assignment's shards behind the slots that are there. */
+static void append_slots(struct expert_store *store, const struct assignment *assignment) {
+    for (uint32_t i = 0; i < assignment->shard_count; i++) {
+        struct slot *slot = &store->slots[store->count++];
+        *slot = (struct slot){.shard = assignment->shards[i]};
+        slot->bytes = shard_bytes(&store->layouts[slot->shard.layer], &slot->shard);
+        store->bytes += slot->bytes;
+    }
+}
+
 /* Copies the assignment's lists to the empty store `out`. */
 static enum status copy_assignment(const struct assignment *assignment, struct expert_store *out) {
     /* One more than needed, so that an empty list is no special case. */
     out->layouts = calloc((size_t)assignment->layer_count + 1, sizeof *out->layouts);
-    out->slots = calloc((size_t)assignment->shard_count + 1, sizeof *out->slots);
+    out->slots = calloc(SHARDS_MAX, sizeof *out->slots);
     if (!out->layouts || !out->slots) {
         log_error("no memory for a table of %" PRIu32 " shards; lower --memory",
                   assignment->shard_count);
@@ -191,20 +210,15 @@ static enum status copy_assignment(const struct assignment *assignment, struct e
     out->fingerprint = assignment->fingerprint;
     out->layer_count = assignment->layer_count;
     out->exact = assignment->exact;
-    out->count = assignment->shard_count;
     for (uint32_t i = 0; i < out->layer_count; i++)
         out->layouts[i] = assignment->layouts[i];
-    for (uint32_t i = 0; i < out->count; i++) {
-        struct slot *slot = &out->slots[i];
-        slot->shard = assignment->shards[i];
-        slot->bytes = shard_bytes(&out->layouts[slot->shard.layer], &slot->shard);
-        out->bytes += slot->bytes;
-    }
+    append_slots(out, assignment);
     return STATUS_OK;
 }
 
-static enum status take_storage(struct expert_store *store) {
-    for (uint32_t i = 0; i < store->count; i++) {
+/* For the slots from `first` on that have none yet. */
+static enum status take_storage(struct expert_store *store, uint32_t first) {
+    for (uint32_t i = first; i < store->count; i++) {
         struct slot *slot = &store->slots[i];
         if (slot->storage)
             continue;
@@ -223,12 +237,12 @@ static enum status take_storage(struct expert_store *store) {
 
 enum status expert_store_assign(struct expert_store *store, const struct assignment *assignment) {
     struct expert_store next = {0};
-    enum status status = check_assignment(store, assignment);
+    enum status status = check_shards(store, assignment, 0, 0);
     if (!status)
         status = copy_assignment(assignment, &next);
     if (!status) {
         take_over(store, &next);
-        status = take_storage(&next);
+        status = take_storage(&next, 0);
     }
     if (status) {
         clear(&next);
@@ -244,6 +258,39 @@ enum status expert_store_assign(struct expert_store *store, const struct assignm
     store->bytes = next.bytes;
     atomic_store(&store->cancelled, false);
     return STATUS_OK;
+}
+
+/* Forgets the slots from `count` on. */
+static void drop_slots(struct expert_store *store, uint32_t count) {
+    while (store->count > count) {
+        struct slot *slot = &store->slots[--store->count];
+        storage_free(slot->storage, slot->bytes);
+        store->bytes -= slot->bytes;
+    }
+}
+
+enum status expert_store_extend(struct expert_store *store, const struct shard *shards,
+                                uint32_t count) {
+    const struct assignment more = {.layouts = store->layouts,
+                                    .layer_count = store->layer_count,
+                                    .shards = shards,
+                                    .shard_count = count};
+    uint32_t first = store->count;
+    enum status status = check_shards(store, &more, first, store->bytes);
+    if (status)
+        return status;
+    append_slots(store, &more);
+    if ((status = take_storage(store, first)))
+        drop_slots(store, first);
+    return status;
+}
+
+void expert_store_serve(struct expert_store *store) {
+    atomic_store(&store->served, store->count);
+}
+
+uint32_t expert_store_served(const struct expert_store *store) {
+    return atomic_load(&store->served);
 }
 
 uint32_t expert_store_count(const struct expert_store *store) {
@@ -325,7 +372,10 @@ enum status expert_store_load(struct expert_store *store, const struct weights *
                               struct threads *threads, atomic_uint_least64_t *bytes_done) {
     struct load load = {.store = store, .weights = weights, .bytes_done = bytes_done};
     atomic_init(&load.status, STATUS_OK);
-    threads_run(threads, store->count, load_slot, &load);
+    if (threads)
+        threads_run(threads, store->count, load_slot, &load);
+    for (uint32_t slot = 0; !threads && slot < store->count; slot++)
+        load_slot(&load, slot, 0);
     return (enum status)atomic_load(&load.status);
 }
 

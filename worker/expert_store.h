@@ -1,9 +1,9 @@
 /* The shards a worker holds: memory within a limit, filled from the worker's own copy of the model
  * or with bytes that the coordinator ships, looked up by slot while serving.
  *
- * Owned by the worker's main thread (assign, fill, load); lookups come from the service thread,
- * never at the same time: the session's state keeps loading and serving apart. The coordinator uses
- * one in process when there are no workers. */
+ * Owned by the worker's main thread (assign, extend, fill, load). Lookups come from the service's
+ * thread and only of slots that are served, which stay as they are while others are added. The
+ * coordinator uses one for the experts that it holds itself. */
 #pragma once
 
 #include <stdatomic.h>
@@ -38,6 +38,18 @@ void expert_store_destroy(struct expert_store *store);
  * says by how much). On error the store is empty. */
 enum status expert_store_assign(struct expert_store *store, const struct assignment *assignment);
 
+/* Adds shards behind the ones that are there: their slots go on from expert_store_count. Layers are
+ * as they were assigned. What is served may stay in use meanwhile. Errors: those of assigning; the
+ * store is then as it was. */
+enum status expert_store_extend(struct expert_store *store, const struct shard *shards,
+                                uint32_t count);
+
+/* Every slot is filled: from now on all may be looked up. */
+void expert_store_serve(struct expert_store *store);
+
+/* How many slots may be looked up: [0, served). From any thread. */
+uint32_t expert_store_served(const struct expert_store *store);
+
 uint32_t expert_store_count(const struct expert_store *store);
 
 /* Bytes of the shard in `slot`. */
@@ -50,8 +62,8 @@ bool expert_store_is_filled(const struct expert_store *store, uint32_t slot);
 uint64_t expert_store_bytes(const struct expert_store *store);
 uint64_t expert_store_bytes_filled(const struct expert_store *store);
 
-/* Reads every missing shard from the worker's own copy, over all threads of the pool. Adds to
- * `*bytes_done` (may be NULL) as it goes, for progress shown from another thread. */
+/* Reads every missing shard from the worker's own copy, over all threads of the pool, or by the
+ * calling thread alone where `threads` is NULL. Adds to `*bytes_done` (may be NULL) as it goes, for progress shown from another thread. */
 enum status expert_store_load(struct expert_store *store, const struct weights *weights,
                               struct threads *threads, atomic_uint_least64_t *bytes_done);
 
@@ -64,7 +76,7 @@ void expert_store_cancel_load(struct expert_store *store);
 enum status expert_store_fill(struct expert_store *store, uint32_t slot, uint64_t offset,
                               const void *bytes, size_t count);
 
-/* The expert in `slot`, which must be filled. */
+/* The expert in `slot`, which must be served. */
 const struct expert *expert_store_get(const struct expert_store *store, uint32_t slot);
 
 /* The layer and range of `slot`. */

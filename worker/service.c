@@ -135,7 +135,7 @@ static void serve_frame(struct service *service, struct frame *frame) {
         return;
     }
     if (check_frame(service, &header, text) ||
-        wire_check_entries(frame->request, &header, expert_store_count(service->options.store),
+        wire_check_entries(frame->request, &header, expert_store_served(service->options.store),
                            peer) ||
         list_tasks(service, frame, &header, text)) {
         reply_error(service, frame, header.sequence, text);
@@ -219,30 +219,20 @@ static void *service_main(void *argument) {
     return NULL;
 }
 
-static enum status check_options(const struct service_options *options, uint32_t *inner_max) {
-    uint32_t slots = expert_store_count(options->store);
-    bool valid = options->hidden >= 1 && options->hidden <= HIDDEN_MAX &&
-                 options->batch_rows >= 1 && options->batch_rows <= BATCH_ROWS_MAX &&
-                 options->experts_per_token >= 1 &&
-                 options->experts_per_token <= EXPERTS_PER_TOKEN_MAX;
-    *inner_max = 1;
-    for (uint32_t i = 0; i < slots && valid; i++) {
-        const struct matrix *gate = &expert_store_get(options->store, i)->gate;
-        valid = gate->columns == options->hidden;
-        if (gate->rows > *inner_max)
-            *inner_max = gate->rows;
-    }
-    if (!valid)
-        log_error(
-            "assignment for frames of %" PRIu32 " rows of %" PRIu32 " values and %" PRIu32
-            " experts per token does not fit its shards; is the coordinator of the same release?",
-            options->batch_rows, options->hidden, options->experts_per_token);
-    return valid ? STATUS_OK : STATUS_PROTOCOL;
+static enum status check_options(const struct service_options *options) {
+    if (options->hidden >= 1 && options->hidden <= HIDDEN_MAX && options->batch_rows >= 1 &&
+        options->batch_rows <= BATCH_ROWS_MAX && options->entries_per_row >= 1 &&
+        options->entries_per_row <= ENTRIES_PER_ROW_MAX)
+        return STATUS_OK;
+    log_error("assignment for frames of %" PRIu32 " rows of %" PRIu32 " values and %" PRIu32
+              " entries for each is out of bounds; is the coordinator of the same release?",
+              options->batch_rows, options->hidden, options->entries_per_row);
+    return STATUS_PROTOCOL;
 }
 
 static enum status take_buffers(struct service *service) {
     const struct service_options *options = &service->options;
-    service->entries_max = options->batch_rows * options->experts_per_token;
+    service->entries_max = options->batch_rows * options->entries_per_row;
     service->request_bytes =
         wire_dispatch_bytes(options->batch_rows, service->entries_max, options->hidden);
     service->reply_bytes = wire_combine_bytes(options->batch_rows, options->hidden);
@@ -265,8 +255,7 @@ static const struct transport_options TRANSPORT_OPTIONS = {sizeof(struct wire_he
                                                            wire_message_bytes};
 
 enum status service_create(const struct service_options *options, struct service **out) {
-    uint32_t inner_max;
-    enum status status = check_options(options, &inner_max);
+    enum status status = check_options(options);
     if (status)
         return status;
     struct service *service = calloc(1, sizeof *service);
@@ -276,7 +265,7 @@ enum status service_create(const struct service_options *options, struct service
     service->offered_fd = -1;
     pthread_mutex_init(&service->mutex, NULL);
     if ((status = take_buffers(service)) ||
-        (status = expert_workspace_create(options->threads, options->hidden, inner_max,
+        (status = expert_workspace_create(options->threads, options->hidden, options->inner_max,
                                           options->batch_rows, &service->workspace)))
         goto err_free_buffers;
     if ((status = transport_create(&TRANSPORT_OPTIONS, &service->transport)))

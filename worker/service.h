@@ -1,6 +1,7 @@
 /* The worker's data plane: DISPATCH frames in, COMBINE frames out, for one session.
  *
- * Created by the session when all shards are there, destroyed before the store changes. Its thread
+ * Created by the session when all shards are there, destroyed before they go; more may come while
+ * it works, and are used once the store says that they are served. Its thread
  * owns the transport, the pool's loop and the expert workspace; the session's thread only calls the
  * functions below. Memory is taken at creation; serving allocates nothing. A peer that breaks the
  * protocol gets a WIRE_ERROR frame and loses its connection; the service stays. */
@@ -17,14 +18,15 @@ struct service;
 /* What the assignment agreed on. */
 struct service_options {
     struct threads *threads;          /* used by the service's thread alone while it lives */
-    const struct expert_store *store; /* every slot filled */
+    const struct expert_store *store; /* of experts with rows of `hidden` */
     uint32_t hidden;
-    uint32_t batch_rows;        /* most rows in one frame */
-    uint32_t experts_per_token; /* most entries for one row */
+    uint32_t inner_max;       /* the widest expert that the store may ever hold */
+    uint32_t batch_rows;      /* most rows in one frame */
+    uint32_t entries_per_row; /* most entries for one row */
 };
 
 /* Takes buffers for SERVICE_FRAMES frames and starts the thread. Errors: STATUS_PROTOCOL
- * (dimensions out of bounds, or shards of another hidden size), STATUS_NO_MEMORY, STATUS_IO; one
+ * (dimensions out of bounds), STATUS_NO_MEMORY, STATUS_IO; one
  * line each. */
 enum status service_create(const struct service_options *options, struct service **out);
 

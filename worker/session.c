@@ -4,9 +4,12 @@
  *
  * Measuring, loading (with the assignment, which may have to give back much memory) and the end of
  * the service may take long, so they run as jobs on libuv's threads. While one of them runs the
- * loop's thread leaves store, pool and service alone; session_end() therefore only asks it to
- * hurry, and the session is over when none is left. Answering probes needs none of these and may go
- * on beside them. */
+ * loop's thread leaves store and pool alone; session_end() therefore only asks it to hurry, and the
+ * session is over when none is left. Answering probes needs none of these and may go on beside
+ * them.
+ *
+ * A session that is ready may be given more to hold. It then loads and receives a second time with
+ * the service at work; that one has the pool, so the job reads with its own thread alone. */
 #include "worker/session.h"
 
 #include <assert.h>
@@ -52,7 +55,7 @@ static const unsigned NEXT_STATES[SESSION_STATE_COUNT] = {
     [SESSION_MEASURING] = TO(SESSION_GREETED) | TO(SESSION_ENDING),
     [SESSION_LOADING] = TO(SESSION_RECEIVING) | TO(SESSION_READY) | TO(SESSION_ENDING),
     [SESSION_RECEIVING] = TO(SESSION_READY) | TO(SESSION_ENDING),
-    [SESSION_READY] = TO(SESSION_ENDING),
+    [SESSION_READY] = TO(SESSION_LOADING) | TO(SESSION_ENDING),
     [SESSION_ENDING] = TO(SESSION_IDLE),
 };
 
@@ -82,6 +85,7 @@ struct load_job {
     struct shard_layout *layouts;
     struct shard *shards;
     struct assignment assignment;
+    bool extends;                  /* the store by the assignment's shards */
     const struct weights *weights; /* NULL: nothing can be read here */
     atomic_bool cancelled;
     atomic_uint_least64_t bytes_done, bytes_total;
@@ -102,7 +106,7 @@ struct session {
     struct load_job *job;            /* while loading */
     uint64_t bytes_filled;           /* while receiving */
     uint32_t slots_missing;
-    struct service *service; /* when ready, and while it ends */
+    struct service *service; /* from the first time it is ready until the end */
     struct service_options service_options;
     uv_work_t stop_work;
 };
@@ -156,6 +160,7 @@ static void say_progress(struct session *session, uint64_t bytes_done, uint64_t 
 static void say_ready(struct session *session) {
     Control__Ready ready = CONTROL__READY__INIT;
     Control__Message message = CONTROL__MESSAGE__INIT;
+    ready.slots = expert_store_served(session->options.store);
     message.kind_case = CONTROL__MESSAGE__KIND_READY;
     message.ready = &ready;
     channel_send(session->coordinator->channel, &message);
@@ -275,8 +280,12 @@ static void on_progress(uv_timer_t *timer) {
 
 /* All shards are there. */
 static void become_ready(struct session *session) {
+    struct expert_store *store = session->options.store;
     uv_timer_stop(&session->progress);
-    enum status status = service_create(&session->service_options, &session->service);
+    expert_store_serve(store);
+    enum status status = STATUS_OK;
+    if (!session->service)
+        status = service_create(&session->service_options, &session->service);
     if (status) {
         dismiss(session, status == STATUS_NO_MEMORY
                              ? "no memory left for the buffers of its frames; lower its --memory"
@@ -284,10 +293,10 @@ static void become_ready(struct session *session) {
         return;
     }
     set_state(session, SESSION_READY);
-    uint64_t bytes = expert_store_bytes(session->options.store);
+    uint64_t bytes = expert_store_bytes(store);
     char held[CONFIG_SIZE_TEXT];
     log_info("ready with %" PRIu32 " shards, %s (%" PRIu64 " bytes), for coordinator %s",
-             expert_store_count(session->options.store), config_format_size(bytes, held), bytes,
+             expert_store_count(store), config_format_size(bytes, held), bytes,
              session->coordinator->name);
     say_progress(session, bytes, bytes);
     say_ready(session);
@@ -368,14 +377,17 @@ static void handle_measure(struct session *session, const Control__Measure *meas
 static void run_load_job(uv_work_t *work) {
     struct load_job *job = work->data;
     const struct session_options *options = &job->session->options;
-    job->status = expert_store_assign(options->store, &job->assignment);
+    job->status =
+        job->extends ? expert_store_extend(options->store, job->shards, job->assignment.shard_count)
+                     : expert_store_assign(options->store, &job->assignment);
     if (job->status)
         return;
     atomic_store(&job->bytes_done, expert_store_bytes_filled(options->store));
     atomic_store(&job->bytes_total, expert_store_bytes(options->store));
     /* Assigning forgets an earlier cancellation, so the job's own flag is asked behind it. */
     if (job->weights && !atomic_load(&job->cancelled) &&
-        expert_store_load(options->store, job->weights, options->threads, &job->bytes_done) &&
+        expert_store_load(options->store, job->weights, job->extends ? NULL : options->threads,
+                          &job->bytes_done) &&
         !atomic_load(&job->cancelled))
         log_warning("%s cannot be read to the end; asking the coordinator for the rest",
                     weights_path(job->weights));
@@ -422,12 +434,22 @@ static void on_loaded(uv_work_t *work, int error) {
         dismiss(session, "no memory left; lower its --memory");
 }
 
-static bool lists_agree(const Control__Assign *assign) {
+/* Why the message cannot be taken; NULL if it can. */
+static const char *find_fault(const struct session *session, const Control__Assign *assign) {
     size_t layers = assign->n_layer_inner, shards = assign->n_shard_layer;
-    return layers <= LAYERS_MAX && assign->n_layer_gate_format == layers &&
-           assign->n_layer_up_format == layers && assign->n_layer_down_format == layers &&
-           shards <= SHARDS_MAX && assign->n_shard_expert == shards &&
-           assign->n_shard_begin == shards && assign->n_shard_end == shards;
+    if (layers > LAYERS_MAX || assign->n_layer_gate_format != layers ||
+        assign->n_layer_up_format != layers || assign->n_layer_down_format != layers ||
+        shards > SHARDS_MAX || assign->n_shard_expert != shards ||
+        assign->n_shard_begin != shards || assign->n_shard_end != shards)
+        return "it cannot take the assignment's lists: too long, or of different lengths";
+    uint32_t end = session->state == SESSION_READY ? expert_store_count(session->options.store) : 0;
+    if (assign->first_slot != end)
+        return "the assignment does not go on where the last one ended; install the same release "
+               "on both machines";
+    for (size_t i = 0; i < layers; i++)
+        if (assign->layer_inner[i] > INNER_MAX)
+            return "the assignment has a layer that is out of bounds";
+    return NULL;
 }
 
 /* Copies the message into a job; NULL when memory is out. */
@@ -463,23 +485,34 @@ static struct load_job *create_load_job(const Control__Assign *assign) {
     return job;
 }
 
+static uint32_t inner_max(const Control__Assign *assign) {
+    uint32_t max = 1;
+    for (size_t i = 0; i < assign->n_layer_inner; i++)
+        if (assign->layer_inner[i] > max)
+            max = assign->layer_inner[i];
+    return max;
+}
+
 static void handle_assign(struct session *session, const Control__Assign *assign) {
     const struct session_options *options = &session->options;
-    struct load_job *job = lists_agree(assign) ? create_load_job(assign) : NULL;
+    const char *fault = find_fault(session, assign);
+    struct load_job *job = fault ? NULL : create_load_job(assign);
     if (!job) {
-        dismiss(session,
-                "it cannot take the assignment's lists: too long, or of different lengths");
+        dismiss(session, fault ? fault : "no memory left for the assignment; lower its --memory");
         return;
     }
-    session->service_options =
-        (struct service_options){.threads = options->threads,
-                                 .store = options->store,
-                                 .hidden = assign->hidden,
-                                 .batch_rows = assign->batch_rows,
-                                 .experts_per_token = assign->experts_per_token};
+    if (session->state == SESSION_GREETED)
+        session->service_options =
+            (struct service_options){.threads = options->threads,
+                                     .store = options->store,
+                                     .hidden = assign->hidden,
+                                     .inner_max = inner_max(assign),
+                                     .batch_rows = assign->batch_rows,
+                                     .entries_per_row = assign->experts_per_token};
     if (options->weights && options->fingerprint == assign->fingerprint)
         job->weights = options->weights;
     job->session = session;
+    job->extends = session->state == SESSION_READY;
     job->work.data = job;
     session->job = job;
     set_state(session, SESSION_LOADING);
@@ -547,7 +580,7 @@ static enum status on_message(void *context, const Control__Message *message) {
     if (message->kind_case == CONTROL__MESSAGE__KIND_MEASURE && session->state == SESSION_GREETED) {
         handle_measure(session, message->measure);
     } else if (message->kind_case == CONTROL__MESSAGE__KIND_ASSIGN &&
-               session->state == SESSION_GREETED) {
+               (session->state == SESSION_GREETED || session->state == SESSION_READY)) {
         handle_assign(session, message->assign);
     } else if (message->kind_case == CONTROL__MESSAGE__KIND_SHARD_DATA &&
                session->state == SESSION_RECEIVING) {
@@ -625,7 +658,7 @@ static void on_probe_done(void *context) {
 
 void session_accept_data(struct session *session, int fd, uint64_t session_id, const char *peer) {
     bool is_known = session_id == session->id && session->coordinator;
-    if (is_known && session->state == SESSION_READY) {
+    if (is_known && session->service) {
         service_attach(session->service, fd, peer);
     } else if (is_known && session->state == SESSION_GREETED && !session->probe) {
         probe_start(session->options.loop, fd, peer, on_probe_done, session, &session->probe);

@@ -28,8 +28,8 @@ GOOD_TOKENS = 3
 # What is no remedy, however it is punctuated: the place in front, figures in brackets, the system's words.
 NO_REMEDY = r"^(worker )?\S+: |\([^)]*\)|: (No such file or directory|Not a directory|Permission denied|Is a directory)"
 
-# All experts on the workers, once, whatever a plan would rather do with so small a model.
-ON_WORKERS = ["--memory", "0", "--placement", "experts", "--replicas", "off"]
+# All experts on the workers, once, whatever a plan would rather do with so small a model; and no way around a loss.
+ON_WORKERS = ["--memory", "0", "--placement", "experts", "--replicas", "off", "--worker-timeout", "0"]
 
 
 class Failed(Exception):

@@ -53,35 +53,53 @@ static void on_progress(void *context, uint64_t bytes_done, uint64_t bytes_total
     progress->total = bytes_total;
 }
 
-static enum status load(struct cluster *cluster, struct plan_table *table,
-                        struct progress *progress) {
+static enum status load_as(struct cluster *cluster, struct plan_table *table, bool tolerates_loss,
+                           struct progress *progress) {
     const struct cluster_load_options options = {.placement = &table->placement,
                                                  .layouts = table->layouts,
                                                  .weights = model.weights,
                                                  .fingerprint = model.fingerprint,
                                                  .batch_rows = 8,
                                                  .hidden = FIXTURE_HIDDEN,
-                                                 .experts_per_token = FIXTURE_TOP_K,
+                                                 .entries_per_row = FIXTURE_TOP_K,
+                                                 .tolerates_loss = tolerates_loss,
                                                  .progress = progress ? on_progress : NULL,
                                                  .context = progress};
     return cluster_load(cluster, &options);
 }
 
-/* Sends rows through the first two slots of `worker` (layer 1) and compares. */
-static void expect_sums(struct cluster *cluster, const struct plan_table *table, uint32_t worker) {
-    int fd = cluster_take_data_socket(cluster, worker);
-    assert_true(fd >= 0);
-    fcntl(fd, F_SETFL, 0);
+static enum status load(struct cluster *cluster, struct plan_table *table,
+                        struct progress *progress) {
+    return load_as(cluster, table, false, progress);
+}
+
+/* Takes over the worker's new data connection. */
+static int take_data_fd(struct cluster *cluster, uint32_t worker) {
+    struct cluster_look look;
+    cluster_look(cluster, worker, &look);
+    assert_true(look.serves);
+    assert_true(look.data_fd >= 0);
+    fcntl(look.data_fd, F_SETFL, 0);
+    return look.data_fd;
+}
+
+/* Sends rows through `slot` and the one behind it, which must hold the two shards; closes `fd`. */
+static void expect_slots(int fd, const struct shard shards[2], uint32_t slot) {
     struct expert experts[2];
     uint8_t *storage[2];
-    for (uint32_t slot = 0; slot < 2; slot++) {
-        storage[slot] = model_read(&model, &table->shards[worker][slot]);
-        experts[slot] = shard_view(&FIXTURE_LAYOUT, &table->shards[worker][slot], storage[slot]);
+    for (uint32_t i = 0; i < 2; i++) {
+        storage[i] = model_read(&model, &shards[i]);
+        experts[i] = shard_view(&FIXTURE_LAYOUT, &shards[i], storage[i]);
     }
-    data_expect_sums(fd, experts);
+    data_expect_sums(fd, experts, slot);
     free(storage[0]);
     free(storage[1]);
     close(fd);
+}
+
+/* The same for the first two slots of `worker` (layer 1). */
+static void expect_sums(struct cluster *cluster, const struct plan_table *table, uint32_t worker) {
+    expect_slots(take_data_fd(cluster, worker), table->shards[worker], 0);
 }
 
 /* ---- Good workers. */
@@ -233,7 +251,7 @@ static void test_ships_large_shards(void **state) {
                                                  .fingerprint = fingerprint,
                                                  .batch_rows = 1,
                                                  .hidden = LARGE_DIM,
-                                                 .experts_per_token = 2,
+                                                 .entries_per_row = 2,
                                                  .progress = on_progress,
                                                  .context = &progress};
     worker_start(&worker, NULL, 64 << 20);
@@ -241,7 +259,7 @@ static void test_ships_large_shards(void **state) {
     assert_int_equal(cluster_connect(addresses, 1, fingerprint, &cluster), STATUS_OK);
     assert_int_equal(cluster_load(cluster, &options), STATUS_OK);
     assert_int_equal(progress.done, held.bytes);
-    int fd = cluster_take_data_socket(cluster, 0);
+    int fd = take_data_fd(cluster, 0);
     expect_large_sums(fd, weights, &layout, &shards[1]);
     close(fd);
     cluster_destroy(cluster);
@@ -285,13 +303,13 @@ static void test_notices_lost_worker(void **state) {
     log_file_expect("connection lost");
     log_file_expect(addresses[1]);
     assert_int_equal(log_file_count("error: "), 1);
-    cluster_lose(cluster, 1, "said twice");
+    cluster_lose(cluster, 1, 1, "said twice");
     assert_int_equal(log_file_count("error: "), 1);
 
     /* Whoever sees it on the data connection first logs it, and nobody after that. */
     assert_true(cluster_is_alive(cluster, 0));
     log_file_mark();
-    cluster_lose(cluster, 0, "seen on the data connection");
+    cluster_lose(cluster, 0, 1, "seen on the data connection");
     assert_false(cluster_is_alive(cluster, 0));
     log_file_expect("seen on the data connection");
     worker_stop(&workers[0]);
@@ -300,6 +318,66 @@ static void test_notices_lost_worker(void **state) {
     cluster_destroy(cluster);
     free((char *)addresses[0]);
     free((char *)addresses[1]);
+}
+
+/* Waits until the worker serves `slots` shards in `session`; returns its data connection where that
+ * is new, else -1. */
+static int wait_serving(struct cluster *cluster, uint32_t worker, uint32_t session,
+                        uint32_t slots) {
+    uint64_t started_ns = clock_now_ns();
+    for (int fd = -1;;) {
+        uint32_t seen = cluster_changes(cluster);
+        struct cluster_look look;
+        cluster_look(cluster, worker, &look);
+        if (look.data_fd >= 0)
+            fd = look.data_fd;
+        if (look.serves && look.session == session && look.slots == slots) {
+            if (fd >= 0)
+                fcntl(fd, F_SETFL, 0);
+            return fd;
+        }
+        assert_true(clock_elapsed_s(started_ns) < 20);
+        cluster_wait(cluster, seen, 1000);
+    }
+}
+
+/* A worker that was lost is called back and gets what it had, and what was added since; one that
+ * serves takes more beside that. */
+static void test_takes_workers_back_and_extends(void **state) {
+    (void)state;
+    const struct shard more[] = {{1, 1, 0, FIXTURE_INNER}, {1, 3, 8, FIXTURE_INNER}};
+    struct worker workers[2];
+    char addresses[2][64];
+    struct cluster *cluster;
+    struct plan_table table;
+    deal(&table, 2);
+    for (uint32_t i = 0; i < 2; i++) {
+        worker_start(&workers[i], i == 0 ? FIXTURE_MODEL : NULL, 8 << 20);
+        snprintf(addresses[i], sizeof addresses[i], "%s", daemon_address(workers[i].daemon));
+    }
+    const char *const list[] = {addresses[0], addresses[1]};
+    assert_int_equal(cluster_connect(list, 2, model.fingerprint, &cluster), STATUS_OK);
+    assert_int_equal(load(cluster, &table, NULL), STATUS_OK);
+    uint32_t slots = table.held[0].count;
+    for (uint32_t i = 0; i < 2; i++) {
+        int fd = wait_serving(cluster, i, 1, slots);
+        assert_int_equal(cluster_extend(cluster, i, more, 2), STATUS_OK);
+        assert_int_equal(wait_serving(cluster, i, 1, slots + 2), -1);
+        expect_slots(fd, more, slots);
+    }
+    worker_stop(&workers[1]);
+    wait_lost(cluster, 1);
+    assert_int_equal(cluster_extend(cluster, 1, more, 1), STATUS_OK);
+    worker_start_at(&workers[1], addresses[1], NULL, 8 << 20);
+    expect_slots(wait_serving(cluster, 1, 2, slots + 3), more, slots);
+    assert_true(cluster_is_alive(cluster, 1));
+
+    /* Dismissed, it comes back all the same. */
+    cluster_dismiss(cluster, 0);
+    expect_slots(wait_serving(cluster, 0, 2, slots + 2), more, slots);
+    cluster_destroy(cluster);
+    for (uint32_t i = 0; i < 2; i++)
+        worker_stop(&workers[i]);
 }
 
 /* Of two workers one is wanted; what it says of itself and what we find is complete, and both load
@@ -394,6 +472,7 @@ enum script {
     SCRIPT_TRUNCATED,     /* a message that cannot be read */
     SCRIPT_CLOSE_LOADING, /* closes while shards are shipped */
     SCRIPT_CLOSE_DATA,    /* is gone when the data connection is to be opened */
+    SCRIPT_OTHER_SHARDS,  /* is ready with others than it was given */
     SCRIPT_MEASURE_CLOSE, /* closes when it is to measure */
     SCRIPT_MEASURE_NAN,   /* measures a rate that is no number */
     SCRIPT_MEASURE_TWICE, /* answers twice */
@@ -453,6 +532,12 @@ static void play_loading(struct impostor *impostor, struct client *client) {
     case SCRIPT_CLOSE_DATA:
         close(impostor->listener);
         impostor->listener = -1;
+        ready.slots = SHARDS;
+        say(client, CONTROL__MESSAGE__KIND_READY, &ready);
+        drain(client);
+        break;
+    case SCRIPT_OTHER_SHARDS:
+        ready.slots = SHARDS + 1;
         say(client, CONTROL__MESSAGE__KIND_READY, &ready);
         drain(client);
         break;
@@ -598,7 +683,33 @@ static void test_impostors_at_loading(void **state) {
     expect_failure(SCRIPT_EMPTY_NEED, STATUS_PROTOCOL, "asks for slots that it does not have");
     expect_failure(SCRIPT_TRUNCATED, STATUS_PROTOCOL, "cannot be read");
     expect_failure(SCRIPT_CLOSE_LOADING, STATUS_CONNECTION, "connection lost while it was loading");
+    expect_failure(SCRIPT_OTHER_SHARDS, STATUS_PROTOCOL,
+                   "is ready with 49 shards, it was given 48");
     expect_failure(SCRIPT_CLOSE_DATA, STATUS_CONNECTION, "no data connection: connection refused");
+}
+
+/* A worker that is lost while it loads may be left out for now. */
+static void test_tolerates_loss_while_loading(void **state) {
+    (void)state;
+    struct impostor impostor;
+    struct worker worker;
+    struct cluster *cluster;
+    struct cluster_look look;
+    struct plan_table table;
+    deal(&table, 2);
+    worker_start(&worker, FIXTURE_MODEL, 8 << 20);
+    impostor_start(&impostor, SCRIPT_GREET_CLOSE);
+    const char *addresses[] = {daemon_address(worker.daemon), impostor.address};
+    log_file_mark();
+    assert_int_equal(cluster_connect(addresses, 2, model.fingerprint, &cluster), STATUS_OK);
+    assert_int_equal(load_as(cluster, &table, true, NULL), STATUS_OK);
+    log_file_expect("connection lost while it was loading");
+    cluster_look(cluster, 1, &look);
+    assert_false(look.serves);
+    expect_sums(cluster, &table, 0);
+    cluster_destroy(cluster);
+    impostor_stop(&impostor);
+    worker_stop(&worker);
 }
 
 /* ---- Addresses. */
@@ -682,6 +793,8 @@ int main(void) {
         cmocka_unit_test(test_ships_large_shards),
         cmocka_unit_test(test_stays_connected),
         cmocka_unit_test(test_notices_lost_worker),
+        cmocka_unit_test(test_takes_workers_back_and_extends),
+        cmocka_unit_test(test_tolerates_loss_while_loading),
         cmocka_unit_test(test_measures),
         cmocka_unit_test(test_lost_before_loading),
         cmocka_unit_test(test_memory_and_busy),

@@ -124,6 +124,47 @@ static void test_load_can_fail_and_be_cancelled(void **state) {
     weights_close(weights);
 }
 
+/* More behind what is there, which stays where it is; refused where that does not fit. */
+static void test_extends(void **state) {
+    (void)state;
+    struct weights *weights;
+    const struct shard more[] = {{1, 3, 0, 32}, {2, 3, 0, 32}}, bad[] = {{3, 0, 0, 32}};
+    uint64_t three_bytes = 2 * shard_bytes(&LAYOUT, &SHARDS[0]) + shard_bytes(&LAYOUT, &SHARDS[1]);
+    struct expert_store *store = create(three_bytes + 2 * shard_bytes(&LAYOUT, &more[0]));
+    struct assignment three = assignment(SHARDS, 3);
+    struct log_capture capture;
+    assert_int_equal(weights_open(MODEL, &weights), STATUS_OK);
+    assert_int_equal(expert_store_assign(store, &three), STATUS_OK);
+    assert_int_equal(expert_store_load(store, weights, NULL, NULL), STATUS_OK);
+    assert_int_equal(expert_store_served(store), 0);
+    expert_store_serve(store);
+    assert_int_equal(expert_store_served(store), 3);
+    const struct expert *first = expert_store_get(store, 0);
+    assert_int_equal(expert_store_extend(store, more, 2), STATUS_OK);
+    assert_int_equal(expert_store_count(store), 5);
+    assert_int_equal(expert_store_served(store), 3);
+    assert_ptr_equal(expert_store_get(store, 0), first);
+    assert_false(expert_store_is_filled(store, 3));
+    assert_int_equal(expert_store_load(store, weights, NULL, NULL), STATUS_OK);
+    expert_store_serve(store);
+    assert_int_equal(expert_store_served(store), 5);
+    assert_int_equal(expert_store_shard(store, 4)->layer, 2);
+
+    uint64_t bytes = expert_store_bytes(store);
+    log_capture_begin(&capture);
+    assert_int_equal(expert_store_extend(store, more, 1), STATUS_NO_MEMORY);
+    log_capture_expect(&capture, "raise --memory", NULL);
+    log_capture_begin(&capture);
+    assert_int_equal(expert_store_extend(store, bad, 1), STATUS_PROTOCOL);
+    log_capture_expect(&capture, "slot 5 of the assignment is out of bounds", NULL);
+    assert_int_equal(expert_store_count(store), 5);
+    assert_int_equal(expert_store_bytes(store), bytes);
+    assert_int_equal(expert_store_assign(store, &three), STATUS_OK);
+    assert_int_equal(expert_store_served(store), 0);
+    expert_store_destroy(store);
+    weights_close(weights);
+}
+
 static void test_keeps_what_matches(void **state) {
     (void)state;
     struct expert_store *store = create(1 << 20);
@@ -323,6 +364,7 @@ int main(void) {
         cmocka_unit_test(test_takes_shipped_bytes),
         cmocka_unit_test(test_reads_the_model),
         cmocka_unit_test(test_load_can_fail_and_be_cancelled),
+        cmocka_unit_test(test_extends),
         cmocka_unit_test(test_keeps_what_matches),
         cmocka_unit_test(test_other_layout_is_not_kept),
         cmocka_unit_test(test_empty_assignment),

@@ -89,11 +89,16 @@ static inline void *worker_main(void *daemon) {
     return NULL;
 }
 
-static inline void worker_start(struct worker *worker, const char *model, uint64_t memory_bytes) {
+static inline void worker_start_at(struct worker *worker, const char *listen, const char *model,
+                                   uint64_t memory_bytes) {
     const struct daemon_options options = {
-        .listen = "127.0.0.1:0", .threads = 2, .memory_bytes = memory_bytes, .model = model};
+        .listen = listen, .threads = 2, .memory_bytes = memory_bytes, .model = model};
     assert_int_equal(daemon_create(&options, &worker->daemon), STATUS_OK);
     assert_int_equal(pthread_create(&worker->thread, NULL, worker_main, worker->daemon), 0);
+}
+
+static inline void worker_start(struct worker *worker, const char *model, uint64_t memory_bytes) {
+    worker_start_at(worker, "127.0.0.1:0", model, memory_bytes);
 }
 
 static inline void worker_stop(struct worker *worker) {
@@ -332,9 +337,10 @@ static inline uint8_t *frame_create(struct wire_header header, const struct wire
     return frame;
 }
 
-/* Sends a frame for layer 1 over slots 0 and 1 and compares the sums with the same experts here. */
-static inline void data_expect_sums(int fd, const struct expert experts[2]) {
-    const struct wire_entry entries[] = {{0, 0, 0.5f}, {1, 0, 0.25f}, {1, 1, 2.0f}};
+/* Sends a frame for layer 1 over `slot` and the one behind it and compares the sums with the same
+ * experts here. */
+static inline void data_expect_sums(int fd, const struct expert experts[2], uint32_t slot) {
+    const struct wire_entry entries[] = {{0, slot, 0.5f}, {1, slot, 0.25f}, {1, slot + 1, 2.0f}};
     const struct wire_header header = {
         .sequence = 77, .layer = 1, .rows = 2, .entries = 3, .hidden = FIXTURE_HIDDEN};
     size_t bytes, reply_bytes = wire_combine_bytes(2, FIXTURE_HIDDEN);
@@ -407,7 +413,7 @@ static inline void expect_good_session(const char *address, const struct model *
         storage[slot] = model_read(model, &shard);
         experts[slot] = shard_view(&FIXTURE_LAYOUT, &shard, storage[slot]);
     }
-    data_expect_sums(fd, experts);
+    data_expect_sums(fd, experts, 0);
     client_say_goodbye(&client);
     client_expect_end(&client);
     data_expect_end(fd);

@@ -286,8 +286,8 @@ static void test_wrong_moment(void **state) {
     client_greet(&client, address(), model.fingerprint);
     client_assign(&client, &plan);
     control_message_free(client_expect(&client, CONTROL__MESSAGE__KIND_READY));
-    client_assign(&client, &plan);
-    client_expect_end(&client);
+    client_assign(&client, &plan); /* again from the beginning */
+    client_expect_error(&client, "does not go on where the last one ended");
     client_close(&client);
 
     client_greet(&client, address(), model.fingerprint);

@@ -1,0 +1,190 @@
+#include "coordinator/failover.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/config.h"
+#include "common/log.h"
+#include "coordinator/repair.h"
+
+/* How long a wait looks away, and how often it tells of its progress. */
+#define WAIT_MS  250
+#define REPORT_S 5.0
+
+struct failover {
+    struct failover_options options;
+    uint64_t *memory_bytes; /* (holders) */
+    uint32_t *asked;        /* (holders) shards that each was asked to hold */
+    bool *can_hold;         /* (holders) */
+    struct repair_result repair;
+    uint64_t since_ns, reported_ns; /* of the wait; 0: none */
+};
+
+enum status failover_create(const struct failover_options *options, struct failover **out) {
+    uint32_t count = options->holders->count;
+    struct failover *failover = calloc(1, sizeof *failover);
+    if (failover) {
+        failover->options = *options;
+        failover->memory_bytes = calloc(count, sizeof *failover->memory_bytes);
+        failover->asked = calloc(count, sizeof *failover->asked);
+        failover->can_hold = calloc(count, sizeof *failover->can_hold);
+    }
+    if (!failover || !failover->memory_bytes || !failover->asked || !failover->can_hold) {
+        log_error("no memory for the list of workers; end other programs");
+        failover_destroy(failover);
+        return STATUS_NO_MEMORY;
+    }
+    memcpy(failover->memory_bytes, options->memory_bytes, count * sizeof *options->memory_bytes);
+    for (uint32_t h = 0; h < count; h++)
+        failover->asked[h] = options->placement->held[h].count;
+    *out = failover;
+    return STATUS_OK;
+}
+
+void failover_destroy(struct failover *failover) {
+    if (!failover)
+        return;
+    free(failover->can_hold);
+    free(failover->asked);
+    free(failover->memory_bytes);
+    free(failover);
+}
+
+static enum status extend_here(struct failover *failover, const struct shard *shards,
+                               uint32_t count) {
+    struct expert_store *store = failover->options.holders->store;
+    enum status status = expert_store_extend(store, shards, count);
+    if (!status)
+        status =
+            expert_store_load(store, failover->options.weights, failover->options.threads, NULL);
+    if (status)
+        return status;
+    expert_store_serve(store);
+    failover->options.holders->served[failover->options.holders->workers] =
+        expert_store_served(store);
+    return STATUS_OK;
+}
+
+/* Gives holders what the placement has for them beyond what they were asked for: workers first,
+ * which load on their own. */
+static enum status extend_holders(struct failover *failover) {
+    struct holders *holders = failover->options.holders;
+    enum status status = STATUS_OK;
+    for (uint32_t h = 0; h < holders->count && !status; h++) {
+        const struct holder_shards *held = &failover->options.placement->held[h];
+        uint32_t first = failover->asked[h], count = held->count - first;
+        if (count == 0)
+            continue;
+        uint64_t bytes = 0;
+        char size[CONFIG_SIZE_TEXT];
+        for (uint32_t i = first; i < held->count; i++)
+            bytes += shard_bytes(&failover->options.placement->layouts[held->shards[i].layer],
+                                 &held->shards[i]);
+        config_format_size(bytes, size);
+        log_warning("%s takes over %" PRIu32 " shards (%s)", holders->all[h].address, count, size);
+        failover->asked[h] = held->count;
+        status = h < holders->workers
+                     ? cluster_extend(holders->cluster, h, held->shards + first, count)
+                     : extend_here(failover, held->shards + first, count);
+    }
+    return status;
+}
+
+static void report_missing(const struct failover *failover) {
+    char size[CONFIG_SIZE_TEXT];
+    config_format_size(failover->repair.bytes_missing, size);
+    log_warning("%" PRIu32 " experts find no new holder: the other machines have %s of memory too "
+                "little for them; start the lost worker again, or raise the others' --memory",
+                failover->repair.homeless, size);
+}
+
+/* Whether all of what `holder` has is served by others. */
+static bool is_spare(const struct failover *failover, uint32_t holder) {
+    const struct placement *placement = failover->options.placement;
+    const struct holders *holders = failover->options.holders;
+    uint32_t served = holders->served[holder];
+    bool spare = true;
+    holders->served[holder] = 0;
+    for (uint32_t layer = 0; layer < placement->layers && spare; layer++)
+        for (uint32_t expert = 0; expert < placement->experts && spare; expert++) {
+            const struct expert_places *places = placement_find(placement, layer, expert);
+            spare = places->count == 0;
+            for (uint32_t first = 0; first < places->count && !spare;
+                 first = placement_copy_end(places, first))
+                spare = placement_copy_is_served(places, first, holders->served);
+        }
+    holders->served[holder] = served;
+    return spare;
+}
+
+/* Between two sendings, but a ticket may be open: its replies from there are lost then, and asked
+ * of others. */
+static void dismiss_leaving(struct failover *failover) {
+    struct holders *holders = failover->options.holders;
+    for (uint32_t h = 0; h < holders->workers; h++)
+        if (holders->all[h].connection && holders->all[h].leaving && is_spare(failover, h)) {
+            log_info("worker %s leaves; others hold what it held", holders->all[h].address);
+            cluster_dismiss(holders->cluster, h);
+            holders->served[h] = 0;
+        }
+}
+
+enum status failover_react(struct failover *failover) {
+    struct holders *holders = failover->options.holders;
+    uint32_t homeless = failover->repair.homeless;
+    if (!holders->has_changed || failover->options.timeout_s == 0)
+        return STATUS_OK;
+    holders->has_changed = false;
+    for (uint32_t h = 0; h < holders->count; h++)
+        failover->can_hold[h] =
+            h >= holders->workers || (holders->all[h].connection && !holders->all[h].leaving);
+    const struct repair_input input = {failover->can_hold, failover->memory_bytes};
+    enum status status = repair_placement(failover->options.placement, &input, &failover->repair);
+    if (status)
+        return status;
+    if (failover->repair.homeless > homeless)
+        report_missing(failover);
+    status = extend_holders(failover);
+    if (!status)
+        dismiss_leaving(failover);
+    return status;
+}
+
+static void report_waiting(struct failover *failover, uint32_t layer) {
+    uint64_t done, total;
+    cluster_loading(failover->options.holders->cluster, &done, &total);
+    failover->reported_ns = clock_now_ns();
+    if (total > 0)
+        log_warning("layer %" PRIu32 " waits for workers that load their shards: %.0f %%", layer,
+                    100.0 * (double)done / (double)total);
+    else
+        log_warning("layer %" PRIu32 " waits for a worker to come back, %.0f of at most %" PRIu32
+                    " s",
+                    layer, clock_elapsed_s(failover->since_ns), failover->options.timeout_s);
+}
+
+enum status failover_wait(struct failover *failover, uint32_t layer) {
+    struct holders *holders = failover->options.holders;
+    if (!failover->since_ns)
+        failover->since_ns = failover->reported_ns = clock_now_ns();
+    if (!holders->cluster || clock_elapsed_s(failover->since_ns) >= failover->options.timeout_s) {
+        if (failover->options.timeout_s)
+            log_error("experts of layer %" PRIu32 " had no holder for %" PRIu32
+                      " s; start the lost workers again, or raise --worker-timeout",
+                      layer, failover->options.timeout_s);
+        return STATUS_CONNECTION;
+    }
+    if (clock_elapsed_s(failover->reported_ns) >= REPORT_S)
+        report_waiting(failover, layer);
+    cluster_wait(holders->cluster, holders->seen, WAIT_MS);
+    holders_refresh(holders);
+    return failover_react(failover);
+}
+
+void failover_rest(struct failover *failover) {
+    if (failover->since_ns)
+        log_warning("goes on after %.1f s", clock_elapsed_s(failover->since_ns));
+    failover->since_ns = 0;
+}

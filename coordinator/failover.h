@@ -1,0 +1,42 @@
+/* What happens when holders of experts are lost or want to leave: others load what no copy is left
+ * of, and the generation waits for them where it must.
+ *
+ * Used by dispatch, on the engine's thread, between two sendings. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/status.h"
+#include "common/threads.h"
+#include "common/weights/weights.h"
+#include "coordinator/holders.h"
+#include "coordinator/placement.h"
+
+struct failover;
+
+struct failover_options {
+    struct placement *placement; /* grows by the copies that are added */
+    struct holders *holders;
+    const struct weights *weights; /* for what this process is to hold */
+    struct threads *threads;
+    const uint64_t *memory_bytes; /* (holders) for shards; copied */
+    uint32_t timeout_s;           /* that a needed expert may be without a holder; 0: it may not */
+};
+
+/* The pointers must outlive it; the caller destroys it. Errors: STATUS_NO_MEMORY. */
+enum status failover_create(const struct failover_options *options, struct failover **out);
+void failover_destroy(struct failover *failover);
+
+/* Where holders have changed: has survivors load what no copy is left of, and lets workers go that
+ * want to leave and whose shards others serve. What this process is to hold it loads at once.
+ * Errors: STATUS_NO_MEMORY, those of loading. */
+enum status failover_react(struct failover *failover);
+
+/* An expert of `layer` that is needed has no served copy. Says what it waits for, waits a moment
+ * for something to change and takes that over. Errors: STATUS_CONNECTION (nobody came to hold it in
+ * time; one line), those of failover_react. */
+enum status failover_wait(struct failover *failover, uint32_t layer);
+
+/* The needed experts were found: the next wait begins anew. */
+void failover_rest(struct failover *failover);

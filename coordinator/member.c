@@ -1,0 +1,626 @@
+/* Until everything is loaded for the first time a lost worker may end it all: the cluster's
+ * `status` keeps why. From then on it is called back, and given what it held before. */
+#include "coordinator/member.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/limits.h"
+#include "common/log.h"
+#include "coordinator/measurement.h"
+#include "proto/wire.h"
+
+static const char *const STATE_NAMES[MEMBER_STATE_COUNT] = {
+    "connecting", "greeting", "greeted", "measuring", "linking",
+    "loading",    "opening",  "serving", "extending", "lost"};
+
+#define TO(state) (1u << (state))
+
+/* The states that may follow each state. */
+static const unsigned NEXT_STATES[MEMBER_STATE_COUNT] = {
+    [MEMBER_CONNECTING] = TO(MEMBER_GREETING) | TO(MEMBER_LOST),
+    [MEMBER_GREETING] = TO(MEMBER_GREETED) | TO(MEMBER_LOST),
+    [MEMBER_GREETED] = TO(MEMBER_MEASURING) | TO(MEMBER_LOADING) | TO(MEMBER_LOST),
+    [MEMBER_MEASURING] = TO(MEMBER_LINKING) | TO(MEMBER_LOST),
+    [MEMBER_LINKING] = TO(MEMBER_GREETED) | TO(MEMBER_LOST),
+    [MEMBER_LOADING] = TO(MEMBER_OPENING) | TO(MEMBER_LOST),
+    [MEMBER_OPENING] = TO(MEMBER_SERVING) | TO(MEMBER_LOST),
+    [MEMBER_SERVING] = TO(MEMBER_EXTENDING) | TO(MEMBER_LOST),
+    [MEMBER_EXTENDING] = TO(MEMBER_SERVING) | TO(MEMBER_LOST),
+    [MEMBER_LOST] = TO(MEMBER_CONNECTING),
+};
+
+void member_note_change(struct cluster *cluster) {
+    atomic_fetch_add(&cluster->changes, 1);
+    pthread_cond_broadcast(&cluster->changed);
+}
+
+static void set_state(struct member *member, enum member_state state) {
+    assert(NEXT_STATES[member->state] & TO(state));
+    log_debug("worker %s: %s -> %s", member->info.address, STATE_NAMES[member->state],
+              STATE_NAMES[state]);
+    member->since_ns = clock_now_ns();
+    pthread_mutex_lock(&member->cluster->mutex);
+    member->state = state;
+    member_note_change(member->cluster);
+    pthread_mutex_unlock(&member->cluster->mutex);
+}
+
+static uint64_t elapsed_ms(uint64_t since_ns) {
+    return (clock_now_ns() - since_ns) / 1000000;
+}
+
+static void say_goodbye(struct member *member) {
+    Control__Goodbye goodbye = CONTROL__GOODBYE__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    message.kind_case = CONTROL__MESSAGE__KIND_GOODBYE;
+    message.goodbye = &goodbye;
+    channel_send(member->channel, &message);
+    channel_finish(member->channel);
+}
+
+/* Whether to go on without the worker for now; the mutex is held. */
+static bool may_return(const struct cluster *cluster, enum status status) {
+    return cluster->is_loaded || (cluster->may_load && cluster->load.tolerates_loss &&
+                                  (status == STATUS_CONNECTION || status == STATUS_TIMEOUT));
+}
+
+/* Gives up on a worker without a line of its own; only the first call counts. */
+static void lose(struct member *member, enum status status) {
+    struct cluster *cluster = member->cluster;
+    if (member->state == MEMBER_LOST)
+        return;
+    bool earned = (member->state == MEMBER_SERVING || member->state == MEMBER_EXTENDING) &&
+                  elapsed_ms(member->since_ns) > RECONNECT_MAX_MS;
+    atomic_store(&member->alive, false);
+    pthread_mutex_lock(&cluster->mutex);
+    bool dismissed = member->dismissed;
+    member->reconnect_ms = earned || !member->reconnect_ms           ? RECONNECT_MIN_MS
+                           : member->reconnect_ms < RECONNECT_MAX_MS ? member->reconnect_ms * 2
+                                                                     : RECONNECT_MAX_MS;
+    member->slots = 0;
+    member->serves = member->silent = member->leaving = member->dropped = member->dismissed = false;
+    if (member->data_fd >= 0)
+        close(member->data_fd);
+    member->data_fd = -1;
+    if (!may_return(cluster, status) && cluster->status == STATUS_OK)
+        cluster->status = status;
+    pthread_mutex_unlock(&cluster->mutex);
+    set_state(member, MEMBER_LOST);
+    shipment_end(member->shipment);
+    member->shipment = NULL;
+    if (member->dial)
+        dial_cancel(member->dial);
+    member->dial = NULL;
+    if (member->channel && dismissed)
+        say_goodbye(member);
+    else if (member->channel)
+        channel_close(member->channel);
+}
+
+void member_log_loss(struct member *member, const char *reason) {
+    if (atomic_exchange(&member->alive, false) && reason)
+        log_error("worker %s: %s", member->info.address, reason);
+}
+
+/* Loses the worker with the one line that says why. */
+__attribute__((format(printf, 3, 4))) static void fail(struct member *member, enum status status,
+                                                       const char *format, ...) {
+    char text[LOG_LINE_BYTES_MAX / 2];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    member_log_loss(member, text);
+    lose(member, status);
+}
+
+static void say_hello(struct member *member) {
+    char name[64] = "";
+    gethostname(name, sizeof name - 1);
+    Control__Hello hello = CONTROL__HELLO__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    hello.protocol_version = CONTROL_VERSION;
+    hello.software_version = SKEIN_VERSION;
+    hello.node_name = name;
+    hello.fingerprint = member->cluster->fingerprint;
+    message.kind_case = CONTROL__MESSAGE__KIND_HELLO;
+    message.hello = &hello;
+    channel_send(member->channel, &message);
+}
+
+/* The lists of an Assign for the slots from `first` on, in one allocation: 4 by layer, then 4 by
+ * slot. */
+static uint32_t *list_assignment(const struct member *member, uint32_t first) {
+    const struct cluster_load_options *load = &member->cluster->load;
+    size_t layers = load->placement->layers, slots = member->asked - first;
+    uint32_t *lists = calloc(4 * layers + 4 * slots + 1, sizeof *lists);
+    if (!lists)
+        return NULL;
+    for (size_t layer = 0; layer < layers; layer++) {
+        const struct shard_layout *layout = &load->layouts[layer];
+        lists[0 * layers + layer] = layout->inner;
+        lists[1 * layers + layer] = layout->gate;
+        lists[2 * layers + layer] = layout->up;
+        lists[3 * layers + layer] = layout->down;
+    }
+    uint32_t *by_slot = lists + 4 * layers;
+    for (size_t i = 0; i < slots; i++) {
+        const struct shard *shard = &member->shards[first + i];
+        by_slot[0 * slots + i] = shard->layer;
+        by_slot[1 * slots + i] = shard->expert;
+        by_slot[2 * slots + i] = shard->begin;
+        by_slot[3 * slots + i] = shard->end;
+    }
+    return lists;
+}
+
+/* Assigns what the worker was not yet asked to hold. */
+static void say_assign(struct member *member) {
+    struct cluster *cluster = member->cluster;
+    const struct cluster_load_options *load = &cluster->load;
+    uint32_t first = member->asked;
+    pthread_mutex_lock(&cluster->mutex);
+    member->asked = member->count;
+    uint32_t *lists = list_assignment(member, first);
+    pthread_mutex_unlock(&cluster->mutex);
+    if (!lists) {
+        fail(member, STATUS_NO_MEMORY, "no memory to list its shards; end other programs");
+        return;
+    }
+    size_t layers = load->placement->layers, slots = member->asked - first;
+    Control__Assign assign = CONTROL__ASSIGN__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    assign.fingerprint = load->fingerprint;
+    assign.hidden = load->hidden;
+    assign.batch_rows = load->batch_rows;
+    assign.experts_per_token = load->entries_per_row;
+    assign.exact_activations = load->exact;
+    assign.first_slot = first;
+    if (member->state == MEMBER_LOADING)
+        assign.n_layer_inner = assign.n_layer_gate_format = assign.n_layer_up_format =
+            assign.n_layer_down_format = layers;
+    assign.layer_inner = lists;
+    assign.layer_gate_format = lists + layers;
+    assign.layer_up_format = lists + 2 * layers;
+    assign.layer_down_format = lists + 3 * layers;
+    assign.n_shard_layer = assign.n_shard_expert = slots;
+    assign.n_shard_begin = assign.n_shard_end = slots;
+    assign.shard_layer = lists + 4 * layers;
+    assign.shard_expert = assign.shard_layer + slots;
+    assign.shard_begin = assign.shard_layer + 2 * slots;
+    assign.shard_end = assign.shard_layer + 3 * slots;
+    message.kind_case = CONTROL__MESSAGE__KIND_ASSIGN;
+    message.assign = &assign;
+    channel_send(member->channel, &message);
+    free(lists);
+}
+
+void member_advance(struct member *member) {
+    struct cluster *cluster = member->cluster;
+    pthread_mutex_lock(&cluster->mutex);
+    bool leaves = member->dropped || member->dismissed;
+    bool measures = member->state == MEMBER_GREETED && member->to_measure;
+    bool loads = member->state == MEMBER_GREETED && cluster->may_load;
+    bool extends = member->state == MEMBER_SERVING && member->count > member->asked;
+    pthread_mutex_unlock(&cluster->mutex);
+    if (leaves) {
+        lose(member, STATUS_CONNECTION);
+    } else if (measures) {
+        set_state(member, MEMBER_MEASURING);
+        measurement_ask(member->channel, &cluster->work);
+    } else if (loads || extends) {
+        set_state(member, loads ? MEMBER_LOADING : MEMBER_EXTENDING);
+        say_assign(member);
+    }
+}
+
+static void on_shipment_failed(void *context, enum status status) {
+    lose(context, status); /* the reader named file and tensor */
+}
+
+/* Whether `need` lists ranges of the worker's slots in ascending order. */
+static bool need_is_valid(const struct member *member, const Control__Need *need) {
+    uint32_t last = 0;
+    bool valid = need->n_begin == need->n_end && need->n_begin > 0;
+    for (size_t i = 0; i < need->n_begin && valid; i++) {
+        valid = need->begin[i] >= last && need->begin[i] < need->end[i] &&
+                need->end[i] <= member->asked;
+        last = need->end[i];
+    }
+    return valid;
+}
+
+/* The shards that `need` asks for, from malloc. */
+static struct shipment_item *list_items(const struct member *member, const Control__Need *need,
+                                        size_t *out_count) {
+    size_t count = 0;
+    for (size_t i = 0; i < need->n_begin; i++)
+        count += need->end[i] - need->begin[i];
+    struct shipment_item *items = calloc(count, sizeof *items);
+    if (!items)
+        return NULL;
+    count = 0;
+    pthread_mutex_lock(&member->cluster->mutex);
+    for (size_t i = 0; i < need->n_begin; i++)
+        for (uint32_t slot = need->begin[i]; slot < need->end[i]; slot++)
+            items[count++] = (struct shipment_item){slot, member->shards[slot]};
+    pthread_mutex_unlock(&member->cluster->mutex);
+    *out_count = count;
+    return items;
+}
+
+static enum status handle_need(struct member *member, const Control__Need *need) {
+    if (member->shipment || !need_is_valid(member, need)) {
+        fail(member, STATUS_PROTOCOL,
+             "asks for slots that it does not have; install the same "
+             "release on both machines");
+        return STATUS_PROTOCOL;
+    }
+    const struct shipment_options options = {
+        .loop = &member->cluster->loop,
+        .channel = member->channel,
+        .weights = member->cluster->load.weights,
+        .layouts = member->cluster->load.layouts,
+        .failed = on_shipment_failed,
+        .context = member,
+    };
+    size_t count = 0;
+    struct shipment_item *items = list_items(member, need, &count);
+    if (!items || shipment_start(&options, items, count, &member->shipment)) {
+        fail(member, STATUS_NO_MEMORY,
+             "no memory for a shard to send; end other programs, or give the worker its own "
+             "--model");
+        return STATUS_NO_MEMORY;
+    }
+    return STATUS_OK;
+}
+
+/* The worker serves all that it was asked to hold. */
+static void begin_serving(struct member *member, int data_fd) {
+    struct cluster *cluster = member->cluster;
+    pthread_mutex_lock(&cluster->mutex);
+    member->slots = member->asked;
+    member->serves = true;
+    if (data_fd >= 0) {
+        member->data_fd = data_fd;
+        member->session++;
+    }
+    uint32_t session = member->session;
+    pthread_mutex_unlock(&cluster->mutex);
+    atomic_store(&member->alive, true);
+    set_state(member, MEMBER_SERVING);
+    if (data_fd >= 0 && session > 1)
+        log_warning("worker %s is back with %" PRIu32 " shards", member->info.address,
+                    member->asked);
+    member_advance(member);
+}
+
+static void on_data_connected(void *context, int fd, const char *reason) {
+    struct member *member = context;
+    member->dial = NULL;
+    if (fd < 0) {
+        fail(member, STATUS_CONNECTION, "no data connection: %s; does a firewall allow only one?",
+             reason);
+        return;
+    }
+    uint8_t frame[sizeof(struct wire_header)];
+    struct wire_header header = {.type = WIRE_OPEN, .sequence = member->session_id};
+    wire_encode_header(&header, frame);
+    /* The buffer of a fresh socket always has room for so little. */
+    if (send(fd, frame, sizeof frame, MSG_NOSIGNAL) != (ssize_t)sizeof frame) {
+        close(fd);
+        fail(member, STATUS_CONNECTION, "closed the data connection at once; see its log");
+        return;
+    }
+    if (member->state == MEMBER_OPENING) {
+        begin_serving(member, fd);
+        return;
+    }
+    pthread_mutex_lock(&member->cluster->mutex);
+    member->data_fd = fd;
+    member->to_measure = false;
+    pthread_mutex_unlock(&member->cluster->mutex);
+    set_state(member, MEMBER_GREETED);
+}
+
+static enum status open_data(struct member *member) {
+    if (dial_start(&member->cluster->loop, &member->address, on_data_connected, member,
+                   &member->dial)) {
+        fail(member, STATUS_CONNECTION, "no resources for a data connection; end other programs");
+        return STATUS_CONNECTION;
+    }
+    return STATUS_OK;
+}
+
+static void report_progress(struct member *member, uint64_t bytes_done) {
+    struct cluster *cluster = member->cluster;
+    uint64_t sum = 0;
+    pthread_mutex_lock(&cluster->mutex);
+    if (bytes_done > member->bytes)
+        bytes_done = member->bytes;
+    if (bytes_done != member->bytes_done)
+        member->since_ns = clock_now_ns();
+    member->bytes_done = bytes_done;
+    for (uint32_t i = 0; i < cluster->count; i++)
+        sum += cluster->members[i].bytes_done;
+    bool is_loaded = cluster->is_loaded;
+    pthread_mutex_unlock(&cluster->mutex);
+    if (!is_loaded && cluster->load.progress)
+        cluster->load.progress(cluster->load.context, sum, cluster->bytes_total);
+}
+
+static enum status handle_ready(struct member *member, const Control__Ready *ready) {
+    if (ready->slots != member->asked) {
+        fail(member, STATUS_PROTOCOL,
+             "is ready with %" PRIu32 " shards, it was given %" PRIu32
+             "; install the same release on both machines",
+             ready->slots, member->asked);
+        return STATUS_PROTOCOL;
+    }
+    report_progress(member, UINT64_MAX);
+    shipment_end(member->shipment);
+    member->shipment = NULL;
+    if (member->state == MEMBER_EXTENDING) {
+        begin_serving(member, -1);
+        return STATUS_OK;
+    }
+    set_state(member, MEMBER_OPENING);
+    return open_data(member);
+}
+
+static enum status handle_figures(struct member *member, const Control__Figures *figures) {
+    struct worker_info *info = &member->info;
+    if (!measurement_take_figures(figures, &member->cluster->work, &info->figures)) {
+        fail(member, STATUS_PROTOCOL,
+             "sent figures that it was not asked for or that no machine has; install the same "
+             "release on both machines");
+        return STATUS_PROTOCOL;
+    }
+    info->figures.memory_bytes = info->memory_bytes;
+    info->figures.threads = info->cores;
+    memcpy(info->figures.isa, info->isa, sizeof info->isa);
+    set_state(member, MEMBER_LINKING);
+    return open_data(member);
+}
+
+/* Peers' names end up on terminals and in JSON. */
+static void copy_plain(const char *text, size_t capacity, char *out) {
+    size_t i = 0;
+    for (; text[i] && i + 1 < capacity; i++)
+        out[i] = text[i] >= ' ' && text[i] <= '~' ? text[i] : '?';
+    out[i] = '\0';
+}
+
+static enum status handle_welcome(struct member *member, const Control__Welcome *welcome) {
+    struct worker_info *info = &member->info;
+    if (welcome->protocol_version != CONTROL_VERSION) {
+        fail(member, STATUS_PROTOCOL,
+             "it speaks control protocol %u (skein-worker %.20s), this program %u (skein %s); "
+             "upgrade the %s",
+             welcome->protocol_version, welcome->software_version, CONTROL_VERSION, SKEIN_VERSION,
+             welcome->protocol_version > CONTROL_VERSION ? "coordinator" : "worker");
+        return STATUS_PROTOCOL;
+    }
+    if (member->session == 0) { /* others may read it from now on */
+        copy_plain(welcome->node_name, sizeof info->name, info->name);
+        copy_plain(welcome->isa, sizeof info->isa, info->isa);
+        info->cores = welcome->cores;
+        info->memory_bytes = welcome->memory_bytes;
+        info->has_model = welcome->has_model;
+    }
+    member->session_id = welcome->session_id;
+    channel_trust(member->channel);
+    set_state(member, MEMBER_GREETED);
+    member_advance(member);
+    return STATUS_OK;
+}
+
+static void handle_drain(struct member *member) {
+    pthread_mutex_lock(&member->cluster->mutex);
+    member->leaving = true;
+    member_note_change(member->cluster);
+    pthread_mutex_unlock(&member->cluster->mutex);
+}
+
+static bool is_loading(const struct member *member) {
+    return member->state == MEMBER_LOADING || member->state == MEMBER_EXTENDING;
+}
+
+static enum status on_message(void *context, const Control__Message *message) {
+    struct member *member = context;
+    switch (message->kind_case) {
+    case CONTROL__MESSAGE__KIND_ERROR:
+        fail(member, STATUS_PROTOCOL, "%.300s", message->error->text);
+        return STATUS_PROTOCOL;
+    case CONTROL__MESSAGE__KIND_WELCOME:
+        if (member->state == MEMBER_GREETING)
+            return handle_welcome(member, message->welcome);
+        break;
+    case CONTROL__MESSAGE__KIND_FIGURES:
+        if (member->state == MEMBER_MEASURING)
+            return handle_figures(member, message->figures);
+        break;
+    case CONTROL__MESSAGE__KIND_NEED:
+        if (is_loading(member))
+            return handle_need(member, message->need);
+        break;
+    case CONTROL__MESSAGE__KIND_PROGRESS:
+        if (is_loading(member)) {
+            report_progress(member, message->progress->bytes_done);
+            return STATUS_OK;
+        }
+        break;
+    case CONTROL__MESSAGE__KIND_READY:
+        if (is_loading(member))
+            return handle_ready(member, message->ready);
+        break;
+    case CONTROL__MESSAGE__KIND_DRAIN:
+        if (member->state >= MEMBER_GREETED) {
+            handle_drain(member);
+            return STATUS_OK;
+        }
+        break;
+    default:
+        break;
+    }
+    fail(member, STATUS_PROTOCOL, "sent %s while it was %s; is it a skein-worker of this release?",
+         control_kind_name(message), STATE_NAMES[member->state]);
+    return STATUS_PROTOCOL;
+}
+
+static void on_written(void *context) {
+    struct member *member = context;
+    if (member->shipment)
+        shipment_continue(member->shipment);
+}
+
+static void on_end(void *context, enum status status) {
+    struct member *member = context;
+    member->channel = NULL;
+    if (status == STATUS_OK || member->state == MEMBER_LOST)
+        return;
+    if (status == STATUS_PROTOCOL)
+        lose(member, status);
+    else if (status == STATUS_TIMEOUT)
+        fail(member, STATUS_CONNECTION,
+             "no sign of life for %d s; is the machine up, and the network?",
+             HEALTH_MISSED_MAX * HEALTH_INTERVAL_MS / 1000);
+    else if (status == STATUS_NO_MEMORY)
+        fail(member, STATUS_NO_MEMORY, "no memory for its messages; end other programs");
+    else if (member->state == MEMBER_GREETING)
+        fail(member, STATUS_CONNECTION,
+             "closed the connection instead of answering; is it a skein-worker?");
+    else
+        fail(member, STATUS_CONNECTION,
+             "connection lost while it was %s; has skein-worker ended there?",
+             STATE_NAMES[member->state]);
+}
+
+static const struct channel_handlers HANDLERS = {on_message, on_written, on_end};
+
+static void on_connected(void *context, int fd, const char *reason) {
+    struct member *member = context;
+    member->dial = NULL;
+    if (fd < 0) {
+        fail(member, STATUS_CONNECTION, "%s; is skein-worker running there?", reason);
+        return;
+    }
+    enum status status = channel_open(&member->cluster->loop, fd, member->info.address, &HANDLERS,
+                                      member, &member->channel);
+    if (status) {
+        lose(member, status);
+        return;
+    }
+    set_state(member, MEMBER_GREETING);
+    say_hello(member);
+}
+
+/* A lost worker is tried again, once nothing is left of the last time. */
+static void reconnect(struct member *member) {
+    if (member->channel || elapsed_ms(member->since_ns) < member->reconnect_ms)
+        return;
+    pthread_mutex_lock(&member->cluster->mutex);
+    bool wanted = may_return(member->cluster, STATUS_CONNECTION);
+    member->bytes_done = 0;
+    pthread_mutex_unlock(&member->cluster->mutex);
+    if (!wanted)
+        return;
+    member->asked = 0;
+    set_state(member, MEMBER_CONNECTING);
+    if (dial_start(&member->cluster->loop, &member->address, on_connected, member, &member->dial))
+        lose(member, STATUS_NO_MEMORY);
+}
+
+static void watch_silence(struct member *member) {
+    struct cluster *cluster = member->cluster;
+    bool silent = channel_is_silent(member->channel);
+    pthread_mutex_lock(&cluster->mutex);
+    if (member->silent != silent)
+        member_note_change(cluster);
+    member->silent = silent;
+    pthread_mutex_unlock(&cluster->mutex);
+}
+
+static void check_deadline(struct member *member) {
+    uint64_t ms = elapsed_ms(member->since_ns);
+    switch (member->state) {
+    case MEMBER_CONNECTING:
+        if (ms >= CONNECT_TIMEOUT_MS)
+            fail(member, STATUS_CONNECTION,
+                 "no connection within %d s; is the machine up, and does a firewall let us in?",
+                 CONNECT_TIMEOUT_MS / 1000);
+        break;
+    case MEMBER_GREETING:
+        if (ms >= CONNECT_TIMEOUT_MS)
+            fail(member, STATUS_CONNECTION, "no answer within %d s; is it a skein-worker?",
+                 CONNECT_TIMEOUT_MS / 1000);
+        break;
+    case MEMBER_MEASURING:
+        if (ms >= MEASURE_TIMEOUT_MS)
+            fail(member, STATUS_TIMEOUT,
+                 "has not measured its machine within %d s; is that busy with other programs?",
+                 MEASURE_TIMEOUT_MS / 1000);
+        break;
+    case MEMBER_LINKING:
+    case MEMBER_OPENING:
+        if (ms >= CONNECT_TIMEOUT_MS)
+            fail(member, STATUS_CONNECTION,
+                 "no data connection within %d s; does a firewall allow only one?",
+                 CONNECT_TIMEOUT_MS / 1000);
+        break;
+    case MEMBER_LOADING:
+    case MEMBER_EXTENDING:
+        if (ms >= LOAD_STALL_MS)
+            fail(member, STATUS_TIMEOUT,
+                 "loaded nothing for %d s; is a disk or file server stuck, there or here?",
+                 LOAD_STALL_MS / 1000);
+        break;
+    case MEMBER_LOST:
+        reconnect(member);
+        break;
+    default:
+        break;
+    }
+}
+
+void member_tick(struct member *member) {
+    check_deadline(member);
+    if (member->channel && member->state != MEMBER_LOST)
+        watch_silence(member);
+}
+
+void member_close(struct member *member) {
+    if (member->dial)
+        dial_cancel(member->dial);
+    member->dial = NULL;
+    shipment_end(member->shipment);
+    member->shipment = NULL;
+    if (member->channel)
+        say_goodbye(member);
+}
+
+enum status member_start(struct member *member, struct cluster *cluster, const char *address) {
+    *member = (struct member){.cluster = cluster, .data_fd = -1};
+    atomic_init(&member->alive, true);
+    if (!address_parse(address, &member->address)) {
+        log_error("worker %s: not an address; write HOST:PORT, for example 192.168.0.2:7717",
+                  address);
+        return STATUS_USAGE;
+    }
+    member->info.address = strdup(address);
+    member->since_ns = clock_now_ns();
+    if (!member->info.address ||
+        dial_start(&cluster->loop, &member->address, on_connected, member, &member->dial)) {
+        log_error("worker %s: no resources to connect; end other programs", address);
+        return STATUS_NO_MEMORY;
+    }
+    return STATUS_OK;
+}

@@ -1,0 +1,99 @@
+/* One worker of the cluster: a small state machine that goes from connecting to serving on the
+ * messages that come in, and back there after a loss.
+ *
+ * The inside of cluster, which alone uses this. Everything happens on the loop's thread; what
+ * others may see or ask for stands under the cluster's mutex. */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "common/address.h"
+#include "coordinator/cluster.h"
+#include "coordinator/dial.h"
+#include "coordinator/shipment.h"
+#include "proto/channel.h"
+
+enum member_state {
+    MEMBER_CONNECTING, /* resolving, connecting */
+    MEMBER_GREETING,   /* Hello was sent */
+    MEMBER_GREETED,    /* Welcome has come, and after measuring, what was measured */
+    MEMBER_MEASURING,  /* Measure was sent */
+    MEMBER_LINKING,    /* Figures have come; a data connection for probes is being made */
+    MEMBER_LOADING,    /* Assign was sent; it loads, we ship */
+    MEMBER_OPENING,    /* it is ready; the data connection is being made */
+    MEMBER_SERVING,    /* the data connection is open */
+    MEMBER_EXTENDING,  /* it serves, and loads what was added */
+    MEMBER_LOST,       /* it failed; the reason was logged */
+    MEMBER_STATE_COUNT
+};
+
+struct member {
+    struct cluster *cluster;
+    struct address address;
+    struct worker_info info;
+    uint64_t session_id;       /* that the worker gave */
+    struct dial *dial;         /* while connecting, linking or opening */
+    struct channel *channel;   /* NULL before and after */
+    struct shipment *shipment; /* while shards are sent */
+    uint64_t since_ns;         /* when its state began, or, loading, when progress was last made */
+    uint32_t asked;            /* shards that it was assigned in this session */
+    atomic_bool alive;
+
+    /* Under the cluster's mutex. */
+    enum member_state state; /* changed by the loop's thread, which reads it without */
+    struct shard *shards;    /* (count) what it is to hold */
+    uint32_t count;
+    uint64_t bytes;          /* of these */
+    uint64_t bytes_done;     /* while loading */
+    uint32_t session, slots; /* as in struct cluster_look */
+    int data_fd;
+    uint64_t reconnect_ms; /* how long it is left alone after its last loss; 0: there was none */
+    bool serves, silent, leaving;
+    bool to_measure, dropped, dismissed; /* wishes of the engine's thread */
+};
+
+struct cluster {
+    uv_loop_t loop;
+    uv_async_t bell; /* rung by the engine's thread when it has a wish */
+    uv_timer_t timer;
+    pthread_t thread;
+    bool has_thread;
+    uint64_t fingerprint;
+    struct machine_work work; /* to measure */
+    struct cluster_load_options load;
+    uint64_t bytes_total; /* of the first loading */
+
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    bool may_load;  /* `load` is there */
+    bool is_loaded; /* once */
+    bool wants_to_close;
+    enum status status; /* of the first member whose loss ends it all */
+    atomic_uint changes;
+
+    uint32_t count;
+    struct member members[]; /* (count) */
+};
+
+/* Something changed that others may wait for; the mutex is held. */
+void member_note_change(struct cluster *cluster);
+
+/* Begins to connect. Errors: STATUS_USAGE (not an address), STATUS_NO_MEMORY; one line each. */
+enum status member_start(struct member *member, struct cluster *cluster, const char *address);
+
+/* Takes up what the engine's thread wishes of it. */
+void member_advance(struct member *member);
+
+/* Looks at deadlines: no state but serving may last for ever, and a lost worker is called again. */
+void member_tick(struct member *member);
+
+/* Parts with the worker and drops everything that is under way; the loop then runs out of it. */
+void member_close(struct member *member);
+
+/* The line that says why a worker is lost (NULL: none), unless somebody wrote one before. From any
+ * thread. */
+void member_log_loss(struct member *member, const char *reason);

@@ -1,0 +1,41 @@
+/* Sends one worker the shards that it cannot read itself.
+ *
+ * Owned by the cluster; everything happens on its loop's thread, except reading, which goes to
+ * libuv's threads. */
+#pragma once
+
+#include <uv.h>
+
+#include "common/status.h"
+#include "common/weights/shard.h"
+#include "common/weights/weights.h"
+#include "proto/channel.h"
+
+struct shipment;
+
+/* A shard, and where the worker wants it. */
+struct shipment_item {
+    uint32_t slot;
+    struct shard shard;
+};
+
+struct shipment_options {
+    uv_loop_t *loop;
+    struct channel *channel;
+    const struct weights *weights;
+    const struct shard_layout *layouts; /* by layer */
+    /* The checkpoint cannot be read; one line was logged. */
+    void (*failed)(void *context, enum status status);
+    void *context;
+};
+
+/* Begins. Takes over `items` (count, from malloc), also on error. Errors: STATUS_NO_MEMORY, not
+ * logged. */
+enum status shipment_start(const struct shipment_options *options, struct shipment_item *items,
+                           size_t count, struct shipment **out);
+
+/* A message of the channel has left. */
+void shipment_continue(struct shipment *shipment);
+
+/* Ends it, wherever it is, and frees it. `failed` does not come any more. NULL is allowed. */
+void shipment_end(struct shipment *shipment);
