@@ -141,6 +141,8 @@
 #define HEALTH_INTERVAL_MS 250
 #define HEALTH_MISSED_MAX  12
 #define HEALTH_SILENT_MAX  2
+/* What a worker that is told to end waits for its coordinator to find others. */
+#define DRAIN_TIMEOUT_MS 30000
 /* What a connection that says its last words waits for the peer to close. */
 #define FINISH_TIMEOUT_MS 1000
 /* After its loss a worker is called again and again, at intervals that double between these. One

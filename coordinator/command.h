@@ -27,5 +27,8 @@ int command_perplexity(int argc, char **argv);
 /* Writes a model as a GGUF file in another precision; EXIT_INTERRUPTED after Ctrl-C. */
 int command_quantize(int argc, char **argv);
 
+/* Has a worker end without disturbing anybody. */
+int command_drain(int argc, char **argv);
+
 /* Prints the bash completion script. */
 int command_completion(int argc, char **argv);

@@ -12,10 +12,9 @@ static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
 } COMMANDS[] = {
-    {"run", command_run},           {"logits", command_logits},
-    {"inspect", command_inspect},   {"plan", command_plan},
-    {"bench", command_bench},       {"perplexity", command_perplexity},
-    {"quantize", command_quantize}, {"completion", command_completion},
+    {"run", command_run},           {"logits", command_logits}, {"inspect", command_inspect},
+    {"plan", command_plan},         {"bench", command_bench},   {"perplexity", command_perplexity},
+    {"quantize", command_quantize}, {"drain", command_drain},   {"completion", command_completion},
 };
 
 #define COMMAND_COUNT (sizeof COMMANDS / sizeof *COMMANDS)

@@ -655,6 +655,23 @@ void options_describe_quantize(struct quantize_options *options, struct option_t
     ADD_ROWS(table, rows);
 }
 
+static const char DRAIN_DETAILS[] =
+    "The worker takes no new coordinator. The one that it serves has other workers load what this\n"
+    "one holds, beside generating, and lets it go; then it ends, and so does this command. Where\n"
+    "the others have no memory for that, it ends together with the coordinator's work.\n"
+    "\n"
+    "Example:\n"
+    "  skein drain 192.168.0.2:7717\n";
+
+void options_describe_drain(struct drain_options *options, struct option_table *table) {
+    *options = (struct drain_options){.worker = NULL};
+    begin_table(table, "drain", "Have a worker end without disturbing anybody.", "HOST:PORT",
+                DRAIN_DETAILS);
+    table->operands[0] = (struct operand){"HOST:PORT", &options->worker};
+    table->command.operands = table->operands;
+    table->command.operand_count = 1;
+}
+
 void options_describe_completion(struct option_table *table) {
     begin_table(table, "completion", "Print the completion script for bash.", "[--help]",
                 "Load it into the running shell with\n  source <(skein completion)\n"
@@ -670,7 +687,8 @@ void options_describe_all(struct option_catalogue *catalogue) {
     options_describe_bench(&catalogue->bench, &catalogue->tables[4]);
     options_describe_perplexity(&catalogue->perplexity, &catalogue->tables[5]);
     options_describe_quantize(&catalogue->quantize, &catalogue->tables[6]);
-    options_describe_completion(&catalogue->tables[7]);
+    options_describe_drain(&catalogue->drain, &catalogue->tables[7]);
+    options_describe_completion(&catalogue->tables[8]);
     for (size_t i = 0; i < OPTION_TABLES; i++)
         catalogue->commands[i] = &catalogue->tables[i].command;
 }
@@ -815,4 +833,11 @@ struct runtime_options options_for_runtime(const struct model_options *options) 
         .kv_cache = options->kv_cache,
         .show_progress = !options->quiet && isatty(STDERR_FILENO),
     };
+}
+
+enum status options_check_drain(const struct drain_options *options) {
+    if (options->worker)
+        return STATUS_OK;
+    log_error("no worker; write skein drain HOST:PORT");
+    return STATUS_USAGE;
 }

@@ -84,6 +84,10 @@ struct quantize_options {
     bool verbose, quiet;
 };
 
+struct drain_options {
+    const char *worker; /* operand: HOST:PORT */
+};
+
 /* One command with its options; `command.options` points into this struct, so it must not be moved.
  */
 struct option_table {
@@ -101,10 +105,11 @@ void options_describe_bench(struct bench_options *options, struct option_table *
 void options_describe_perplexity(struct perplexity_text_options *options,
                                  struct option_table *table);
 void options_describe_quantize(struct quantize_options *options, struct option_table *table);
+void options_describe_drain(struct drain_options *options, struct option_table *table);
 void options_describe_completion(struct option_table *table);
 
 /* All commands, for lists of them. */
-#define OPTION_TABLES 8
+#define OPTION_TABLES 9
 struct option_catalogue {
     struct run_options run;
     struct logits_options logits;
@@ -113,6 +118,7 @@ struct option_catalogue {
     struct bench_options bench;
     struct perplexity_text_options perplexity;
     struct quantize_options quantize;
+    struct drain_options drain;
     struct option_table tables[OPTION_TABLES];
     const struct command *commands[OPTION_TABLES];
 };
@@ -128,6 +134,7 @@ enum status options_check_plan(const struct plan_options *options);
 enum status options_check_bench(const struct bench_options *options);
 enum status options_check_perplexity(const struct perplexity_text_options *options);
 enum status options_check_quantize(const struct quantize_options *options);
+enum status options_check_drain(const struct drain_options *options);
 
 /* Sets the log's level by --verbose and --quiet, for the whole process. */
 void options_set_log(const struct model_options *options);

@@ -77,6 +77,7 @@ check "KV cache formats" /usr/bin/python3 tests/e2e/kv_cache.py build/bin/skein
 check "unseen models" /usr/bin/python3 tests/e2e/unseen_models.py build/bin/skein
 check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin
 check "figures of workers that join" /usr/bin/python3 tests/e2e/joining.py build-asan/bin/skein
+check "workers that are lost" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein
 check "plans" /usr/bin/python3 tests/e2e/plan.py build/bin/skein
 check "command line and chat" /usr/bin/python3 tests/e2e/command_line.py build/bin/skein
 check "demo model answers" /usr/bin/python3 tests/e2e/demo_model.py build/bin/skein

@@ -8,6 +8,7 @@
 
 #include "common/config.h"
 #include "common/kernel/kernel.h"
+#include "common/limits.h"
 #include "common/log.h"
 #include "common/memory.h"
 #include "common/threads.h"
@@ -20,6 +21,7 @@ struct daemon {
     uv_loop_t loop;
     uv_async_t stop;
     uv_signal_t signals[2]; /* SIGTERM, SIGINT */
+    uv_timer_t drain;       /* runs after SIGTERM */
     struct threads *threads;
     struct weights *weights; /* NULL without a copy */
     struct expert_store *store;
@@ -46,17 +48,36 @@ static void close_all(struct daemon *daemon) {
         session_close(daemon->session);
     for (int i = 0; i < 2; i++)
         uv_close((uv_handle_t *)&daemon->signals[i], NULL);
+    uv_close((uv_handle_t *)&daemon->drain, NULL);
     uv_close((uv_handle_t *)&daemon->stop, NULL);
 }
 
 static void on_stop(uv_async_t *stop) {
-    close_all(stop->data);
+    struct daemon *daemon = stop->data;
+    if (!uv_is_closing((uv_handle_t *)stop))
+        close_all(daemon);
+}
+
+static void on_drain_timeout(uv_timer_t *drain) {
+    log_warning("ending with a coordinator that still needs this worker");
+    daemon_stop(drain->data);
 }
 
 static void on_signal(uv_signal_t *signal, int number) {
     struct daemon *daemon = signal->data;
-    log_info("signal %d: ending", number);
-    daemon_stop(daemon);
+    if (number == SIGINT || uv_is_active((uv_handle_t *)&daemon->drain)) {
+        log_info("signal %d: ending", number);
+        daemon_stop(daemon);
+        return;
+    }
+    log_info("signal %d: ending within %d s, as soon as nobody needs this worker", number,
+             DRAIN_TIMEOUT_MS / 1000);
+    uv_timer_start(&daemon->drain, on_drain_timeout, DRAIN_TIMEOUT_MS, 0);
+    session_drain(daemon->session);
+}
+
+static void on_drained(void *context) {
+    daemon_stop(context);
 }
 
 /* Memory, threads and the model: everything that needs no loop. */
@@ -82,6 +103,8 @@ static enum status open_resources(struct daemon *daemon, const struct daemon_opt
     session->isa = kernel_get()->name;
     session->weights = daemon->weights;
     session->cache_directory = options->cache;
+    session->drained = on_drained;
+    session->context = daemon;
     return status;
 }
 
@@ -94,6 +117,8 @@ enum status daemon_create(const struct daemon_options *options, struct daemon **
     }
     daemon->stop.data = daemon;
     uv_async_init(&daemon->loop, &daemon->stop, on_stop);
+    uv_timer_init(&daemon->loop, &daemon->drain);
+    daemon->drain.data = daemon;
     for (int i = 0; i < 2; i++) {
         uv_signal_init(&daemon->loop, &daemon->signals[i]);
         daemon->signals[i].data = daemon;

@@ -19,7 +19,7 @@ struct daemon_options {
     uint64_t memory_bytes; /* for shards; 0: nine tenths of what is available */
     const char *model;     /* the worker's own copy; NULL: everything is shipped */
     const char *cache;     /* directory for what can be made again; NULL: none */
-    bool handle_signals;   /* SIGTERM and SIGINT mean daemon_stop */
+    bool handle_signals;   /* SIGTERM drains, SIGINT or a second signal ends at once */
 };
 
 /* Opens the model and listens. The kernels must have been selected. Errors: as listener_create and
@@ -29,7 +29,8 @@ enum status daemon_create(const struct daemon_options *options, struct daemon **
 /* HOST:PORT with the real port. */
 const char *daemon_address(const struct daemon *daemon);
 
-/* Serves one coordinator after another until daemon_stop. Once. */
+/* Serves one coordinator after another until daemon_stop, or until somebody has it drained. Once.
+ */
 void daemon_run(struct daemon *daemon);
 
 /* Makes daemon_run say goodbye and return. */

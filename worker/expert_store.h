@@ -63,7 +63,8 @@ uint64_t expert_store_bytes(const struct expert_store *store);
 uint64_t expert_store_bytes_filled(const struct expert_store *store);
 
 /* Reads every missing shard from the worker's own copy, over all threads of the pool, or by the
- * calling thread alone where `threads` is NULL. Adds to `*bytes_done` (may be NULL) as it goes, for progress shown from another thread. */
+ * calling thread alone where `threads` is NULL. Adds to `*bytes_done` (may be NULL) as it goes, for
+ * progress shown from another thread. */
 enum status expert_store_load(struct expert_store *store, const struct weights *weights,
                               struct threads *threads, atomic_uint_least64_t *bytes_done);
 

@@ -99,7 +99,8 @@ struct session {
     struct client *clients;
     unsigned client_count;
     struct client *coordinator; /* NULL when idle or ending */
-    uint64_t id;                /* of this session; 0 when idle */
+    bool draining;
+    uint64_t id; /* of this session; 0 when idle */
     uv_timer_t progress;
     struct measure_job *measure_job; /* while measuring */
     struct probe *probe;             /* while a coordinator measures its link */
@@ -111,10 +112,21 @@ struct session {
     uv_work_t stop_work;
 };
 
+/* What is said to coordinators that come too late. */
+#define DRAINING "it is being drained; use another worker"
+
 static void set_state(struct session *session, enum session_state state) {
     assert(NEXT_STATES[session->state] & TO(state));
     log_debug("session: %s -> %s", STATE_NAMES[session->state], STATE_NAMES[state]);
     session->state = state;
+}
+
+static void say_drain(struct client *client) {
+    Control__Drain drain = CONTROL__DRAIN__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    message.kind_case = CONTROL__MESSAGE__KIND_DRAIN;
+    message.drain = &drain;
+    channel_send(client->channel, &message);
 }
 
 static void say_error(struct client *client, const char *text) {
@@ -211,6 +223,10 @@ static void become_idle(struct session *session) {
     session->id = 0;
     if (session->closing) {
         set_state(session, SESSION_CLOSED);
+        return;
+    }
+    if (session->draining) {
+        session->options.drained(session->options.context);
         return;
     }
     for (struct client *client = session->clients; client; client = client->next) {
@@ -531,6 +547,29 @@ static void handle_shard_data(struct session *session, const Control__ShardData 
         become_ready(session);
 }
 
+void session_drain(struct session *session) {
+    if (session->draining)
+        return;
+    session->draining = true;
+    for (struct client *client = session->clients; client; client = client->next) {
+        if (client->waiting)
+            say_error(client, DRAINING);
+        client->waiting = false;
+    }
+    if (session->coordinator)
+        say_drain(session->coordinator);
+    else if (session->state == SESSION_IDLE)
+        session->options.drained(session->options.context);
+}
+
+/* Somebody wants this worker to end. */
+static void handle_drain(struct client *client) {
+    log_info("%s has this worker drained", channel_peer(client->channel));
+    client->said_hello = true;
+    say_drain(client);
+    session_drain(client->session);
+}
+
 static void handle_hello(struct client *client, const Control__Hello *hello) {
     struct session *session = client->session;
     char text[256];
@@ -547,6 +586,8 @@ static void handle_hello(struct client *client, const Control__Hello *hello) {
             hello->protocol_version > CONTROL_VERSION ? "worker" : "coordinator");
         log_error("coordinator %s: %s", client->name, text);
         say_error(client, text);
+    } else if (session->draining) {
+        say_error(client, DRAINING);
     } else if (session->coordinator) {
         snprintf(text, sizeof text,
                  "it is busy with coordinator %s; end that one, or use another worker",
@@ -573,6 +614,10 @@ static enum status on_message(void *context, const Control__Message *message) {
     struct session *session = client->session;
     if (message->kind_case == CONTROL__MESSAGE__KIND_HELLO && !client->said_hello) {
         handle_hello(client, message->hello);
+        return STATUS_OK;
+    }
+    if (message->kind_case == CONTROL__MESSAGE__KIND_DRAIN && !client->said_hello) {
+        handle_drain(client);
         return STATUS_OK;
     }
     if (client != session->coordinator)

@@ -21,11 +21,13 @@ struct session_options {
     uv_loop_t *loop;
     struct threads *threads;
     struct expert_store *store;
-    uint64_t memory_bytes;         /* what is said to coordinators; the store's limit */
-    const char *isa;               /* of the chosen kernels */
-    const struct weights *weights; /* the worker's own copy of a model; may be NULL */
-    uint64_t fingerprint;          /* of `weights` */
-    const char *cache_directory;   /* where figures of this machine are remembered; may be NULL */
+    uint64_t memory_bytes;          /* what is said to coordinators; the store's limit */
+    const char *isa;                /* of the chosen kernels */
+    const struct weights *weights;  /* the worker's own copy of a model; may be NULL */
+    uint64_t fingerprint;           /* of `weights` */
+    const char *cache_directory;    /* where figures of this machine are remembered; may be NULL */
+    void (*drained)(void *context); /* session_drain is through; may call session_close */
+    void *context;
 };
 
 /* An idle session. Errors: STATUS_NO_MEMORY. */
@@ -38,6 +40,10 @@ void session_accept_control(struct session *session, int fd, const char *peer);
  * not belong to the coordinator that is being served. Before there is an assignment it measures the
  * link, afterwards it carries frames. */
 void session_accept_data(struct session *session, int fd, uint64_t session_id, const char *peer);
+
+/* Takes no further coordinator, and asks the one that is served to let go as soon as its shards are
+ * held elsewhere. `drained` is called when nobody is served any more, perhaps at once. */
+void session_drain(struct session *session);
 
 /* Begins the end: says no more to anybody and stops loading and serving. The loop runs out of work
  * when all is closed; then session_destroy may be called. */

@@ -12,7 +12,7 @@ from error_bench import DEMO, V3, Failed
 TIMEOUT_S = 120
 SUM, SUM_ANSWER = "What is 37 plus 58?", "37 + 58 = 95."
 STORY = "Tell me a story about a fox."
-COMMANDS = ("run", "logits", "inspect", "plan", "bench", "perplexity", "quantize", "completion")
+COMMANDS = ("run", "logits", "inspect", "plan", "bench", "perplexity", "quantize", "drain", "completion")
 
 # The chat format's control tokens, as --raw takes them.
 BOS, EOS, USER, ASSISTANT = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"

@@ -137,8 +137,8 @@ class Bench:
 class Worker:
     """A skein-worker daemon of ours."""
 
-    def __init__(self, bench, name, args=()):
-        self.address = peers.free_address()
+    def __init__(self, bench, name, args=(), address=None):
+        self.address = address or peers.free_address()
         self.log = bench.path(name + ".log")
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(

@@ -1,0 +1,309 @@
+#!/usr/bin/python3
+"""Workers that die, freeze, are unplugged, talk nonsense or are drained while a generation runs, at random moments:
+
+    failover.py SKEIN [--rounds N] [--seed N]
+
+Real daemons behind relays that make each message take a millisecond, so that a generation lasts for seconds. Whatever
+happens, the tokens must be those of an undisturbed run in one process."""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import peers  # noqa: E402
+from error_bench import DEMO, Bench, Failed, Worker  # noqa: E402
+
+WORKERS = 3
+PROMPT_TOKENS, TOKENS, BATCH = 60, 120, 16
+DELAY_S = 0.001
+UNDISTURBED_S = 1.2  # within which a run is surely at work: loading, the prompt and the answer
+RUN_TIMEOUT_S = 90
+EXPERTS_BYTES = 6 << 20
+
+
+class Link(peers.Peer):
+    """A wire to the worker at `target`: slow, can be unplugged, and can carry nonsense once."""
+
+    def __init__(self, target):
+        self.target = target
+        self.plugged, self.spoil = threading.Event(), threading.Event()
+        self.plugged.set()
+
+    def serve(self, client):
+        self.plugged.wait()
+        worker = peers.connect(self.target)
+        worker.settimeout(None)
+        self.open.append(worker)
+        back = threading.Thread(target=self.move, args=(worker, client, True), daemon=True)
+        back.start()
+        self.move(client, worker, False)
+        back.join()
+
+    def move(self, source, sink, is_answer):
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 20):
+                time.sleep(DELAY_S)
+                self.plugged.wait()
+                if is_answer and self.spoil.is_set():
+                    self.spoil.clear()
+                    data = peers.garbage(len(data))
+                sink.sendall(data)
+        self.end(source)
+        self.end(sink)
+
+
+class Machine:
+    """A worker that can be started again at the same address, and its link."""
+
+    def __init__(self, bench, name, memory=None):
+        self.bench, self.name = bench, name
+        self.args = ["--model", DEMO] + (["--memory", str(memory)] if memory else [])
+        self.worker = Worker(bench, name, self.args)
+        self.link = Link(self.worker.address).__enter__()
+
+    def start_again(self):
+        self.worker.__exit__()
+        self.worker = Worker(self.bench, self.name, self.args, self.worker.address)
+
+    def end(self):
+        self.link.plugged.set()
+        self.link.__exit__()
+        self.worker.process.send_signal(signal.SIGCONT)
+        self.worker.__exit__()
+
+
+def command(bench, *args):
+    return [
+        bench.skein, "run", "--model", DEMO, "--prompt-ids", bench.prompt, "--max-tokens", str(TOKENS),
+        "--batch-tokens", str(BATCH), "--temperature", "0", "--ignore-eos", "--json", "--threads", "1", *args,
+    ]  # fmt: skip
+
+
+def ids_of(text):
+    try:
+        return json.loads(text)["ids"]
+    except (ValueError, KeyError):
+        raise Failed(f"no result: {text[-300:]!r}") from None
+
+
+# ---- What may happen. Each takes the machine, and returns what is to be done some time later. ----
+
+
+def kill(machine):
+    machine.worker.process.kill()
+
+
+def kill_and_start(machine):
+    machine.worker.process.kill()
+    return machine.start_again
+
+
+def freeze(machine):
+    machine.worker.process.send_signal(signal.SIGSTOP)
+
+
+def freeze_and_wake(machine):
+    freeze(machine)
+    return lambda: machine.worker.process.send_signal(signal.SIGCONT)
+
+
+def unplug(machine):
+    machine.link.plugged.clear()
+
+
+def unplug_and_plug(machine):
+    unplug(machine)
+    return machine.link.plugged.set
+
+
+def talk_nonsense(machine):
+    machine.link.spoil.set()
+
+
+def drain(machine):
+    # Not waited for: it ends when the worker does, which may be after the run.
+    subprocess.Popen(
+        [machine.bench.skein, "drain", machine.worker.address], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def terminate(machine):
+    machine.worker.process.terminate()
+
+
+EVENTS = (kill, kill_and_start, freeze, freeze_and_wake, unplug, unplug_and_plug, talk_nonsense, drain, terminate)
+
+
+@contextlib.contextmanager
+def machines(bench, memory=None):
+    all_of_them = [Machine(bench, f"worker{i}", memory) for i in range(WORKERS)]
+    try:
+        yield all_of_them
+    finally:
+        for machine in all_of_them:
+            machine.end()
+
+
+class Run:
+    """A generation on these machines that has begun to load."""
+
+    def __init__(self, bench, hosts, *args):
+        self.bench, self.log = bench, bench.path("run.log")
+        addresses = ",".join(machine.link.address for machine in hosts)
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                command(bench, "--verbose", "--memory", "0", "--workers", addresses, *args),
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + RUN_TIMEOUT_S
+        while "-> loading" not in self.text():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"it does not begin: {self.text()[-500:]}")
+            time.sleep(0.01)
+
+    def text(self):
+        """What it said, without the details."""
+        with open(self.log, errors="replace") as f:
+            return "".join(line for line in f if "debug" not in line or "-> loading" in line)
+
+    def end(self):
+        """The exit status and the answer."""
+        try:
+            out, _ = self.process.communicate(timeout=RUN_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise Failed(f"no end after {RUN_TIMEOUT_S} s: {self.text()[-600:]}") from None
+        return self.process.returncode, out
+
+    def finish(self):
+        """What it said, after its tokens were found to be right."""
+        status, out = self.end()
+        text = self.text()
+        if "Sanitizer" in text or status != 0:
+            raise Failed(f"exit status {status}: {text[-800:]}")
+        if ids_of(out) != self.bench.tokens:
+            raise Failed(f"other tokens: {text[-800:]}")
+        return text
+
+
+def check_event(bench, event, after_s, later_s, victim, *args):
+    with machines(bench) as hosts:
+        run = Run(bench, hosts, *args)
+        time.sleep(after_s)
+        later = event(hosts[victim])
+        time.sleep(later_s)
+        if later:
+            later()
+        log = run.finish()
+        for i, machine in enumerate(hosts):
+            if i != victim:
+                machine.worker.check_alive()
+        lines = [line for line in log.splitlines() if "error" in line or "warning" in line]
+        return lines[-1] if lines else "it was over by then"
+
+
+def check_memory(bench):
+    """Two machines that are left have no room; it says so and waits until the third is back."""
+    with machines(bench, memory=EXPERTS_BYTES * 10 // 27) as hosts:
+        run = Run(bench, hosts, "--placement", "experts", "--replicas", "off")
+        time.sleep(UNDISTURBED_S / 2)
+        hosts[1].worker.process.kill()
+        time.sleep(1.5)
+        if run.process.poll() is not None:
+            raise Failed(f"it ended without its experts: {run.text()[-500:]}")
+        hosts[1].start_again()
+        log = run.finish()
+        for part in ("memory too little", "is back", "goes on after"):
+            if part not in log:
+                raise Failed(f"it does not say '{part}': {log[-600:]}")
+        return next(line for line in log.splitlines() if "memory too little" in line)
+
+
+def check_all_lost(bench):
+    """All workers are gone at once, and come back."""
+    with machines(bench) as hosts:
+        run = Run(bench, hosts)
+        time.sleep(UNDISTURBED_S / 2)
+        for machine in hosts:
+            machine.worker.process.kill()
+        time.sleep(1)
+        for machine in hosts:
+            machine.start_again()
+        return next(line for line in run.finish().splitlines() if "goes on after" in line)
+
+
+def check_gives_up(bench):
+    with machines(bench) as hosts:
+        run = Run(bench, hosts, "--worker-timeout", "2")
+        time.sleep(UNDISTURBED_S / 2)
+        for machine in hosts:
+            machine.worker.process.kill()
+        status, _ = run.end()
+        if status != 1 or "raise --worker-timeout" not in run.text():
+            raise Failed(f"exit status {status}: {run.text()[-500:]}")
+
+
+def check_drain_idle(bench):
+    with Worker(bench, "idle") as worker:
+        result = subprocess.run([bench.skein, "drain", worker.address], capture_output=True, text=True, timeout=30)
+        if result.returncode != 0 or "has ended" not in result.stderr:
+            raise Failed(f"exit status {result.returncode}: {result.stderr}")
+        if worker.process.wait(timeout=10) != 0:
+            raise Failed(f"the worker ends with {worker.process.returncode}: {worker.text()}")
+
+
+def random_cases(bench, rounds, seed):
+    chance = random.Random(seed)
+    for i in range(rounds):
+        event = EVENTS[i % len(EVENTS)]
+        after_s = chance.uniform(0, UNDISTURBED_S)
+        later_s = chance.uniform(0.2, 2.5)
+        victim = chance.randrange(WORKERS)
+        placement = chance.choice(("experts", "slices"))
+        replicas = chance.choice(("off", "spare"))
+        name = (
+            f"{event.__name__} worker {victim} after {after_s:.2f} s, {later_s:.2f} s later the rest; "
+            f"{placement}, replicas {replicas}"
+        )
+        args = ("--placement", placement, "--replicas", replicas)
+        bench.case(name, lambda: check_event(bench, event, after_s, later_s, victim, *args))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("skein", nargs="?", default="build/bin/skein")
+    parser.add_argument("--rounds", type=int, default=len(EVENTS))
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    args = parser.parse_args()
+    bench = Bench(os.path.dirname(os.path.abspath(args.skein)), None, True)
+    bench.prompt = bench.write("prompt.json", json.dumps([3 + 7 * i % 900 for i in range(PROMPT_TOKENS)]))
+    print(f"seed {args.seed}", flush=True)
+    try:
+        reference = subprocess.run(command(bench), capture_output=True, text=True, timeout=RUN_TIMEOUT_S)
+        bench.tokens = ids_of(reference.stdout)
+        random_cases(bench, args.rounds, args.seed)
+        for name, check in (
+            ("memory is short until the worker is back", check_memory),
+            ("all workers are lost and come back", check_all_lost),
+            ("nobody comes back", check_gives_up),
+            ("an idle worker is drained", check_drain_idle),
+        ):
+            bench.case(name, lambda: check(bench))
+    finally:
+        shutil.rmtree(bench.folder)
+    print(f"{bench.passed} passed, {bench.failed} failed")
+    sys.exit(bench.failed > 0 or bench.passed == 0)
+
+
+if __name__ == "__main__":
+    main()
