@@ -114,6 +114,18 @@
 #define PARTS_PER_HOLDER_MAX 4
 /* Entries of one row in a frame. */
 #define ENTRIES_PER_ROW_MAX (EXPERTS_PER_TOKEN_MAX * PARTS_PER_HOLDER_MAX)
+/* Bytes of a connection that may come in ahead of the message they belong to. So much is also asked
+ * for before a message's length is known: two rows of 7168 f32, or eight in BF16 and fewer. */
+#define TRANSPORT_AHEAD_BYTES_MAX (64u << 10)
+/* Buffers that the kernel is told of: one to send from and one to receive into for each ticket of
+ * each worker. */
+#define TRANSPORT_REGIONS_MAX (2 * TICKETS_MAX * WORKERS_MAX)
+/* Bytes of each that are pinned: four rows of 7168 f32. Eight workers then take half of the 8 MiB
+ * that a process may pin on most systems. */
+#define TRANSPORT_PINNED_BYTES_MAX (128u << 10)
+/* The longest look before sleeping. A frame of 28 KiB goes there and back in 30 to 100 us between
+ * machines; beyond twice that, being woken (5 to 10 us) no longer matters. */
+#define SPIN_NS_MAX 200000u
 /* Workers of one coordinator. */
 #define WORKERS_MAX 256
 /* Holders of experts: all workers, and the coordinator's own process. */

@@ -42,14 +42,6 @@ struct threads {
     _Alignas(64) atomic_uint busy;       /* futex: helpers that have not finished the loop */
 };
 
-static void pause_cpu(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
 /* Waits until *word differs from `value` and returns what it became. A sleeper counts itself before
  * the kernel looks at the word, and whoever changes the word looks at the count afterwards: one of
  * the two sees the other. */
@@ -59,7 +51,7 @@ static unsigned wait_change(struct threads *threads, atomic_uint *word, unsigned
         now = atomic_load_explicit(word, memory_order_acquire);
         if (now != value)
             return now;
-        pause_cpu();
+        threads_pause();
     }
     atomic_fetch_add(&threads->sleepers, 1);
     while ((now = atomic_load(word)) == value)
@@ -102,7 +94,7 @@ static void *thread_main(void *argument) {
     }
 }
 
-static unsigned available_cores(void) {
+unsigned threads_processors(void) {
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set))
         return 1;
@@ -111,7 +103,7 @@ static unsigned available_cores(void) {
 
 enum status threads_create(unsigned count, struct threads **out) {
     if (count == 0)
-        count = available_cores();
+        count = threads_processors();
     if (count > THREADS_MAX)
         count = THREADS_MAX;
     struct threads *threads = aligned_alloc(64, sizeof *threads);

@@ -24,6 +24,18 @@ void threads_destroy(struct threads *threads);
 
 unsigned threads_count(const struct threads *threads);
 
+/* Processors that the calling thread may run on. */
+unsigned threads_processors(void);
+
+/* Tells the processor that the caller goes round in a loop until memory changes. */
+static inline void threads_pause(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 /* Runs function(context, task, thread) once for every task in [0, tasks) and returns when all are
  * done. Each thread starts with its own part of the tasks, of consecutive numbers and the same in
  * each loop of as many tasks, and helps the others when it is through. Allocates nothing. */

@@ -19,16 +19,21 @@ static size_t reply_bytes_max(const struct dispatch *dispatch) {
     return combine > error ? combine : error;
 }
 
+/* A DISPATCH frame of the largest batch. */
+static size_t frame_bytes_max(const struct dispatch *dispatch) {
+    return wire_dispatch_bytes(dispatch->rows_max,
+                               dispatch->rows_max * dispatch->k * PARTS_PER_HOLDER_MAX,
+                               dispatch->hidden);
+}
+
 static enum status take_part(struct dispatch *dispatch, uint32_t holder, struct ticket_part *part) {
     struct arena *arena = dispatch->arena;
-    size_t entries = (size_t)dispatch->rows_max * dispatch->k * PARTS_PER_HOLDER_MAX;
     part->row_of = arena_take(arena, dispatch->rows_max, sizeof *part->row_of);
     if (!part->row_of)
         return STATUS_NO_MEMORY;
     if (holder >= dispatch->holders->workers)
         return STATUS_OK;
-    part->frame = arena_take(
-        arena, wire_dispatch_bytes(dispatch->rows_max, (uint32_t)entries, dispatch->hidden), 1);
+    part->frame = arena_take(arena, frame_bytes_max(dispatch), 1);
     part->reply = arena_take(arena, reply_bytes_max(dispatch), 1);
     return part->frame && part->reply ? STATUS_OK : STATUS_NO_MEMORY;
 }
@@ -66,6 +71,17 @@ static enum status take_memory(struct dispatch *dispatch) {
     return STATUS_OK;
 }
 
+/* Tells the transport where frames will be sent from and replies received. */
+static void register_frames(struct dispatch *dispatch) {
+    for (uint32_t t = 0; t < TICKETS_MAX; t++)
+        for (uint32_t h = 0; h < dispatch->holders->workers; h++) {
+            const struct ticket_part *part = &dispatch->tickets[t].parts[h];
+            struct transport *transport = dispatch->holders->transport;
+            transport_register(transport, part->frame, frame_bytes_max(dispatch));
+            transport_register(transport, part->reply, reply_bytes_max(dispatch));
+        }
+}
+
 enum status dispatch_create(const struct dispatch_options *options, struct dispatch **out) {
     struct dispatch *dispatch = calloc(1, sizeof *dispatch);
     if (!dispatch || !(dispatch->arena = arena_create(0))) {
@@ -91,6 +107,7 @@ enum status dispatch_create(const struct dispatch_options *options, struct dispa
         dispatch_destroy(dispatch);
         return status;
     }
+    register_frames(dispatch);
     *out = dispatch;
     return STATUS_OK;
 }
@@ -294,6 +311,8 @@ enum status dispatch_resend(struct dispatch *dispatch, struct ticket *ticket) {
     for (uint32_t h = 0; h < dispatch->placement->holders; h++)
         if (ticket->parts[h].rows > 0 && h < dispatch->holders->workers)
             send_part(dispatch, ticket, h);
+    if (dispatch->holders->workers)
+        transport_flush(dispatch->holders->transport);
     return STATUS_OK;
 }
 

@@ -50,8 +50,9 @@ void holders_refresh(struct holders *holders) {
 }
 
 enum status holders_create(struct cluster *cluster, struct expert_store *store,
-                           struct holders **out) {
-    const struct transport_options options = {sizeof(struct wire_header), wire_message_bytes};
+                           const char *transport, struct holders **out) {
+    const struct transport_options options = {sizeof(struct wire_header), wire_message_bytes,
+                                              transport};
     struct holders *holders = calloc(1, sizeof *holders);
     if (!holders)
         goto err;

@@ -31,11 +31,11 @@ struct holders {
     bool has_changed;            /* since failover last looked */
 };
 
-/* `cluster` (workers, loaded) and `store` (filled) may be NULL, but not both. Takes over the data
- * connections. The caller destroys it; both must outlive it. Errors: STATUS_NO_MEMORY, STATUS_IO;
- * one line each. */
+/* `cluster` (workers, loaded) and `store` (filled) may be NULL, but not both; `transport` is one of
+ * TRANSPORT_CHOICES. Takes over the data connections. The caller destroys it; both must outlive it.
+ * Errors: STATUS_NO_MEMORY, STATUS_IO; one line each. */
 enum status holders_create(struct cluster *cluster, struct expert_store *store,
-                           struct holders **out);
+                           const char *transport, struct holders **out);
 void holders_destroy(struct holders *holders);
 
 /* Takes over what has changed since the last time: drops the connections of workers that were lost,

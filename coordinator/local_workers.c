@@ -138,7 +138,8 @@ static enum status start_all(struct local_workers *workers, uint32_t count,
 }
 
 enum status local_workers_start(uint32_t count, unsigned threads_each, const char *model,
-                                const char *isa, struct local_workers **out) {
+                                const char *isa, const char *transport,
+                                struct local_workers **out) {
     char program[PATH_BYTES], threads[16], memory[24];
     uint64_t available;
     if (count == 0 || count > WORKERS_MAX) {
@@ -162,9 +163,10 @@ enum status local_workers_start(uint32_t count, unsigned threads_each, const cha
     }
     snprintf(threads, sizeof threads, "%u", threads_each);
     snprintf(memory, sizeof memory, "%" PRIu64, available / 10 * 9 / count);
-    char *const arguments[] = {program,     "--listen", "127.0.0.1:0", "--threads",   threads,
-                               "--memory",  memory,     "--model",     (char *)model, "--isa",
-                               (char *)isa, "--quiet",  NULL};
+    char *const arguments[] = {program,           "--listen", "127.0.0.1:0", "--threads",
+                               threads,           "--memory", memory,        "--model",
+                               (char *)model,     "--isa",    (char *)isa,   "--transport",
+                               (char *)transport, "--quiet",  NULL};
     status = start_all(workers, count, arguments);
     if (status) {
         local_workers_stop(workers);

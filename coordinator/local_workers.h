@@ -12,11 +12,11 @@ struct local_workers;
 
 /* Starts `count` (1 to WORKERS_MAX) skein-worker processes, the program next to our own, with
  * `threads_each` threads (0: one for each core), an equal part of the available memory, `model` as
- * their copy and the kernels `isa`, and waits until they listen. Errors: STATUS_USAGE (count),
- * STATUS_NOT_FOUND (no skein-worker there), STATUS_IO (one ended or says nothing),
- * STATUS_NO_MEMORY; one line. */
+ * their copy, the kernels `isa` and the data plane `transport`, and waits until they listen.
+ * Errors: STATUS_USAGE (count), STATUS_NOT_FOUND (no skein-worker there), STATUS_IO (one ended or
+ * says nothing), STATUS_NO_MEMORY; one line. */
 enum status local_workers_start(uint32_t count, unsigned threads_each, const char *model,
-                                const char *isa, struct local_workers **out);
+                                const char *isa, const char *transport, struct local_workers **out);
 
 /* (count) HOST:PORT; valid until local_workers_stop. */
 const char *const *local_workers_addresses(const struct local_workers *workers);

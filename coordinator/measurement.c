@@ -177,7 +177,7 @@ static enum status measure_rate(struct link_probe *probe, bool outward, double r
 }
 
 static const struct transport_options TRANSPORT_OPTIONS = {sizeof(struct wire_header),
-                                                           wire_message_bytes};
+                                                           wire_message_bytes, NULL};
 
 static enum status open_probe(int fd, const char *peer, struct link_probe *probe) {
     enum status status = STATUS_NO_MEMORY;

@@ -9,6 +9,7 @@
 
 #include "common/kernel/kernel.h"
 #include "common/log.h"
+#include "common/transport/transport.h"
 #include "common/weights/gguf.h"
 #include "coordinator/outline.h"
 #include "coordinator/planning.h"
@@ -105,6 +106,13 @@ static void add_placement_rows(struct model_options *options, struct option_tabl
          .maximum = WORKER_TIMEOUT_MAX_S,
          .help = "How long to wait for others to take over a lost worker's experts, or for its "
                  "return; 0: end at once."},
+        {.name = "transport",
+         .type = OPTION_CHOICE,
+         .target = &options->transport,
+         .argument = "NAME",
+         .choices = TRANSPORT_CHOICES,
+         .help = "How frames travel to workers and back; auto takes io_uring where the system "
+                 "allows it."},
     };
     const struct plan_rows plan = {&options->memory_bytes, &options->placement, &options->optimize,
                                    &options->replicas, &options->popularity};
@@ -125,6 +133,7 @@ static void add_model_rows(struct model_options *options, struct option_table *t
     *options = (struct model_options){
         .isa = "auto",
         .worker_timeout_s = WORKER_TIMEOUT_DEFAULT_S,
+        .transport = "auto",
         .memory_bytes = PLANNING_MEMORY_AUTO,
         .placement = "auto",
         .optimize = "balanced",
@@ -828,6 +837,7 @@ struct runtime_options options_for_runtime(const struct model_options *options) 
         .replicas = options->replicas,
         .popularity = options->popularity,
         .cache_directory = options->cache_directory,
+        .transport = options->transport,
         .batch_rows = options->batch_tokens,
         .context = options->context,
         .kv_cache = options->kv_cache,

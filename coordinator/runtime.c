@@ -98,7 +98,7 @@ static enum status start_local_workers(struct runtime *runtime) {
     const struct runtime_options *options = &runtime->options;
     unsigned each = threads_count(runtime->threads) / options->local_workers;
     return local_workers_start(options->local_workers, each ? each : 1, options->model_path,
-                               options->isa, &runtime->local_workers);
+                               options->isa, options->transport, &runtime->local_workers);
 }
 
 static enum status connect_workers(struct runtime *runtime) {
@@ -342,7 +342,8 @@ static uint32_t inner_max(const struct model_shape *shape) {
 
 static enum status find_holders(struct runtime *runtime) {
     uint64_t memory_bytes[HOLDERS_MAX];
-    enum status status = holders_create(runtime->cluster, runtime->store, &runtime->holders);
+    enum status status = holders_create(runtime->cluster, runtime->store,
+                                        runtime->options.transport, &runtime->holders);
     if (status)
         return status;
     for (uint32_t h = 0; h < runtime->holders->count; h++)

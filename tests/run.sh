@@ -53,7 +53,7 @@ for test in build-asan/tests/*_test; do
 done
 check "kernels, every variant" timeout 600 build/tests/kernel_harness
 check "kernels, ASan" timeout 600 build-asan/tests/kernel_harness
-for name in common_threads common_transport_tcp worker_expert worker_service worker_session coordinator_cluster \
+for name in common_threads common_transport_transport worker_expert worker_service worker_session coordinator_cluster \
   coordinator_attention_latent coordinator_engine coordinator_export; do
   check "unit, TSan: ${name}_test" timeout 300 "build-tsan/tests/${name}_test"
 done

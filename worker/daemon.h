@@ -18,6 +18,7 @@ struct daemon_options {
     unsigned threads;      /* 0: one for each core */
     uint64_t memory_bytes; /* for shards; 0: nine tenths of what is available */
     const char *model;     /* the worker's own copy; NULL: everything is shipped */
+    const char *transport; /* of the data plane: one of TRANSPORT_CHOICES; NULL is auto */
     const char *cache;     /* directory for what can be made again; NULL: none */
     bool handle_signals;   /* SIGTERM drains, SIGINT or a second signal ends at once */
 };

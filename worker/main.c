@@ -9,6 +9,7 @@
 #include "common/kernel/kernel.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/transport/transport.h"
 #include "worker/daemon.h"
 
 struct settings {
@@ -67,6 +68,12 @@ static enum status read_settings(struct config *config, int argc, char **argv,
          .argument = "NAME",
          .choices = KERNEL_CHOICES,
          .help = "Instruction set to compute with."},
+        {.name = "transport",
+         .type = OPTION_CHOICE,
+         .target = &settings->daemon.transport,
+         .argument = "NAME",
+         .choices = TRANSPORT_CHOICES,
+         .help = "How frames travel; auto takes io_uring where the system allows it."},
         {.name = "config",
          .type = OPTION_PATH,
          .target = &settings->config_path,
@@ -119,8 +126,9 @@ static enum status serve(const struct settings *settings) {
 }
 
 int main(int argc, char **argv) {
-    struct settings settings = {.daemon = {.listen = "127.0.0.1:7717", .handle_signals = true},
-                                .isa = "auto"};
+    struct settings settings = {
+        .daemon = {.listen = "127.0.0.1:7717", .transport = "auto", .handle_signals = true},
+        .isa = "auto"};
     bool done = false;
     log_init("skein-worker", LOG_INFO, NULL);
     signal(SIGPIPE, SIG_IGN);

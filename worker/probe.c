@@ -77,7 +77,7 @@ static void on_probe_ended(uv_work_t *work, int error) {
 }
 
 static const struct transport_options TRANSPORT_OPTIONS = {sizeof(struct wire_header),
-                                                           wire_message_bytes};
+                                                           wire_message_bytes, NULL};
 
 enum status probe_start(uv_loop_t *loop, int fd, const char *peer, probe_done done, void *context,
                         struct probe **out) {

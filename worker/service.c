@@ -213,9 +213,13 @@ static void *service_main(void *argument) {
     const size_t max = sizeof completions / sizeof *completions;
     while (read_mailbox(service)) {
         size_t count = transport_poll(service->transport, completions, max, -1);
-        for (size_t i = 0; i < count; i++)
+        for (size_t i = 0; i < count; i++) {
             handle_completion(service, &completions[i]);
+            transport_flush(service->transport); /* before the next one is computed */
+        }
     }
+    if (service->connection)
+        close_connection(service);
     return NULL;
 }
 
@@ -251,8 +255,17 @@ static enum status take_buffers(struct service *service) {
     return taken ? STATUS_OK : STATUS_NO_MEMORY;
 }
 
-static const struct transport_options TRANSPORT_OPTIONS = {sizeof(struct wire_header),
-                                                           wire_message_bytes};
+static enum status open_transport(struct service *service) {
+    const struct transport_options options = {sizeof(struct wire_header), wire_message_bytes,
+                                              service->options.transport};
+    enum status status = transport_create(&options, &service->transport);
+    for (size_t i = 0; status == STATUS_OK && i < SERVICE_FRAMES; i++) {
+        const struct frame *frame = &service->frames[i];
+        transport_register(service->transport, frame->request, service->request_bytes);
+        transport_register(service->transport, frame->reply, service->reply_bytes);
+    }
+    return status;
+}
 
 enum status service_create(const struct service_options *options, struct service **out) {
     enum status status = check_options(options);
@@ -268,7 +281,7 @@ enum status service_create(const struct service_options *options, struct service
         (status = expert_workspace_create(options->threads, options->hidden, options->inner_max,
                                           options->batch_rows, &service->workspace)))
         goto err_free_buffers;
-    if ((status = transport_create(&TRANSPORT_OPTIONS, &service->transport)))
+    if ((status = open_transport(service)))
         goto err_free_buffers;
     if (pthread_create(&service->thread, NULL, service_main, service)) {
         status = STATUS_NO_MEMORY;

@@ -524,7 +524,8 @@ static void handle_assign(struct session *session, const Control__Assign *assign
                                      .hidden = assign->hidden,
                                      .inner_max = inner_max(assign),
                                      .batch_rows = assign->batch_rows,
-                                     .entries_per_row = assign->experts_per_token};
+                                     .entries_per_row = assign->experts_per_token,
+                                     .transport = options->transport};
     if (options->weights && options->fingerprint == assign->fingerprint)
         job->weights = options->weights;
     job->session = session;

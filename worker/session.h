@@ -25,6 +25,7 @@ struct session_options {
     const char *isa;                /* of the chosen kernels */
     const struct weights *weights;  /* the worker's own copy of a model; may be NULL */
     uint64_t fingerprint;           /* of `weights` */
+    const char *transport;          /* of the data plane, see service_options */
     const char *cache_directory;    /* where figures of this machine are remembered; may be NULL */
     void (*drained)(void *context); /* session_drain is through; may call session_close */
     void *context;

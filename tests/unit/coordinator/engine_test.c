@@ -1,7 +1,8 @@
 /* The engine on a golden model: several sequences in one batch are what each is alone, and a decode
  * step takes no memory. Agreement with the golden logits is checked end to end. */
-#include "tests/unit/test.h"
+#include "tests/unit/worker/fixture.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdatomic.h>
 
@@ -49,35 +50,59 @@ static void ignore_free(const volatile void *pointer) {
 }
 #endif
 
-/* Counted through AddressSanitizer's hooks, which see every allocation of every thread. */
+#ifdef __SANITIZE_ADDRESS__
+/* The fewest allocations that ten decode steps took in one of ten rounds. In each there may be
+ * others, because health reports between coordinator and worker have their own times. */
+static unsigned count_allocations(const struct runtime_options *options) {
+    struct runtime *runtime;
+    assert_int_equal(runtime_open(options, &runtime), STATUS_OK);
+    struct engine *engine = runtime_engine(runtime);
+    struct kv_cache *cache = engine_cache(engine);
+    static float logits[4 * VOCABULARY];
+    const uint32_t tokens[] = {5, 6, 7, 8};
+    uint32_t sequence;
+    unsigned fewest = UINT_MAX;
+    assert_int_equal(kv_cache_open(cache, &sequence), STATUS_OK);
+    assert_int_equal(kv_cache_extend(cache, sequence, 4), STATUS_OK);
+    struct batch_segment prompt = {sequence, 0, 0, 4};
+    forward(engine, &prompt, 1, 4, tokens, logits);
+    for (uint32_t round = 0; round < 10; round++) {
+        unsigned before = allocations;
+        for (uint32_t step = 0; step < 10; step++) {
+            assert_int_equal(kv_cache_extend(cache, sequence, 1), STATUS_OK);
+            struct batch_segment segment = {sequence, 4 + 10 * round + step, 0, 1};
+            forward(engine, &segment, 1, 1, tokens + step % 4, logits);
+        }
+        fewest = allocations - before < fewest ? allocations - before : fewest;
+    }
+    runtime_close(runtime);
+    return fewest;
+}
+#endif
+
+/* In this process; and with a worker in a thread of it, whose allocations count as well. Counted
+ * through AddressSanitizer's hooks, which see every allocation of every thread. */
 static void test_decode_step_allocates_nothing(void **state) {
     (void)state;
 #ifndef __SANITIZE_ADDRESS__
     print_message("allocations can only be counted under AddressSanitizer\n");
     skip();
 #else
-    struct runtime *runtime;
-    assert_int_equal(runtime_open(&OPTIONS, &runtime), STATUS_OK);
-    struct engine *engine = runtime_engine(runtime);
-    struct kv_cache *cache = engine_cache(engine);
-    static float logits[4 * VOCABULARY];
-    const uint32_t tokens[] = {5, 6, 7, 8};
-    uint32_t sequence;
-    assert_int_equal(kv_cache_open(cache, &sequence), STATUS_OK);
-    assert_int_equal(kv_cache_extend(cache, sequence, 4), STATUS_OK);
-    struct batch_segment prompt = {sequence, 0, 0, 4};
-    forward(engine, &prompt, 1, 4, tokens, logits);
     assert_true(__sanitizer_install_malloc_and_free_hooks(count_malloc, ignore_free));
     void *volatile counted = malloc(1);
     free(counted);
     assert_int_equal(allocations, 1);
-    for (uint32_t step = 0; step < 20; step++) {
-        assert_int_equal(kv_cache_extend(cache, sequence, 1), STATUS_OK);
-        struct batch_segment segment = {sequence, 4 + step, 0, 1};
-        forward(engine, &segment, 1, 1, tokens + step % 4, logits);
+    assert_int_equal(count_allocations(&OPTIONS), 0);
+    struct worker worker;
+    worker_start(&worker, GOLDEN, 64 << 20);
+    struct runtime_options remote = OPTIONS;
+    remote.workers = daemon_address(worker.daemon);
+    remote.worker_timeout_s = 10;
+    for (int i = 0; i < 2; i++) {
+        remote.transport = i ? "uring" : "sockets";
+        assert_int_equal(count_allocations(&remote), 0);
     }
-    assert_int_equal(allocations, 1);
-    runtime_close(runtime);
+    worker_stop(&worker);
 #endif
 }
 

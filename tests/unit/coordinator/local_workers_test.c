@@ -47,7 +47,8 @@ static void test_starts_and_ends(void **state) {
     (void)state;
     write_program("echo \"$@\" > $TRACES/arguments\n" LISTEN);
     struct local_workers *workers;
-    assert_int_equal(local_workers_start(3, 2, "/models/a b", "avx2", &workers), STATUS_OK);
+    assert_int_equal(local_workers_start(3, 2, "/models/a b", "avx2", "sockets", &workers),
+                     STATUS_OK);
     const char *const *addresses = local_workers_addresses(workers);
     for (int i = 0; i < 3; i++) {
         int pid = 0;
@@ -65,7 +66,7 @@ static void test_starts_and_ends(void **state) {
     fclose(file);
     unlink(path);
     assert_non_null(strstr(arguments, "--listen 127.0.0.1:0 --threads 2 --memory "));
-    assert_non_null(strstr(arguments, "--model /models/a b --isa avx2"));
+    assert_non_null(strstr(arguments, "--model /models/a b --isa avx2 --transport sockets"));
     local_workers_stop(NULL);
 }
 
@@ -73,7 +74,7 @@ static void expect_failure(uint32_t count, enum status wanted, const char *part)
     struct local_workers *workers;
     struct log_capture capture;
     log_capture_begin(&capture);
-    assert_int_equal(local_workers_start(count, 1, "/m", "auto", &workers), wanted);
+    assert_int_equal(local_workers_start(count, 1, "/m", "auto", "auto", &workers), wanted);
     log_capture_expect(&capture, part, NULL);
     assert_int_equal(count_alive(true), 0);
 }
@@ -104,7 +105,7 @@ static void test_slow_line(void **state) {
     (void)state;
     write_program("printf 'listening 127.'; sleep 0.1; printf '0.0.1:99\\n'; exec sleep 60");
     struct local_workers *workers;
-    assert_int_equal(local_workers_start(1, 1, "/m", "auto", &workers), STATUS_OK);
+    assert_int_equal(local_workers_start(1, 1, "/m", "auto", "auto", &workers), STATUS_OK);
     assert_string_equal(local_workers_addresses(workers)[0], "127.0.0.1:99");
     local_workers_stop(workers);
     assert_int_equal(count_alive(true), 0);
@@ -115,7 +116,7 @@ static void test_kills_what_does_not_end(void **state) {
     write_program("trap '' TERM; echo listening 127.0.0.1:5; while :; do sleep 0.2; done");
     struct local_workers *workers;
     struct log_capture capture;
-    assert_int_equal(local_workers_start(1, 1, "/m", "auto", &workers), STATUS_OK);
+    assert_int_equal(local_workers_start(1, 1, "/m", "auto", "auto", &workers), STATUS_OK);
     log_capture_begin(&capture);
     log_error("the capture wants one error line");
     local_workers_stop(workers);
@@ -129,7 +130,7 @@ static void test_end_with_their_coordinator(void **state) {
     pid_t pid = fork();
     if (pid == 0) {
         struct local_workers *workers;
-        if (local_workers_start(2, 1, "/m", "auto", &workers))
+        if (local_workers_start(2, 1, "/m", "auto", "auto", &workers))
             _exit(1);
         raise(SIGKILL);
     }

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -93,6 +94,7 @@ static inline void worker_start_at(struct worker *worker, const char *listen, co
                                    uint64_t memory_bytes) {
     const struct daemon_options options = {
         .listen = listen, .threads = 2, .memory_bytes = memory_bytes, .model = model};
+    signal(SIGPIPE, SIG_IGN); /* as main does */
     assert_int_equal(daemon_create(&options, &worker->daemon), STATUS_OK);
     assert_int_equal(pthread_create(&worker->thread, NULL, worker_main, worker->daemon), 0);
 }
