@@ -9,6 +9,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "common/arena.h"
 #include "common/limits.h"
@@ -630,6 +632,18 @@ const char *config_cache_directory(struct config *config, const char *program) {
     if (path)
         memcpy(path, given, bytes);
     return path;
+}
+
+bool config_logs_to_journal(void) {
+    const char *given = getenv("JOURNAL_STREAM");
+    struct stat stream;
+    char identity[64];
+    if (!given || fstat(STDERR_FILENO, &stream))
+        return false;
+    /* What was started from a service and got another standard error inherits the variable. */
+    snprintf(identity, sizeof identity, "%ju:%ju", (uintmax_t)stream.st_dev,
+             (uintmax_t)stream.st_ino);
+    return strcmp(given, identity) == 0;
 }
 
 /* Prints `text` from column `column` on, broken at spaces, `indent` spaces before each further

@@ -109,3 +109,6 @@ const char *config_state_directory(struct config *config, const char *program);
 /* Where `program` may keep what it can make again: the directory that systemd gives a service
  * ($CACHE_DIRECTORY), else $XDG_CACHE_HOME/program, else ~/.cache/program. As above. */
 const char *config_cache_directory(struct config *config, const char *program);
+
+/* Whether standard error is the system's journal ($JOURNAL_STREAM names its device and inode). */
+bool config_logs_to_journal(void);

@@ -6,6 +6,9 @@
  */
 #define LOG_LINE_BYTES_MAX 1024
 
+/* What a worker says of itself to the service manager: a sentence with the name of a peer. */
+#define NOTIFY_STATUS_BYTES_MAX 256
+
 /* Threads of one pool: two sockets of 128 cores with two threads each. */
 #define THREADS_MAX 512
 

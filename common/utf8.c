@@ -3,7 +3,9 @@
  * that text repaired here looks like text repaired by browsers and by Python. */
 #include "common/utf8.h"
 
+#include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 /* The bytes that a character with this first byte has, and the bounds of its second; 0 for a byte
  * that opens none. */
@@ -43,4 +45,12 @@ enum utf8_kind utf8_next(const char *text, size_t bytes, size_t *length) {
         max = 0xbf;
     }
     return UTF8_VALID;
+}
+
+void utf8_replace_unprintable(char *text, size_t bytes) {
+    for (size_t at = 0, length; at < bytes; at += length) {
+        bool valid = utf8_next(text + at, bytes - at, &length) == UTF8_VALID;
+        if (!valid || (unsigned char)text[at] < 0x20 || text[at] == 0x7f)
+            memset(text + at, '?', length);
+    }
 }

@@ -17,3 +17,7 @@ enum utf8_kind {
 /* Looks at the start of `text` (`bytes` > 0). `*length`: the bytes of the character, or of the
  * invalid or incomplete piece: the longest start of a character that is there, at least 1. */
 enum utf8_kind utf8_next(const char *text, size_t bytes, size_t *length);
+
+/* Control characters and bytes that are not UTF-8 become '?', in place: text from a file or a peer
+ * that has to stay on one line. */
+void utf8_replace_unprintable(char *text, size_t bytes);

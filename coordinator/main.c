@@ -54,6 +54,7 @@ static int refuse_command(const char *name) {
 int main(int argc, char **argv) {
     /* A reader that went away, of our output or of a socket, is an error code and not a death. */
     signal(SIGPIPE, SIG_IGN);
+    log_set_journal(config_logs_to_journal());
     const char *name = argc > 1 ? argv[1] : NULL;
     if (!name)
         return refuse_command(NULL);

@@ -15,6 +15,7 @@
 #include "common/weights/weights.h"
 #include "worker/expert_store.h"
 #include "worker/listener.h"
+#include "worker/notify.h"
 #include "worker/session.h"
 
 struct daemon {
@@ -65,6 +66,7 @@ static void on_drain_timeout(uv_timer_t *drain) {
 
 static void on_signal(uv_signal_t *signal, int number) {
     struct daemon *daemon = signal->data;
+    notify_stopping();
     if (number == SIGINT || uv_is_active((uv_handle_t *)&daemon->drain)) {
         log_info("signal %d: ending", number);
         daemon_stop(daemon);

@@ -11,6 +11,7 @@
 #include "common/log.h"
 #include "common/transport/transport.h"
 #include "worker/daemon.h"
+#include "worker/notify.h"
 
 struct settings {
     struct daemon_options daemon;
@@ -120,6 +121,7 @@ static enum status serve(const struct settings *settings) {
         return status;
     printf("listening %s\n", daemon_address(daemon));
     fflush(stdout);
+    notify_ready();
     daemon_run(daemon);
     daemon_destroy(daemon);
     return STATUS_OK;
@@ -131,6 +133,7 @@ int main(int argc, char **argv) {
         .isa = "auto"};
     bool done = false;
     log_init("skein-worker", LOG_INFO, NULL);
+    log_set_journal(config_logs_to_journal());
     signal(SIGPIPE, SIG_IGN);
     struct config *config = config_create();
     enum status status =

@@ -26,6 +26,7 @@
 #include "common/log.h"
 #include "common/machine_record.h"
 #include "proto/channel.h"
+#include "worker/notify.h"
 #include "worker/probe.h"
 #include "worker/service.h"
 
@@ -115,10 +116,23 @@ struct session {
 /* What is said to coordinators that come too late. */
 #define DRAINING "it is being drained; use another worker"
 
+/* What `systemctl status` shows. */
+static void tell_manager(const struct session *session) {
+    const char *name = session->coordinator ? session->coordinator->name : "";
+    if (session->state == SESSION_IDLE)
+        notify_status("waiting for a coordinator");
+    else if (session->state == SESSION_LOADING || session->state == SESSION_RECEIVING)
+        notify_status("loading shards for %s", name);
+    else if (session->state == SESSION_READY)
+        notify_status("%" PRIu32 " shards loaded, serving %s",
+                      expert_store_count(session->options.store), name);
+}
+
 static void set_state(struct session *session, enum session_state state) {
     assert(NEXT_STATES[session->state] & TO(state));
     log_debug("session: %s -> %s", STATE_NAMES[session->state], STATE_NAMES[state]);
     session->state = state;
+    tell_manager(session);
 }
 
 static void say_drain(struct client *client) {

@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -532,6 +533,23 @@ static void test_cache_directory(void **state) {
     assert_null(config_cache_directory(f->config, "prog"));
 }
 
+static void test_journal_is_known_by_its_stream(void **state) {
+    (void)state;
+    struct stat stream;
+    char identity[64];
+    assert_int_equal(fstat(STDERR_FILENO, &stream), 0);
+    unsetenv("JOURNAL_STREAM");
+    assert_false(config_logs_to_journal());
+    snprintf(identity, sizeof identity, "%ju:%ju", (uintmax_t)stream.st_dev,
+             (uintmax_t)stream.st_ino);
+    setenv("JOURNAL_STREAM", identity, 1);
+    assert_true(config_logs_to_journal());
+    strcat(identity, "0"); /* another stream */
+    setenv("JOURNAL_STREAM", identity, 1);
+    assert_false(config_logs_to_journal());
+    unsetenv("JOURNAL_STREAM");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_every_type, setup, teardown),
@@ -552,6 +570,7 @@ int main(void) {
         cmocka_unit_test(test_nearest_name),
         cmocka_unit_test_setup_teardown(test_state_directory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cache_directory, setup, teardown),
+        cmocka_unit_test(test_journal_is_known_by_its_stream),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

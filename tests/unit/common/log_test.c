@@ -95,6 +95,20 @@ static void test_long_lines_are_cut(void **state) {
     assert_int_equal(lines, 21);
 }
 
+static void test_journal_reads_the_level(void **state) {
+    struct sink *sink = *state;
+    log_init("prog", LOG_DEBUG, sink->stream);
+    log_set_journal(true);
+    log_error("e\n<0>forged");
+    log_warning("w");
+    log_info("i");
+    log_debug("d");
+    log_set_journal(false);
+    log_info("plain");
+    assert_string_equal(sink->text, "<3>error: e?<0>forged\n<4>warning: w\n<6>info: i\n"
+                                    "<7>debug: d\nprog: info: plain\n");
+}
+
 static void *write_lines(void *argument) {
     char letter = *(const char *)argument, text[101];
     memset(text, letter, 100);
@@ -128,6 +142,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_control_characters, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bytes_that_are_not_utf8, setup, teardown),
         cmocka_unit_test_setup_teardown(test_long_lines_are_cut, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_journal_reads_the_level, setup, teardown),
         cmocka_unit_test_setup_teardown(test_threads_do_not_mix_lines, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -70,10 +70,19 @@ static void invalid_pieces_are_as_long_as_they_were_well_formed(void **state) {
     }
 }
 
+static void what_no_line_may_contain_is_replaced(void **state) {
+    (void)state;
+    char text[] = "a\n\x1b\x7f \xc3\xa9\xff\xe4\xb8";
+    utf8_replace_unprintable(text, strlen(text));
+    assert_string_equal(text, "a??? \xc3\xa9???");
+    utf8_replace_unprintable(text, 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_code_point_is_one_character),
         cmocka_unit_test(invalid_pieces_are_as_long_as_they_were_well_formed),
+        cmocka_unit_test(what_no_line_may_contain_is_replaced),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
