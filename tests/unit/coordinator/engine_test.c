@@ -1,12 +1,15 @@
 /* The engine on a golden model: several sequences in one batch are what each is alone, and a decode
  * step takes no memory. Agreement with the golden logits is checked end to end. */
-#include "tests/unit/worker/fixture.h"
+#include "tests/unit/test.h"
 
 #include <limits.h>
 #include <math.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 
 #include "coordinator/runtime.h"
+#include "worker/daemon.h"
 
 #define GOLDEN     TEST_DATA_DIR "/golden/deepseek-v3-tiny"
 #define VOCABULARY 320u
@@ -78,6 +81,11 @@ static unsigned count_allocations(const struct runtime_options *options) {
     runtime_close(runtime);
     return fewest;
 }
+
+static void *worker_main(void *daemon) {
+    daemon_run(daemon);
+    return NULL;
+}
 #endif
 
 /* In this process; and with a worker in a thread of it, whose allocations count as well. Counted
@@ -93,16 +101,23 @@ static void test_decode_step_allocates_nothing(void **state) {
     free(counted);
     assert_int_equal(allocations, 1);
     assert_int_equal(count_allocations(&OPTIONS), 0);
-    struct worker worker;
-    worker_start(&worker, GOLDEN, 64 << 20);
+    const struct daemon_options worker = {
+        .listen = "127.0.0.1:0", .threads = 2, .memory_bytes = 64 << 20, .model = GOLDEN};
+    struct daemon *daemon;
+    pthread_t thread;
+    signal(SIGPIPE, SIG_IGN); /* as main does */
+    assert_int_equal(daemon_create(&worker, &daemon), STATUS_OK);
+    assert_int_equal(pthread_create(&thread, NULL, worker_main, daemon), 0);
     struct runtime_options remote = OPTIONS;
-    remote.workers = daemon_address(worker.daemon);
+    remote.workers = daemon_address(daemon);
     remote.worker_timeout_s = 10;
     for (int i = 0; i < 2; i++) {
         remote.transport = i ? "uring" : "sockets";
         assert_int_equal(count_allocations(&remote), 0);
     }
-    worker_stop(&worker);
+    daemon_stop(daemon);
+    pthread_join(thread, NULL);
+    daemon_destroy(daemon);
 #endif
 }
 
