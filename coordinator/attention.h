@@ -16,7 +16,7 @@ enum status attention_create(const struct model_shape *shape, struct threads *th
                              struct kv_cache *cache, uint32_t rows_max, struct attention **out);
 void attention_destroy(struct attention *attention);
 
-/* Prepares for the layers of one batch (rotary angles). */
+/* Prepares for the layers of one batch, or of its parts (rotary angles). */
 void attention_begin(struct attention *attention, const struct batch *batch);
 
 /* out (rows, hidden) = attention of the normalised rows x (rows, hidden). The cache has room for

@@ -60,10 +60,11 @@ static void finish_row(void *context, size_t task, unsigned thread) {
     uint32_t row = (uint32_t)task;
     float *q = attention->q + row * s->heads * key_width(s);
     for (uint32_t h = 0; h < s->heads; h++)
-        rope_rotate(attention->rope, row, q + h * key_width(s) + s->nope_dim);
+        rope_rotate(attention->rope, call->batch->first_row + row,
+                    q + h * key_width(s) + s->nope_dim);
     float *kv = attention->kv + (size_t)row * (s->kv_rank + s->rope_dim);
     kernel_get()->rms_norm(kv, call->weights->kv_a_norm, s->kv_rank, s->norm_epsilon, kv);
-    rope_rotate(attention->rope, row, kv + s->kv_rank);
+    rope_rotate(attention->rope, call->batch->first_row + row, kv + s->kv_rank);
     attention_write_cache(call, row, kv);
 }
 

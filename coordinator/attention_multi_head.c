@@ -24,10 +24,10 @@ static void finish_row(void *context, size_t task, unsigned thread) {
     uint32_t row = (uint32_t)task;
     float *q = attention->q + (size_t)row * s->heads * s->head_dim;
     for (uint32_t h = 0; h < s->heads; h++)
-        rope_rotate(attention->rope, row, q + (size_t)h * s->head_dim);
+        rope_rotate(attention->rope, call->batch->first_row + row, q + (size_t)h * s->head_dim);
     float *kv = attention->kv + (size_t)row * 2 * s->kv_heads * s->head_dim;
     for (uint32_t h = 0; h < s->kv_heads; h++)
-        rope_rotate(attention->rope, row, kv + (size_t)h * s->head_dim);
+        rope_rotate(attention->rope, call->batch->first_row + row, kv + (size_t)h * s->head_dim);
     attention_write_cache(call, row, kv);
 }
 

@@ -18,4 +18,5 @@ struct batch {
     uint32_t rows;
     const struct batch_segment *segments; /* (segment_count), covering all rows in order */
     uint32_t segment_count;
+    uint32_t first_row; /* where it begins in the step that it is a part of; 0: it is the whole */
 };

@@ -177,7 +177,7 @@ static enum status print_plan(const struct planned *planned, const struct planni
         .cache_bytes = planning_cache_bytes(input, options->context),
         .context = options->context,
         .decode = input->decode,
-        .prefill = input->prefill,
+        .prefill = planning_prefill(planned->planning),
     };
     if (options->json) {
         json_t *object = plan_report_to_json(&report);

@@ -300,7 +300,7 @@ enum status dispatch_resend(struct dispatch *dispatch, struct ticket *ticket) {
     while (!status && !choose_copies(dispatch, work->layer))
         status = failover_wait(dispatch->failover, work->layer);
     if (status) {
-        ticket->in_use = false;
+        dispatch->failed = true;
         return status;
     }
     failover_rest(dispatch->failover);
@@ -318,6 +318,8 @@ enum status dispatch_resend(struct dispatch *dispatch, struct ticket *ticket) {
 
 enum status dispatch_send(struct dispatch *dispatch, const struct dispatch_work *work,
                           struct ticket **out) {
+    if (dispatch->failed)
+        return STATUS_CONNECTION;
     struct ticket *ticket = open_ticket(dispatch);
     ticket->in_use = true;
     ticket->work = *work;

@@ -73,6 +73,7 @@ struct dispatch {
     uint32_t *by_expert;          /* (rows_max * k) row * k + choice, sorted by expert, then row */
     uint32_t *copy_of;            /* (experts) the copy in use, as its first part */
     double *load_bytes;           /* (holders) weights to read in the current ticket */
+    bool failed;                  /* an expert found no holder in time: it ends here */
     struct holder_stats *stats;   /* (holders) */
     uint64_t visits, routed_rows; /* holders visited, and rows, summed over layers and steps */
 };
@@ -94,7 +95,7 @@ void dispatch_destroy(struct dispatch *dispatch);
 /* Sends every row to the holders of its experts, each expert to the copy whose holders have least
  * to do. What `work` points to must stay as it is until combine_await. At most TICKETS_MAX tickets
  * are open at a time. Waits where experts have no holder at present. Errors: those of
- * failover_wait; the ticket is then closed. */
+ * failover_wait; nothing can be dispatched any more then. */
 enum status dispatch_send(struct dispatch *dispatch, const struct dispatch_work *work,
                           struct ticket **out);
 

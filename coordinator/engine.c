@@ -1,5 +1,10 @@
 /* The layer loop. Dispatch goes out before the shared experts are computed and combine comes after,
- * so the workers' time hides behind the coordinator's own. */
+ * so the workers' time hides behind the coordinator's own.
+ *
+ * A batch that is large enough runs as two micro-batches that alternate: while the workers have the
+ * experts of one, attention and router of the other run here. Both are parts of the same buffers.
+ * The second may go on with the sequence that the first ends in, because its attention in a layer
+ * comes after the other's, which has then written the cache. */
 #include "coordinator/engine.h"
 
 #include <assert.h>
@@ -12,6 +17,13 @@
 #include "coordinator/attention.h"
 #include "coordinator/combine.h"
 #include "coordinator/router.h"
+
+/* A part of the rows, or all of them, on their way through the layers. */
+struct micro_batch {
+    struct batch batch;
+    struct batch_segment *segments; /* (rows_max) */
+    struct ticket *ticket;          /* of the experts that are under way; NULL: none */
+};
 
 struct engine {
     const struct model *model;
@@ -32,6 +44,8 @@ struct engine {
     float *weights;    /* (rows_max, k) */
     struct matmul_workspace matmul;
     struct expert_task *tasks; /* (rows_max) every row through one feed-forward */
+    uint32_t overlap_rows_min;
+    struct micro_batch micro_batches[TICKETS_MAX];
 };
 
 enum status engine_create(const struct engine_options *options, struct engine **out) {
@@ -46,6 +60,7 @@ enum status engine_create(const struct engine_options *options, struct engine **
     engine->dispatch = options->dispatch;
     engine->workspace = options->workspace;
     engine->rows_max = rows;
+    engine->overlap_rows_min = options->overlap_rows_min;
     if (attention_create(shape, options->threads, options->cache, rows, &engine->attention) ||
         router_create(shape, options->threads, rows, &engine->router))
         goto err_memory;
@@ -64,6 +79,10 @@ enum status engine_create(const struct engine_options *options, struct engine **
     if (!engine->x || !engine->normed || !engine->mixed || !engine->experts || !engine->weights ||
         !scratch || !prepared || !engine->tasks)
         goto err_memory;
+    for (uint32_t m = 0; m < TICKETS_MAX; m++)
+        if (!(engine->micro_batches[m].segments =
+                  arena_take(arena, rows, sizeof *engine->micro_batches[m].segments)))
+            goto err_memory;
     *out = engine;
     return STATUS_OK;
 err_memory:
@@ -130,46 +149,128 @@ static void embed(const struct engine *engine, const struct batch *batch, float 
                       out + (size_t)r * hidden, hidden);
 }
 
-/* out += the layer's dense feed-forward, each row with weight one. */
-static void add_dense_ffn(struct engine *engine, const struct layer *layer, uint32_t rows,
-                          float *out) {
-    for (uint32_t r = 0; r < rows; r++)
-        engine->tasks[r] = (struct expert_task){&layer->local_ffn, r, 1.0f};
-    expert_forward(engine->workspace, engine->normed, engine->tasks, rows, out);
+/* The rows of a (rows, width) buffer that a micro-batch has. */
+static float *rows_of(const struct micro_batch *micro, float *buffer, size_t width) {
+    return buffer + micro->batch.first_row * width;
 }
 
-static enum status add_ffn(struct engine *engine, uint32_t index, const struct batch *batch) {
-    const struct layer *layer = &engine->model->layers[index];
-    uint32_t rows = batch->rows;
-    norm_rows(engine, engine->x, layer->ffn_norm, rows, engine->normed,
-              engine->model->shape.hidden);
-    if (!engine->model->shape.is_expert_layer[index]) {
-        add_dense_ffn(engine, layer, rows, engine->x);
-        return STATUS_OK;
-    }
-    router_forward(engine->router, layer, engine->normed, rows, engine->experts, engine->weights);
-    if (engine->observer)
-        engine->observer(engine->observer_context, index, batch, engine->experts, engine->weights);
-    const struct dispatch_work work = {
-        .layer = index,
-        .rows = rows,
-        .x = engine->normed,
-        .experts = engine->experts,
-        .weights = engine->weights,
-        .local_ffn = layer->has_local_ffn ? &layer->local_ffn : NULL,
-    };
-    struct ticket *ticket;
-    enum status status = dispatch_send(engine->dispatch, &work, &ticket);
-    return status ? status : combine_await(engine->dispatch, ticket, engine->x);
+static void norm_part(struct engine *engine, const struct micro_batch *micro, const float *weight) {
+    size_t hidden = engine->model->shape.hidden;
+    norm_rows(engine, rows_of(micro, engine->x, hidden), weight, micro->batch.rows,
+              rows_of(micro, engine->normed, hidden), hidden);
 }
 
-static void add_attention(struct engine *engine, uint32_t index, const struct batch *batch) {
+static void add_attention(struct engine *engine, uint32_t index, const struct micro_batch *micro) {
     const struct layer *layer = &engine->model->layers[index];
     size_t hidden = engine->model->shape.hidden;
-    norm_rows(engine, engine->x, layer->attention_norm, batch->rows, engine->normed, hidden);
-    attention_forward(engine->attention, &layer->attention, index, batch, engine->normed,
-                      engine->mixed);
-    kernel_get()->add_scaled(1.0f, engine->mixed, batch->rows * hidden, engine->x);
+    norm_part(engine, micro, layer->attention_norm);
+    attention_forward(engine->attention, &layer->attention, index, &micro->batch,
+                      rows_of(micro, engine->normed, hidden), engine->mixed);
+    kernel_get()->add_scaled(1.0f, engine->mixed, micro->batch.rows * hidden,
+                             rows_of(micro, engine->x, hidden));
+}
+
+/* x += the layer's dense feed-forward, each row with weight one. */
+static void add_dense_ffn(struct engine *engine, const struct layer *layer,
+                          const struct micro_batch *micro) {
+    size_t hidden = engine->model->shape.hidden;
+    for (uint32_t r = 0; r < micro->batch.rows; r++)
+        engine->tasks[r] = (struct expert_task){&layer->local_ffn, r, 1.0f};
+    expert_forward(engine->workspace, rows_of(micro, engine->normed, hidden), engine->tasks,
+                   micro->batch.rows, rows_of(micro, engine->x, hidden));
+}
+
+/* Routes the rows and sends them to their experts. */
+static enum status send_experts(struct engine *engine, uint32_t index, struct micro_batch *micro) {
+    const struct layer *layer = &engine->model->layers[index];
+    const struct model_shape *shape = &engine->model->shape;
+    const struct batch *batch = &micro->batch;
+    size_t first = (size_t)batch->first_row * shape->experts_per_token;
+    const struct dispatch_work work = {
+        .layer = index,
+        .rows = batch->rows,
+        .x = rows_of(micro, engine->normed, shape->hidden),
+        .experts = engine->experts + first,
+        .weights = engine->weights + first,
+        .local_ffn = layer->has_local_ffn ? &layer->local_ffn : NULL,
+    };
+    router_forward(engine->router, layer, work.x, batch->rows, engine->experts + first,
+                   engine->weights + first);
+    if (engine->observer)
+        engine->observer(engine->observer_context, index, batch, work.experts, work.weights);
+    return dispatch_send(engine->dispatch, &work, &micro->ticket);
+}
+
+/* Waits for the experts that are under way, if any, and adds what they give. */
+static enum status finish_experts(struct engine *engine, struct micro_batch *micro) {
+    struct ticket *ticket = micro->ticket;
+    micro->ticket = NULL;
+    if (!ticket)
+        return STATUS_OK;
+    return combine_await(engine->dispatch, ticket,
+                         rows_of(micro, engine->x, engine->model->shape.hidden));
+}
+
+/* Takes in what is under way; then attention and feed-forward of a layer, which for experts are
+ * under way on return. */
+static enum status begin_layer(struct engine *engine, uint32_t index, struct micro_batch *micro) {
+    const struct layer *layer = &engine->model->layers[index];
+    enum status status = finish_experts(engine, micro);
+    if (status)
+        return status;
+    add_attention(engine, index, micro);
+    norm_part(engine, micro, layer->ffn_norm);
+    if (engine->model->shape.is_expert_layer[index])
+        return send_experts(engine, index, micro);
+    add_dense_ffn(engine, layer, micro);
+    return STATUS_OK;
+}
+
+/* The rows [first, end) of the batch. */
+static void take_rows(struct micro_batch *micro, const struct batch *batch, uint32_t first,
+                      uint32_t end) {
+    micro->batch =
+        (struct batch){batch->tokens + first, end - first, micro->segments, 0, .first_row = first};
+    for (uint32_t s = 0; s < batch->segment_count; s++) {
+        struct batch_segment segment = batch->segments[s];
+        uint32_t segment_end = segment.row + segment.rows;
+        uint32_t from = segment.row > first ? segment.row : first;
+        uint32_t to = segment_end < end ? segment_end : end;
+        if (from >= to)
+            continue;
+        segment.position += from - segment.row;
+        segment.row = from - first;
+        segment.rows = to - from;
+        micro->segments[micro->batch.segment_count++] = segment;
+    }
+}
+
+/* Returns the number of micro-batches. */
+static uint32_t divide(struct engine *engine, const struct batch *batch) {
+    uint32_t parts = engine->overlap_rows_min && batch->rows >= engine->overlap_rows_min &&
+                             batch->rows >= TICKETS_MAX
+                         ? TICKETS_MAX
+                         : 1;
+    for (uint32_t m = 0; m < parts; m++)
+        take_rows(&engine->micro_batches[m], batch, batch->rows * m / parts,
+                  batch->rows * (m + 1) / parts);
+    return parts;
+}
+
+/* The layers [first, end) for all parts, in turn. */
+static enum status run_layers(struct engine *engine, const struct batch *batch, uint32_t first,
+                              uint32_t end) {
+    uint32_t parts = divide(engine, batch);
+    enum status status = STATUS_OK;
+    for (uint32_t layer = first; layer < end; layer++)
+        for (uint32_t m = 0; m < parts && !status; m++)
+            status = begin_layer(engine, layer, &engine->micro_batches[m]);
+    for (uint32_t m = 0; m < parts; m++) {
+        if (!status)
+            status = finish_experts(engine, &engine->micro_batches[m]);
+        engine->micro_batches[m].ticket = NULL;
+    }
+    return status;
 }
 
 enum status engine_forward(struct engine *engine, const struct batch *batch, const float **hidden) {
@@ -177,12 +278,9 @@ enum status engine_forward(struct engine *engine, const struct batch *batch, con
     assert(batch->rows <= engine->rows_max);
     attention_begin(engine->attention, batch);
     embed(engine, batch, engine->x);
-    for (uint32_t layer = 0; layer < model->shape.layers; layer++) {
-        add_attention(engine, layer, batch);
-        enum status status = add_ffn(engine, layer, batch);
-        if (status)
-            return status;
-    }
+    enum status status = run_layers(engine, batch, 0, model->shape.layers);
+    if (status)
+        return status;
     norm_rows(engine, engine->x, model->norm, batch->rows, engine->normed, model->shape.hidden);
     *hidden = engine->normed;
     return STATUS_OK;
@@ -205,8 +303,7 @@ enum status engine_forward_draft(struct engine *engine, const struct batch *batc
     norm_rows(engine, hidden, model->draft.hidden_norm, batch->rows, engine->mixed + width,
               2 * width);
     matmul(&engine->matmul, &model->draft.projection, engine->mixed, batch->rows, engine->x);
-    add_attention(engine, layer, batch);
-    enum status status = add_ffn(engine, layer, batch);
+    enum status status = run_layers(engine, batch, layer, layer + 1);
     if (status)
         return status;
     norm_rows(engine, engine->x, model->draft.head_norm, batch->rows, engine->normed, width);

@@ -22,6 +22,7 @@ struct engine_options {
     struct dispatch *dispatch;
     struct expert_workspace *workspace; /* for the feed-forwards that run here */
     uint32_t rows_max;
+    uint32_t overlap_rows_min; /* batches of so many rows run as two that overlap; 0: none */
 };
 
 /* Takes all memory that steps will need; owns nothing of the options. Errors: STATUS_NO_MEMORY. */

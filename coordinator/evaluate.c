@@ -60,7 +60,7 @@ static enum status run_draft(struct evaluation *e, uint32_t position, uint32_t r
     const struct model_shape *shape = &engine_model(e->engine)->shape;
     memcpy(e->hidden, hidden, (size_t)rows * shape->hidden * sizeof(float));
     struct batch_segment segment = {e->sequence, position, 0, rows};
-    struct batch batch = {e->ids + position + 1, rows, &segment, 1};
+    struct batch batch = {e->ids + position + 1, rows, &segment, 1, 0};
     const float *drafted;
     enum status status = engine_forward_draft(e->engine, &batch, e->hidden, &drafted);
     if (status == STATUS_OK)
@@ -75,7 +75,7 @@ static enum status run_step(struct evaluation *e, uint32_t position, uint32_t ro
     if (status)
         return status;
     struct batch_segment segment = {e->sequence, position, 0, rows};
-    struct batch batch = {e->ids + position, rows, &segment, 1};
+    struct batch batch = {e->ids + position, rows, &segment, 1, 0};
     const float *hidden;
     if ((status = engine_forward(e->engine, &batch, &hidden)))
         return status;

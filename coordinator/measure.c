@@ -75,7 +75,7 @@ static enum status step(struct measuring *measuring, uint32_t first, uint32_t se
     struct engine *engine = measuring->engine;
     struct kv_cache *cache = engine_cache(engine);
     struct batch_segment segments[SEQUENCES_MAX];
-    struct batch batch = {measuring->tokens + first, sequences * rows, segments, sequences};
+    struct batch batch = {measuring->tokens + first, sequences * rows, segments, sequences, 0};
     enum status status;
     for (uint32_t i = 0; i < sequences; i++) {
         uint32_t sequence = measuring->sequences[i], position = kv_cache_length(cache, sequence);

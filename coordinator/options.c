@@ -106,6 +106,13 @@ static void add_placement_rows(struct model_options *options, struct option_tabl
          .maximum = WORKER_TIMEOUT_MAX_S,
          .help = "How long to wait for others to take over a lost worker's experts, or for its "
                  "return; 0: end at once."},
+        {.name = "overlap",
+         .type = OPTION_CHOICE,
+         .target = &options->overlap,
+         .argument = "WHEN",
+         .choices = "auto|on|off",
+         .help = "Steps of several rows in two halves, of which one computes here while workers "
+                 "have the other: where that is predicted to gain, always, or never."},
         {.name = "transport",
          .type = OPTION_CHOICE,
          .target = &options->transport,
@@ -133,6 +140,7 @@ static void add_model_rows(struct model_options *options, struct option_table *t
     *options = (struct model_options){
         .isa = "auto",
         .worker_timeout_s = WORKER_TIMEOUT_DEFAULT_S,
+        .overlap = "auto",
         .transport = "auto",
         .memory_bytes = PLANNING_MEMORY_AUTO,
         .placement = "auto",
@@ -837,6 +845,7 @@ struct runtime_options options_for_runtime(const struct model_options *options) 
         .replicas = options->replicas,
         .popularity = options->popularity,
         .cache_directory = options->cache_directory,
+        .overlap = options->overlap,
         .transport = options->transport,
         .batch_rows = options->batch_tokens,
         .context = options->context,

@@ -21,7 +21,7 @@ struct model_options {
     const char *isa;
     const char *placement, *optimize, *replicas;
     const char *popularity; /* path of statistics, or NULL */
-    const char *transport;
+    const char *overlap, *transport;
     uint32_t batch_tokens;
     uint32_t context;
     const char *activations;

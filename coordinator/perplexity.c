@@ -74,7 +74,7 @@ static enum status score_step(struct scoring *scoring, uint32_t sequence, size_t
     if (status)
         return status;
     struct batch_segment segment = {sequence, position, 0, rows};
-    struct batch batch = {options->ids + first, rows, &segment, 1};
+    struct batch batch = {options->ids + first, rows, &segment, 1, 0};
     const float *hidden;
     if ((status = engine_forward(scoring->engine, &batch, &hidden)))
         return status;

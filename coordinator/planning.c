@@ -9,6 +9,9 @@
 #include "coordinator/kv_cache.h"
 #include "coordinator/popularity.h"
 
+/* What two micro-batches must be predicted to take at most, of one. */
+#define OVERLAP_GAIN 0.98
+
 struct planning {
     struct planning_input input;
     uint32_t holders;
@@ -165,19 +168,42 @@ bool planning_predict(const struct planning *planning, const struct cost_step *s
     return planning->costs != NULL;
 }
 
+static double step_seconds(const struct planning *planning, uint32_t rows, uint32_t micro_batches) {
+    struct cost_prediction prediction;
+    const struct cost_step step = {rows, planning->input.prefill.context, micro_batches};
+    return planning_predict(planning, &step, &prediction) ? prediction.step_s : 0;
+}
+
+uint32_t planning_overlap_rows(const struct planning *planning, uint32_t rows_max) {
+    if (!planning->costs || planning->input.worker_count == 0)
+        return 0;
+    for (uint32_t rows = 2; rows <= rows_max; rows *= 2)
+        if (step_seconds(planning, rows, 2) < OVERLAP_GAIN * step_seconds(planning, rows, 1))
+            return rows;
+    return 0;
+}
+
+struct cost_step planning_prefill(const struct planning *planning) {
+    struct cost_step step = planning->input.prefill;
+    uint32_t rows = planning_overlap_rows(planning, step.rows);
+    step.micro_batches = rows ? 2 : 1;
+    return step;
+}
+
 /* Seconds of a prompt's steps without the head, with its mean context for each of them. */
 static double prompt_seconds(const struct planning *planning,
                              const struct planning_request *request,
                              struct cost_prediction *prediction) {
     uint32_t full = request->prompt_tokens / request->batch_rows;
     uint32_t rest = request->prompt_tokens % request->batch_rows;
+    uint32_t overlap = planning_overlap_rows(planning, request->batch_rows);
     struct cost_step step = {request->batch_rows, request->before + request->prompt_tokens / 2,
-                             planning->input.prefill.micro_batches};
+                             overlap ? 2 : 1};
     double seconds = 0;
     if (full && planning_predict(planning, &step, prediction))
         seconds += full * prediction->step_s;
     step.rows = rest;
-    if (rest < 2)
+    if (rest < overlap)
         step.micro_batches = 1;
     if (rest && planning_predict(planning, &step, prediction))
         seconds += prediction->step_s;

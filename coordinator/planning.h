@@ -57,6 +57,13 @@ const struct plan *planning_plan(const struct planning *planning);
 bool planning_predict(const struct planning *planning, const struct cost_step *step,
                       struct cost_prediction *out);
 
+/* From how many rows on a step is predicted to be faster as two micro-batches, of which one's
+ * attention hides the other's experts; at most `rows_max`. 0: never, or nothing is predicted. */
+uint32_t planning_overlap_rows(const struct planning *planning, uint32_t rows_max);
+
+/* The planned prefill step, as two micro-batches where that is faster. */
+struct cost_step planning_prefill(const struct planning *planning);
+
 /* A prompt behind `before` positions, in steps of at most `batch_rows`, and decode steps of
  * `sequences` rows behind `decode_context` positions. */
 struct planning_request {

@@ -361,6 +361,16 @@ static enum status find_holders(struct runtime *runtime) {
     return failover_create(&options, &runtime->failover);
 }
 
+/* From how many rows on a batch is worth dividing in two. */
+static uint32_t overlap_rows(const struct runtime *runtime) {
+    const char *overlap = runtime->options.overlap;
+    if (!runtime->cluster || (overlap && strcmp(overlap, "off") == 0))
+        return 0;
+    if (overlap && strcmp(overlap, "on") == 0)
+        return TICKETS_MAX;
+    return planning_overlap_rows(runtime->planning, runtime->options.batch_rows);
+}
+
 static enum status build_engine(struct runtime *runtime) {
     const struct model_shape *shape = &runtime->shape;
     uint32_t rows = runtime->options.batch_rows;
@@ -394,6 +404,7 @@ static enum status build_engine(struct runtime *runtime) {
         .dispatch = runtime->dispatch,
         .workspace = runtime->workspace,
         .rows_max = rows,
+        .overlap_rows_min = overlap_rows(runtime),
     };
     return engine_create(&engine, &runtime->engine);
 }

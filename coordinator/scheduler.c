@@ -63,7 +63,7 @@ static enum status step(struct scheduler *scheduler, const uint32_t *tokens, uin
     if (status)
         return status;
     struct batch_segment segment = {scheduler->sequence, scheduler->count, 0, rows};
-    struct batch batch = {tokens, rows, &segment, 1};
+    struct batch batch = {tokens, rows, &segment, 1, 0};
     const float *hidden;
     if ((status = engine_forward(engine, &batch, &hidden))) {
         kv_cache_truncate(engine_cache(engine), scheduler->sequence, scheduler->count);

@@ -60,7 +60,7 @@ done
 
 check "reference reproduces the golden models" /usr/bin/python3 tests/reference/self_check.py
 check "golden models, in process and on 1, 2, 3, 5 workers" /usr/bin/python3 tests/e2e/check_model.py build/bin/skein \
-  tests/data/golden/* --workers 0,1,2,3,5 --placement experts,slices,slices+here --batch-tokens 1,7,512
+  tests/data/golden/* --workers 0,1,2,3,5 --placement experts,slices,slices+here,experts+overlap --batch-tokens 1,7,512
 check "golden GGUF models, in process and on 2, 3 workers" /usr/bin/python3 tests/e2e/check_model.py build/bin/skein \
   tests/data/golden-gguf/* --workers 0,2,3 --placement experts,slices --batch-tokens 1,7,512
 check "the demo model as GGUF" /usr/bin/python3 tests/e2e/gguf_models.py build/bin/skein
@@ -72,7 +72,7 @@ for isa in avx512 amx; do
     tests/data/golden-gguf/deepseek-v3-tiny-q8_0 --workers 0 --placement slices --batch-tokens 7,512 --isa "$isa"
 done
 check "golden models, ASan" /usr/bin/python3 tests/e2e/check_model.py build-asan/bin/skein \
-  tests/data/golden/* tests/data/golden-gguf/* --workers 0,2 --placement experts+here,slices --batch-tokens 512
+  tests/data/golden/* tests/data/golden-gguf/* --workers 0,2 --placement experts+here+overlap,slices --batch-tokens 512
 check "KV cache formats" /usr/bin/python3 tests/e2e/kv_cache.py build/bin/skein
 check "unseen models" /usr/bin/python3 tests/e2e/unseen_models.py build/bin/skein
 check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin

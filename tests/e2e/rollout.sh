@@ -80,7 +80,7 @@ boot() {
   printf '[Match]\nName=host0\n[Network]\nAddress=%s/24\n' "${addresses[$name]}" >"$scratch/$name.network"
   local options=(--quiet --register=no --boot --machine="skein-$name" --directory="$scratch/root" --volatile=overlay
     --network-bridge=skein --resolv-conf=off --timezone=off --console=pipe
-    --bind-ro="$scratch/$name.network:/etc/systemd/network/host0.network"
+    --bind-ro="$scratch/$name.network:/etc/systemd/network/10-host0.network"
     --bind-ro="$scratch/key.pub:/root/.ssh/authorized_keys")
   # Without a systemd on this machine nobody makes a control group for the container, so it gets one from here.
   if [ ! -d /run/systemd/system ]; then

@@ -95,7 +95,7 @@ static void teardown(struct fixture *f) {
 
 static void forward(struct fixture *f, const struct batch_segment *segments, uint32_t count,
                     uint32_t rows, const float *x, float *out) {
-    struct batch batch = {NULL, rows, segments, count};
+    struct batch batch = {NULL, rows, segments, count, 0};
     attention_begin(f->attention, &batch);
     attention_forward(f->attention, &f->weights, 0, &batch, x, out);
 }
@@ -124,7 +124,7 @@ static void test_forms_agree(void **state) {
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         uint32_t rows = sizes[i];
         struct batch_segment segment = {sequence, TOKENS - rows, 0, rows};
-        struct batch batch = {NULL, rows, &segment, 1};
+        struct batch batch = {NULL, rows, &segment, 1, 0};
         struct attention_call call = {f.attention, &f.weights, 0, &batch};
         attention_begin(f.attention, &batch);
         attention_latent_forward(&call, f.x + (size_t)(TOKENS - rows) * SHAPE.hidden);
@@ -231,7 +231,7 @@ static void check_split(unsigned threads, uint32_t rows, uint32_t segment_count)
     for (uint32_t i = 0; i < segment_count; i++)
         segments[i] = (struct batch_segment){open_past(&f, &random, lengths[i]), lengths[i] - rows,
                                              i * rows, rows};
-    struct batch batch = {NULL, rows * segment_count, segments, segment_count};
+    struct batch batch = {NULL, rows * segment_count, segments, segment_count, 0};
     struct attention_call call = {f.attention, &f.weights, 0, &batch};
     size_t floats = (size_t)batch.rows * SHAPE.heads * SHAPE.v_dim;
     static float want[8 * 100];
@@ -266,12 +266,12 @@ static void test_short_past_is_one_loop(void **state) {
     struct fixture f;
     setup(&f, 2);
     struct batch_segment segments[] = {{0, 500, 0, 1}, {1, 3000, 1, 1}};
-    struct batch batch = {NULL, 1, segments, 1};
+    struct batch batch = {NULL, 1, segments, 1, 0};
     struct attention_call call = {f.attention, &f.weights, 0, &batch};
     struct absorbed_plan plan = attention_absorbed_plan(&call);
     assert_int_equal(plan.splits, 1);
     assert_int_equal(plan.heads, 3);
-    batch = (struct batch){NULL, 2, segments, 2};
+    batch = (struct batch){NULL, 2, segments, 2, 0};
     plan = attention_absorbed_plan(&call);
     assert_int_equal(plan.splits, 1);
     assert_int_equal(plan.heads, 5);
@@ -363,7 +363,7 @@ static float score_scale(const struct matrix *kv_b) {
 static void run_form(struct fixture *f, bool absorbed, uint32_t sequence, uint32_t rows,
                      float *out) {
     struct batch_segment segment = {sequence, TOKENS - rows, 0, rows};
-    struct batch batch = {NULL, rows, &segment, 1};
+    struct batch batch = {NULL, rows, &segment, 1, 0};
     struct attention_call call = {f->attention, &f->weights, 0, &batch};
     struct attention_share share = {&segment, 0, WIDE.heads, &f->attention->scratch[0]};
     if (absorbed)

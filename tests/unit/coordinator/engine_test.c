@@ -24,7 +24,7 @@ static const struct runtime_options OPTIONS = {.model_path = GOLDEN,
 
 static void forward(struct engine *engine, const struct batch_segment *segments, uint32_t count,
                     uint32_t rows, const uint32_t *tokens, float *logits) {
-    struct batch batch = {tokens, rows, segments, count};
+    struct batch batch = {tokens, rows, segments, count, 0};
     const float *hidden;
     assert_int_equal(engine_forward(engine, &batch, &hidden), STATUS_OK);
     engine_logits(engine, hidden, rows, logits);

@@ -17,7 +17,7 @@ static void expect_rotation(const struct model_shape *shape, const double *frequ
     memcpy(got, x, sizeof x);
     assert_int_equal(rope_create(shape, 4, &rope), STATUS_OK);
     struct batch_segment segment = {0, position - 2, 0, 3};
-    struct batch batch = {NULL, 3, &segment, 1};
+    struct batch batch = {NULL, 3, &segment, 1, 0};
     rope_begin(rope, &batch);
     rope_rotate(rope, 2, got);
     for (uint32_t i = 0; i < DIMS / 2; i++) {
