@@ -99,6 +99,8 @@
 
 /* Repetitions of `skein bench`: beyond these a median gets no steadier. */
 #define BENCH_REPETITIONS_MAX 10000
+/* Events of a trace, 40 bytes each: a thousand decode steps of V3 on eight workers. */
+#define TRACE_EVENTS_MAX (1u << 21)
 
 /* ---- Cluster. */
 /* Payload of one data frame: BATCH_ROWS_MAX rows of HIDDEN_MAX f32 (2 GiB) and

@@ -81,6 +81,8 @@ static void take_completion(struct dispatch *dispatch, const struct completion *
         }
         dispatch->stats[holder].busy_s += header.busy_us * 1e-6;
         dispatch->stats[holder].bytes_in += completion->bytes;
+        trace_worker(dispatch->trace, holder, header.layer, ticket->parts[holder].sent_ns,
+                     header.busy_us, header.rows);
     }
     ticket->parts[holder].pending--;
 }
@@ -148,6 +150,7 @@ static void await_replies(struct dispatch *dispatch, const struct ticket *ticket
         if (count == 0)
             check_missing(dispatch, ticket, started_ns);
     }
+    trace_work(dispatch->trace, "wait", ticket->work.layer, started_ns);
 }
 
 static bool is_complete(const struct dispatch *dispatch, const struct ticket *ticket) {
@@ -185,6 +188,7 @@ static void compute_here(struct dispatch *dispatch, struct ticket *ticket, float
     if (ticket->task_count == 0)
         return;
     expert_forward(dispatch->workspace, ticket->work.x, ticket->tasks, ticket->task_count, out);
+    trace_work(dispatch->trace, "own experts", ticket->work.layer, started_ns);
     if (dispatch->holders->store)
         dispatch->stats[dispatch->holders->workers].busy_s += clock_elapsed_s(started_ns);
 }
@@ -207,8 +211,10 @@ enum status combine_await(struct dispatch *dispatch, struct ticket *ticket, floa
         if (status)
             return status;
     }
+    uint64_t started_ns = clock_now_ns();
     struct addition addition = {dispatch, ticket, out};
     threads_run(dispatch->threads, ticket->work.rows, add_row, &addition);
+    trace_work(dispatch->trace, "combine", ticket->work.layer, started_ns);
     ticket->in_use = false;
     return STATUS_OK;
 }

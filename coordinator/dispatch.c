@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "proto/wire.h"
 
@@ -96,6 +97,7 @@ enum status dispatch_create(const struct dispatch_options *options, struct dispa
     dispatch->failover = options->failover;
     dispatch->workspace = options->workspace;
     dispatch->threads = options->threads;
+    dispatch->trace = options->trace;
     enum status status = take_memory(dispatch);
     if (status)
         log_error("not enough memory to dispatch %u rows; lower --batch-tokens", options->rows_max);
@@ -278,6 +280,7 @@ static void send_part(struct dispatch *dispatch, struct ticket *ticket, uint32_t
     size_t bytes = wire_dispatch_bytes(part->rows, part->entries, dispatch->hidden);
     part->session = holder->session;
     part->pending = 2;
+    part->sent_ns = clock_now_ns();
     dispatch->stats[h].bytes_out += bytes;
     if (transport_post_receive(transport, holder->connection, part->reply,
                                reply_bytes_max(dispatch)) ||
@@ -294,6 +297,7 @@ static void list_local_ffn(struct ticket *ticket) {
 
 enum status dispatch_resend(struct dispatch *dispatch, struct ticket *ticket) {
     const struct dispatch_work *work = &ticket->work;
+    uint64_t started_ns = clock_now_ns();
     holders_refresh(dispatch->holders);
     enum status status = failover_react(dispatch->failover);
     sort_by_expert(dispatch, work->experts, work->rows);
@@ -313,6 +317,7 @@ enum status dispatch_resend(struct dispatch *dispatch, struct ticket *ticket) {
             send_part(dispatch, ticket, h);
     if (dispatch->holders->workers)
         transport_flush(dispatch->holders->transport);
+    trace_work(dispatch->trace, "dispatch", work->layer, started_ns);
     return STATUS_OK;
 }
 

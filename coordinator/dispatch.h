@@ -16,6 +16,7 @@
 #include "coordinator/failover.h"
 #include "coordinator/holders.h"
 #include "coordinator/placement.h"
+#include "coordinator/trace.h"
 #include "worker/expert.h"
 
 /* One holder's part of one ticket. Only workers have frames. */
@@ -27,6 +28,7 @@ struct ticket_part {
     uint32_t entries; /* (row, shard) pairs in the part's frame */
     uint32_t pending; /* completions still to come */
     uint32_t session; /* of the holder when the frame was sent */
+    uint64_t sent_ns;
 };
 
 /* What one layer asks for. */
@@ -67,6 +69,7 @@ struct dispatch {
     struct failover *failover;
     struct expert_workspace *workspace;
     struct threads *threads;
+    struct trace *trace; /* NULL: none */
     struct ticket tickets[TICKETS_MAX];
     uint64_t sequence;
     uint32_t *expert_first;       /* (experts + 1) into by_expert */
@@ -84,6 +87,7 @@ struct dispatch_options {
     struct holders *holders;            /* of that placement */
     struct failover *failover;          /* for them */
     struct expert_workspace *workspace; /* of the engine's size, for what is computed here */
+    struct trace *trace;                /* NULL: none */
     uint32_t hidden, rows_max, experts_per_token;
 };
 

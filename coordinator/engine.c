@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/clock.h"
 #include "common/kernel/kernel.h"
 #include "common/kernel/matmul.h"
 #include "common/log.h"
@@ -45,6 +46,7 @@ struct engine {
     struct matmul_workspace matmul;
     struct expert_task *tasks; /* (rows_max) every row through one feed-forward */
     uint32_t overlap_rows_min;
+    struct trace *trace;
     struct micro_batch micro_batches[TICKETS_MAX];
 };
 
@@ -61,6 +63,7 @@ enum status engine_create(const struct engine_options *options, struct engine **
     engine->workspace = options->workspace;
     engine->rows_max = rows;
     engine->overlap_rows_min = options->overlap_rows_min;
+    engine->trace = options->trace;
     if (attention_create(shape, options->threads, options->cache, rows, &engine->attention) ||
         router_create(shape, options->threads, rows, &engine->router))
         goto err_memory;
@@ -163,11 +166,13 @@ static void norm_part(struct engine *engine, const struct micro_batch *micro, co
 static void add_attention(struct engine *engine, uint32_t index, const struct micro_batch *micro) {
     const struct layer *layer = &engine->model->layers[index];
     size_t hidden = engine->model->shape.hidden;
+    uint64_t started_ns = clock_now_ns();
     norm_part(engine, micro, layer->attention_norm);
     attention_forward(engine->attention, &layer->attention, index, &micro->batch,
                       rows_of(micro, engine->normed, hidden), engine->mixed);
     kernel_get()->add_scaled(1.0f, engine->mixed, micro->batch.rows * hidden,
                              rows_of(micro, engine->x, hidden));
+    trace_work(engine->trace, "attention", index, started_ns);
 }
 
 /* x += the layer's dense feed-forward, each row with weight one. */
@@ -194,8 +199,10 @@ static enum status send_experts(struct engine *engine, uint32_t index, struct mi
         .weights = engine->weights + first,
         .local_ffn = layer->has_local_ffn ? &layer->local_ffn : NULL,
     };
+    uint64_t started_ns = clock_now_ns();
     router_forward(engine->router, layer, work.x, batch->rows, engine->experts + first,
                    engine->weights + first);
+    trace_work(engine->trace, "router", index, started_ns);
     if (engine->observer)
         engine->observer(engine->observer_context, index, batch, work.experts, work.weights);
     return dispatch_send(engine->dispatch, &work, &micro->ticket);

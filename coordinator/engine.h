@@ -21,6 +21,7 @@ struct engine_options {
     struct kv_cache *cache;
     struct dispatch *dispatch;
     struct expert_workspace *workspace; /* for the feed-forwards that run here */
+    struct trace *trace;                /* NULL: none */
     uint32_t rows_max;
     uint32_t overlap_rows_min; /* batches of so many rows run as two that overlap; 0: none */
 };

@@ -22,6 +22,7 @@ struct model_options {
     const char *placement, *optimize, *replicas;
     const char *popularity; /* path of statistics, or NULL */
     const char *overlap, *transport;
+    const char *trace; /* path to write, or NULL */
     uint32_t batch_tokens;
     uint32_t context;
     const char *activations;

@@ -49,6 +49,8 @@ struct runtime {
     struct expert_workspace *workspace;
     struct holders *holders;
     struct failover *failover;
+    const char *holder_names[HOLDERS_MAX];
+    struct trace *trace;
     struct dispatch *dispatch;
     struct engine *engine;
 };
@@ -361,6 +363,15 @@ static enum status find_holders(struct runtime *runtime) {
     return failover_create(&options, &runtime->failover);
 }
 
+static enum status start_trace(struct runtime *runtime) {
+    if (!runtime->options.trace)
+        return STATUS_OK;
+    for (uint32_t h = 0; h < runtime->holders->count; h++)
+        runtime->holder_names[h] = runtime->holders->all[h].address;
+    return trace_create(runtime->options.trace, runtime->holder_names, runtime->holders->workers,
+                        &runtime->trace);
+}
+
 /* From how many rows on a batch is worth dividing in two. */
 static uint32_t overlap_rows(const struct runtime *runtime) {
     const char *overlap = runtime->options.overlap;
@@ -390,6 +401,7 @@ static enum status build_engine(struct runtime *runtime) {
         .placement = runtime->placement,
         .holders = runtime->holders,
         .failover = runtime->failover,
+        .trace = runtime->trace,
         .workspace = runtime->workspace,
         .hidden = shape->hidden,
         .rows_max = rows,
@@ -404,6 +416,7 @@ static enum status build_engine(struct runtime *runtime) {
         .dispatch = runtime->dispatch,
         .workspace = runtime->workspace,
         .rows_max = rows,
+        .trace = runtime->trace,
         .overlap_rows_min = overlap_rows(runtime),
     };
     return engine_create(&engine, &runtime->engine);
@@ -418,7 +431,7 @@ enum status runtime_open(const struct runtime_options *options, struct runtime *
     if ((status = open_checkpoint(runtime)) || (status = find_layouts(runtime)) ||
         (status = connect_workers(runtime)) || (status = measure_workers(runtime)) ||
         (status = plan(runtime)) || (status = load(runtime)) || (status = find_holders(runtime)) ||
-        (status = build_engine(runtime))) {
+        (status = start_trace(runtime)) || (status = build_engine(runtime))) {
         runtime_close(runtime);
         return status;
     }
@@ -431,6 +444,7 @@ void runtime_close(struct runtime *runtime) {
         return;
     engine_destroy(runtime->engine);
     dispatch_destroy(runtime->dispatch);
+    trace_destroy(runtime->trace);
     failover_destroy(runtime->failover);
     holders_destroy(runtime->holders);
     expert_workspace_destroy(runtime->workspace);

@@ -26,6 +26,7 @@ struct runtime_options {
     const char *placement, *optimize, *replicas; /* as in planning.h */
     const char *cache_directory; /* where figures of this machine are remembered, or NULL */
     const char *popularity;      /* path of statistics, or NULL */
+    const char *trace;           /* path of a Chrome trace to write, or NULL */
     const char *overlap;         /* "auto", "on" or "off": batches as two that overlap */
     const char *transport;       /* to workers: one of TRANSPORT_CHOICES */
     uint32_t batch_rows;         /* rows of one engine step at most */

@@ -195,7 +195,7 @@ echo "ok      a second run changes nothing"
 on one /usr/local/bin/skein run --model $demo --cluster /etc/skein/cluster.yaml --memory 0 --ignore-eos \
   --max-tokens 2000 --prompt "Tell me a story." >/dev/null &
 generation=$!
-wait_for 20 "no status while serving" has_property two StatusText "* shards loaded, serving one (*"
+wait_for 20 "no status while serving" has_property two StatusText "* shards loaded, serving * (${addresses[one]}:*"
 echo "ok      status while serving: $(property two StatusText)"
 kill $generation
 wait $generation || true
