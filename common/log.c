@@ -35,8 +35,8 @@ void log_write(enum log_level level, const char *format, ...) {
     if (level > settings.level)
         return;
     char line[LOG_LINE_BYTES_MAX];
-    int used = snprintf(line, sizeof line, "%s%s%s: ",
-                        settings.journal ? JOURNAL_LEVELS[level] : settings.program,
+    int used = snprintf(line, sizeof line,
+                        "%s%s%s: ", settings.journal ? JOURNAL_LEVELS[level] : settings.program,
                         settings.journal ? "" : ": ", LEVEL_NAMES[level]);
     va_list arguments;
     va_start(arguments, format);

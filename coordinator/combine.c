@@ -81,6 +81,7 @@ static void take_completion(struct dispatch *dispatch, const struct completion *
         }
         dispatch->stats[holder].busy_s += header.busy_us * 1e-6;
         dispatch->stats[holder].bytes_in += completion->bytes;
+        statistics_load(dispatch->statistics, holder, header.layer)->bytes_in += completion->bytes;
         trace_worker(dispatch->trace, holder, header.layer, ticket->parts[holder].sent_ns,
                      header.busy_us, header.rows);
     }

@@ -197,6 +197,9 @@ static json_t *bench_to_json(const struct bench *bench) {
                                prefill_json, "decode", decode_json, "predicted", predicted);
     if (object && count_workers(bench))
         json_object_set_new(object, "workers", workers_to_json(bench));
+    if (object && count_workers(bench))
+        json_object_set_new(object, "fanout",
+                            statistics_fanout_to_json(runtime_statistics(bench->runtime)));
     return object;
 }
 

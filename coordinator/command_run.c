@@ -172,7 +172,7 @@ static struct figures figures_of(const struct run *run, const struct request_res
         .result = *result,
         .holders = holders,
         .holder_count = count < HOLDERS_MAX ? count : HOLDERS_MAX,
-        .fanout_mean = runtime_fanout_mean(run->runtime),
+        .statistics = runtime_statistics(run->runtime),
     };
     predict(run, result, &figures);
     return figures;
@@ -232,7 +232,7 @@ static enum status answer_once(struct run *run) {
 static void print_rates(void *context, const struct request_result *result) {
     const struct run *run = context;
     figures_print(
-        &(struct figures){.result = *result, .fanout_mean = runtime_fanout_mean(run->runtime)},
+        &(struct figures){.result = *result, .statistics = runtime_statistics(run->runtime)},
         stderr);
 }
 

@@ -98,7 +98,11 @@ enum status dispatch_create(const struct dispatch_options *options, struct dispa
     dispatch->workspace = options->workspace;
     dispatch->threads = options->threads;
     dispatch->trace = options->trace;
-    enum status status = take_memory(dispatch);
+    dispatch->first_copies_only = options->first_copies_only;
+    enum status status = statistics_create(options->placement->holders, options->placement->layers,
+                                           &dispatch->statistics);
+    if (!status)
+        status = take_memory(dispatch);
     if (status)
         log_error("not enough memory to dispatch %u rows; lower --batch-tokens", options->rows_max);
     for (uint32_t h = 0; status == STATUS_OK && h < options->placement->holders; h++) {
@@ -117,6 +121,7 @@ enum status dispatch_create(const struct dispatch_options *options, struct dispa
 void dispatch_destroy(struct dispatch *dispatch) {
     if (!dispatch)
         return;
+    statistics_destroy(dispatch->statistics);
     arena_destroy(dispatch->arena);
     free(dispatch);
 }
@@ -177,6 +182,8 @@ static bool choose_copy(struct dispatch *dispatch, uint32_t layer, uint32_t expe
             best = first;
             least = load;
         }
+        if (dispatch->first_copies_only)
+            break;
     }
     dispatch->copy_of[expert] = best;
     if (best == UINT32_MAX)
@@ -282,6 +289,7 @@ static void send_part(struct dispatch *dispatch, struct ticket *ticket, uint32_t
     part->pending = 2;
     part->sent_ns = clock_now_ns();
     dispatch->stats[h].bytes_out += bytes;
+    statistics_load(dispatch->statistics, h, work->layer)->bytes_out += bytes;
     if (transport_post_receive(transport, holder->connection, part->reply,
                                reply_bytes_max(dispatch)) ||
         transport_post_send(transport, holder->connection, part->frame, bytes))
@@ -321,6 +329,19 @@ enum status dispatch_resend(struct dispatch *dispatch, struct ticket *ticket) {
     return STATUS_OK;
 }
 
+static void count_visits(struct dispatch *dispatch, const struct ticket *ticket) {
+    for (uint32_t row = 0; row < ticket->work.rows; row++) {
+        uint32_t visited = 0;
+        for (uint32_t h = 0; h < dispatch->placement->holders; h++)
+            visited += ticket->parts[h].row_of[row] != UINT32_MAX;
+        dispatch->statistics->fanout[visited]++;
+    }
+    for (uint32_t h = 0; h < dispatch->placement->holders; h++) {
+        dispatch->stats[h].rows += ticket->parts[h].rows;
+        statistics_load(dispatch->statistics, h, ticket->work.layer)->rows += ticket->parts[h].rows;
+    }
+}
+
 enum status dispatch_send(struct dispatch *dispatch, const struct dispatch_work *work,
                           struct ticket **out) {
     if (dispatch->failed)
@@ -331,15 +352,7 @@ enum status dispatch_send(struct dispatch *dispatch, const struct dispatch_work 
     enum status status = dispatch_resend(dispatch, ticket);
     if (status)
         return status;
-    dispatch->routed_rows += work->rows;
-    for (uint32_t h = 0; h < dispatch->placement->holders; h++) {
-        dispatch->visits += ticket->parts[h].rows;
-        dispatch->stats[h].rows += ticket->parts[h].rows;
-    }
+    count_visits(dispatch, ticket);
     *out = ticket;
     return STATUS_OK;
-}
-
-double dispatch_fanout_mean(const struct dispatch *dispatch) {
-    return dispatch->routed_rows ? (double)dispatch->visits / (double)dispatch->routed_rows : 0;
 }

@@ -16,6 +16,7 @@
 #include "coordinator/failover.h"
 #include "coordinator/holders.h"
 #include "coordinator/placement.h"
+#include "coordinator/statistics.h"
 #include "coordinator/trace.h"
 #include "worker/expert.h"
 
@@ -72,13 +73,14 @@ struct dispatch {
     struct trace *trace; /* NULL: none */
     struct ticket tickets[TICKETS_MAX];
     uint64_t sequence;
-    uint32_t *expert_first;       /* (experts + 1) into by_expert */
-    uint32_t *by_expert;          /* (rows_max * k) row * k + choice, sorted by expert, then row */
-    uint32_t *copy_of;            /* (experts) the copy in use, as its first part */
-    double *load_bytes;           /* (holders) weights to read in the current ticket */
-    bool failed;                  /* an expert found no holder in time: it ends here */
-    struct holder_stats *stats;   /* (holders) */
-    uint64_t visits, routed_rows; /* holders visited, and rows, summed over layers and steps */
+    uint32_t *expert_first;     /* (experts + 1) into by_expert */
+    uint32_t *by_expert;        /* (rows_max * k) row * k + choice, sorted by expert, then row */
+    uint32_t *copy_of;          /* (experts) the copy in use, as its first part */
+    double *load_bytes;         /* (holders) weights to read in the current ticket */
+    bool failed;                /* an expert found no holder in time: it ends here */
+    struct holder_stats *stats; /* (holders) */
+    struct statistics *statistics;
+    bool first_copies_only;
 };
 
 struct dispatch_options {
@@ -88,6 +90,7 @@ struct dispatch_options {
     struct failover *failover;          /* for them */
     struct expert_workspace *workspace; /* of the engine's size, for what is computed here */
     struct trace *trace;                /* NULL: none */
+    bool first_copies_only;             /* others are for when those are lost */
     uint32_t hidden, rows_max, experts_per_token;
 };
 
@@ -105,6 +108,3 @@ enum status dispatch_send(struct dispatch *dispatch, const struct dispatch_work 
 
 /* Sends the work of an open ticket again, to the holders there are now. For combine. */
 enum status dispatch_resend(struct dispatch *dispatch, struct ticket *ticket);
-
-/* Mean number of holders that a token visits in an expert layer; 0 before the first. */
-double dispatch_fanout_mean(const struct dispatch *dispatch);

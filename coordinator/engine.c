@@ -65,7 +65,7 @@ enum status engine_create(const struct engine_options *options, struct engine **
     engine->overlap_rows_min = options->overlap_rows_min;
     engine->trace = options->trace;
     if (attention_create(shape, options->threads, options->cache, rows, &engine->attention) ||
-        router_create(shape, options->threads, rows, &engine->router))
+        router_create(shape, options->threads, rows, options->node_limit, &engine->router))
         goto err_memory;
     struct arena *arena = engine->arena;
     engine->x = arena_take(arena, (size_t)rows * shape->hidden, sizeof(float));
@@ -200,7 +200,7 @@ static enum status send_experts(struct engine *engine, uint32_t index, struct mi
         .local_ffn = layer->has_local_ffn ? &layer->local_ffn : NULL,
     };
     uint64_t started_ns = clock_now_ns();
-    router_forward(engine->router, layer, work.x, batch->rows, engine->experts + first,
+    router_forward(engine->router, layer, index, work.x, batch->rows, engine->experts + first,
                    engine->weights + first);
     trace_work(engine->trace, "router", index, started_ns);
     if (engine->observer)

@@ -8,6 +8,7 @@
 #include "coordinator/dispatch.h"
 #include "coordinator/kv_cache.h"
 #include "coordinator/model.h"
+#include "coordinator/node_limit.h"
 
 struct engine;
 
@@ -20,8 +21,9 @@ struct engine_options {
     struct threads *threads;
     struct kv_cache *cache;
     struct dispatch *dispatch;
-    struct expert_workspace *workspace; /* for the feed-forwards that run here */
-    struct trace *trace;                /* NULL: none */
+    struct expert_workspace *workspace;  /* for the feed-forwards that run here */
+    struct trace *trace;                 /* NULL: none */
+    const struct node_limit *node_limit; /* NULL: none */
     uint32_t rows_max;
     uint32_t overlap_rows_min; /* batches of so many rows run as two that overlap; 0: none */
 };

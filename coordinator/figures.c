@@ -31,36 +31,42 @@ void figures_print(const struct figures *figures, FILE *stream) {
     if (result->reused_tokens)
         fprintf(stream, " (%zu from the cache)", result->reused_tokens);
     fprintf(stream, "; answer %zu tokens, %.1f tokens/s; mean fan-out %.2f\n",
-            result->answer_tokens, figures_decode_rate(result), figures->fanout_mean);
+            result->answer_tokens, figures_decode_rate(result),
+            statistics_fanout_mean(figures->statistics));
     if (figures->placement)
         fprintf(stream, "  predicted %.1f and %.1f tokens/s with %s\n",
                 figures->predicted.prompt_tokens_per_s, figures->predicted.decode_tokens_per_s,
                 figures->placement);
+    if (figures->holder_count)
+        statistics_print_fanout(figures->statistics, stream);
     for (size_t i = 0; i < figures->holder_count; i++)
         print_holder(figures, &figures->holders[i], stream);
     fflush(stream);
 }
 
-static json_t *holder_to_json(const struct holder_stats *holder) {
-    return json_pack("{s:s, s:I, s:I, s:f, s:I, s:I}", "address", holder->address, "experts",
+static json_t *holder_to_json(const struct figures *figures, uint32_t index) {
+    const struct holder_stats *holder = &figures->holders[index];
+    return json_pack("{s:s, s:I, s:I, s:f, s:I, s:I, s:o}", "address", holder->address, "experts",
                      (json_int_t)holder->shards, "rows", (json_int_t)holder->rows, "busy_s",
                      holder->busy_s, "bytes_out", (json_int_t)holder->bytes_out, "bytes_in",
-                     (json_int_t)holder->bytes_in);
+                     (json_int_t)holder->bytes_in, "layers",
+                     statistics_layers_to_json(figures->statistics, index));
 }
 
 json_t *figures_to_json(const struct figures *figures) {
     const struct request_result *result = &figures->result;
     json_t *workers = json_array();
-    for (size_t i = 0; i < figures->holder_count; i++)
-        if (json_array_append_new(workers, holder_to_json(&figures->holders[i]))) {
+    for (uint32_t i = 0; i < figures->holder_count; i++)
+        if (json_array_append_new(workers, holder_to_json(figures, i))) {
             json_decref(workers);
             return NULL;
         }
     json_t *stats = json_pack(
-        "{s:I, s:f, s:I, s:f, s:o, s:f}", "prompt_tokens", (json_int_t)result->prompt_tokens,
+        "{s:I, s:f, s:I, s:f, s:o, s:f, s:o}", "prompt_tokens", (json_int_t)result->prompt_tokens,
         "prompt_tokens_per_s", figures_prompt_rate(result), "decode_tokens",
         (json_int_t)result->answer_tokens, "decode_tokens_per_s", figures_decode_rate(result),
-        "workers", workers, "fanout_mean", figures->fanout_mean);
+        "workers", workers, "fanout_mean", statistics_fanout_mean(figures->statistics), "fanout",
+        statistics_fanout_to_json(figures->statistics));
     if (stats && figures->placement)
         json_object_set_new(stats, "predicted",
                             json_pack("{s:s, s:f, s:f}", "placement", figures->placement,

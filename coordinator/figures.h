@@ -8,14 +8,15 @@
 #include "coordinator/dispatch.h"
 #include "coordinator/planning.h"
 #include "coordinator/scheduler.h"
+#include "coordinator/statistics.h"
 
 struct figures {
     struct request_result result;
     const struct holder_stats *holders; /* (holder_count), not owned */
     size_t holder_count;
-    double fanout_mean;              /* holders asked for each token and layer */
-    const char *placement;           /* how experts are placed; NULL: nothing was predicted */
-    struct planning_rates predicted; /* with that placement */
+    const struct statistics *statistics; /* of these holders */
+    const char *placement;               /* how experts are placed; NULL: nothing was predicted */
+    struct planning_rates predicted;     /* with that placement */
 };
 
 /* Prompt tokens that were computed, not taken from the cache, for each second; 0 if none were. */
@@ -25,7 +26,7 @@ double figures_prompt_rate(const struct request_result *result);
  */
 double figures_decode_rate(const struct request_result *result);
 
-/* One line of rates, one of what was predicted, then one for each holder. */
+/* One line of rates, one of what was predicted, then one of the fan-out and one for each holder. */
 void figures_print(const struct figures *figures, FILE *stream);
 
 /* A new object; NULL when memory is out. */

@@ -106,6 +106,14 @@ static void add_placement_rows(struct model_options *options, struct option_tabl
          .maximum = WORKER_TIMEOUT_MAX_S,
          .help = "How long to wait for others to take over a lost worker's experts, or for its "
                  "return; 0: end at once."},
+        {.name = "max-nodes",
+         .type = OPTION_COUNT,
+         .target = &options->nodes_max,
+         .argument = "M",
+         .maximum = HOLDERS_MAX,
+         .help =
+             "Most machines that a token visits in a layer, its best ones by the sum of scores; "
+             "0: as many as its experts are on. Changes the answer."},
         {.name = "trace",
          .type = OPTION_PATH,
          .target = &options->trace,
@@ -852,6 +860,7 @@ struct runtime_options options_for_runtime(const struct model_options *options) 
         .cache_directory = options->cache_directory,
         .overlap = options->overlap,
         .trace = options->trace,
+        .nodes_max = options->nodes_max,
         .transport = options->transport,
         .batch_rows = options->batch_tokens,
         .context = options->context,

@@ -14,6 +14,7 @@
 struct router {
     const struct model_shape *shape;
     struct threads *threads;
+    const struct node_limit *limit;
     struct arena *arena;
     float *logits; /* (rows_max, experts) */
     float *choice; /* (threads, experts) */
@@ -23,17 +24,19 @@ struct router {
 struct router_call {
     struct router *router;
     const struct layer *layer;
+    uint32_t index;
     uint32_t *experts;
     float *weights;
 };
 
 enum status router_create(const struct model_shape *shape, struct threads *threads,
-                          uint32_t rows_max, struct router **out) {
+                          uint32_t rows_max, const struct node_limit *limit, struct router **out) {
     struct router *router = calloc(1, sizeof *router);
     if (!router || !(router->arena = arena_create(0)))
         goto err_memory;
     router->shape = shape;
     router->threads = threads;
+    router->limit = limit;
     uint32_t count = threads_count(threads);
     router->logits = arena_take(router->arena, (size_t)rows_max * shape->experts, sizeof(float));
     router->choice = arena_take(router->arena, (size_t)count * shape->experts, sizeof(float));
@@ -107,8 +110,8 @@ static void take_best(const struct model_shape *shape, const float *choice, uint
     }
 }
 
-void router_choose(const struct model_shape *shape, float *logits, const float *bias, float *choice,
-                   uint32_t *experts, float *weights) {
+void router_score(const struct model_shape *shape, float *logits, const float *bias,
+                  float *choice) {
     float *scores = logits;
     if (shape->score == SCORE_SOFTMAX)
         kernel_get()->softmax(scores, shape->experts);
@@ -119,6 +122,10 @@ void router_choose(const struct model_shape *shape, float *logits, const float *
         choice[e] = bias ? scores[e] + bias[e] : scores[e];
     if (shape->group_rule != GROUP_NONE)
         limit_groups(shape, choice);
+}
+
+void router_choose(const struct model_shape *shape, const float *scores, const float *choice,
+                   uint32_t *experts, float *weights) {
     take_best(shape, choice, experts);
     float sum = 0;
     for (uint32_t k = 0; k < shape->experts_per_token; k++)
@@ -132,15 +139,18 @@ static void choose_row(void *context, size_t row, unsigned thread) {
     const struct router_call *call = context;
     const struct router *router = call->router;
     const struct model_shape *shape = router->shape;
-    router_choose(shape, router->logits + row * shape->experts, call->layer->gate_bias,
-                  router->choice + (size_t)thread * shape->experts,
-                  call->experts + row * shape->experts_per_token,
+    float *scores = router->logits + row * shape->experts;
+    float *choice = router->choice + (size_t)thread * shape->experts;
+    router_score(shape, scores, call->layer->gate_bias, choice);
+    if (router->limit)
+        node_limit_apply(router->limit, call->index, choice);
+    router_choose(shape, scores, choice, call->experts + row * shape->experts_per_token,
                   call->weights + row * shape->experts_per_token);
 }
 
-void router_forward(struct router *router, const struct layer *layer, const float *x, uint32_t rows,
-                    uint32_t *experts, float *weights) {
+void router_forward(struct router *router, const struct layer *layer, uint32_t index,
+                    const float *x, uint32_t rows, uint32_t *experts, float *weights) {
     matmul(&router->matmul, &layer->gate, x, rows, router->logits);
-    struct router_call call = {router, layer, experts, weights};
+    struct router_call call = {router, layer, index, experts, weights};
     threads_run(router->threads, rows, choose_row, &call);
 }

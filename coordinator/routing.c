@@ -63,7 +63,8 @@ static void draw_token(const struct model_shape *rule, const double *shares, uin
     uint32_t chosen[EXPERTS_PER_TOKEN_MAX];
     for (uint32_t e = 0; e < rule->experts; e++)
         scores[e] = (float)(log(shares[e] * rule->experts) - log(-log(draw_uniform(state))));
-    router_choose(rule, scores, NULL, choice, chosen, weights);
+    router_score(rule, scores, NULL, choice);
+    router_choose(rule, scores, choice, chosen, weights);
     for (uint32_t k = 0; k < rule->experts_per_token; k++)
         out[k] = (uint16_t)chosen[k];
     qsort(out, rule->experts_per_token, sizeof *out, compare_experts);

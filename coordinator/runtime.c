@@ -15,6 +15,7 @@
 #include "coordinator/cluster.h"
 #include "coordinator/gguf_tokenizer.h"
 #include "coordinator/local_workers.h"
+#include "coordinator/node_limit.h"
 #include "coordinator/planning.h"
 #include "coordinator/progress.h"
 #include "coordinator/worker_list.h"
@@ -51,6 +52,7 @@ struct runtime {
     struct failover *failover;
     const char *holder_names[HOLDERS_MAX];
     struct trace *trace;
+    struct node_limit *node_limit; /* NULL: none */
     struct dispatch *dispatch;
     struct engine *engine;
 };
@@ -363,6 +365,13 @@ static enum status find_holders(struct runtime *runtime) {
     return failover_create(&options, &runtime->failover);
 }
 
+static enum status limit_nodes(struct runtime *runtime) {
+    if (!runtime->options.nodes_max || !runtime->cluster)
+        return STATUS_OK;
+    return node_limit_create(runtime->placement, runtime->options.nodes_max,
+                             runtime->shape.experts_per_token, &runtime->node_limit);
+}
+
 static enum status start_trace(struct runtime *runtime) {
     if (!runtime->options.trace)
         return STATUS_OK;
@@ -402,6 +411,7 @@ static enum status build_engine(struct runtime *runtime) {
         .holders = runtime->holders,
         .failover = runtime->failover,
         .trace = runtime->trace,
+        .first_copies_only = runtime->node_limit != NULL,
         .workspace = runtime->workspace,
         .hidden = shape->hidden,
         .rows_max = rows,
@@ -417,6 +427,7 @@ static enum status build_engine(struct runtime *runtime) {
         .workspace = runtime->workspace,
         .rows_max = rows,
         .trace = runtime->trace,
+        .node_limit = runtime->node_limit,
         .overlap_rows_min = overlap_rows(runtime),
     };
     return engine_create(&engine, &runtime->engine);
@@ -430,8 +441,9 @@ enum status runtime_open(const struct runtime_options *options, struct runtime *
     enum status status;
     if ((status = open_checkpoint(runtime)) || (status = find_layouts(runtime)) ||
         (status = connect_workers(runtime)) || (status = measure_workers(runtime)) ||
-        (status = plan(runtime)) || (status = load(runtime)) || (status = find_holders(runtime)) ||
-        (status = start_trace(runtime)) || (status = build_engine(runtime))) {
+        (status = plan(runtime)) || (status = limit_nodes(runtime)) || (status = load(runtime)) ||
+        (status = find_holders(runtime)) || (status = start_trace(runtime)) ||
+        (status = build_engine(runtime))) {
         runtime_close(runtime);
         return status;
     }
@@ -451,6 +463,7 @@ void runtime_close(struct runtime *runtime) {
     kv_cache_destroy(runtime->cache);
     model_destroy(runtime->model);
     expert_store_destroy(runtime->store);
+    node_limit_destroy(runtime->node_limit);
     planning_destroy(runtime->planning);
     cluster_destroy(runtime->cluster);
     local_workers_stop(runtime->local_workers);
@@ -498,6 +511,6 @@ const struct planning *runtime_planning(const struct runtime *runtime) {
     return runtime->planning;
 }
 
-double runtime_fanout_mean(const struct runtime *runtime) {
-    return dispatch_fanout_mean(runtime->dispatch);
+const struct statistics *runtime_statistics(const struct runtime *runtime) {
+    return runtime->dispatch->statistics;
 }

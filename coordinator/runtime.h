@@ -26,6 +26,7 @@ struct runtime_options {
     const char *placement, *optimize, *replicas; /* as in planning.h */
     const char *cache_directory; /* where figures of this machine are remembered, or NULL */
     const char *popularity;      /* path of statistics, or NULL */
+    uint32_t nodes_max;          /* machines of one token at most; 0: as many as it has */
     const char *trace;           /* path of a Chrome trace to write, or NULL */
     const char *overlap;         /* "auto", "on" or "off": batches as two that overlap */
     const char *transport;       /* to workers: one of TRANSPORT_CHOICES */
@@ -67,5 +68,5 @@ const struct cluster *runtime_cluster(const struct runtime *runtime);
 /* Where experts are and why. */
 const struct planning *runtime_planning(const struct runtime *runtime);
 
-/* Mean number of holders a token visits in an expert layer. */
-double runtime_fanout_mean(const struct runtime *runtime);
+/* What was asked of them by layer, and the fan-out. */
+const struct statistics *runtime_statistics(const struct runtime *runtime);

@@ -245,6 +245,7 @@ WORKER_KEYS = {
     "busy_s": float,
     "bytes_out": int,
     "bytes_in": int,
+    "layers": dict,
 }
 STATS_KEYS = {
     "prompt_tokens": int,
@@ -253,6 +254,7 @@ STATS_KEYS = {
     "decode_tokens_per_s": float,
     "workers": list,
     "fanout_mean": float,
+    "fanout": list,
 }
 
 
@@ -277,7 +279,12 @@ def check_json(bench, *args, workers=0):
         require(
             worker["rows"] and worker["bytes_out"] and worker["bytes_in"], f"a worker did nothing: {worker}"
         )
+        for key, values in worker["layers"].items():
+            require_equal(f"{key} of all layers", sum(values), worker[key])
     if workers:
+        tokens = sum(stats["fanout"])
+        visits = sum((n + 1) * count for n, count in enumerate(stats["fanout"]))
+        require(abs(stats["fanout_mean"] - visits / tokens) < 1e-9, f"fan-out {stats['fanout']}")
         require_equal("the experts of all workers", sum(w["experts"] for w in stats["workers"]), 4 * 32)
         require(1 <= stats["fanout_mean"] <= workers, f"fanout_mean is {stats['fanout_mean']}")
 
@@ -290,13 +297,36 @@ def check_sliced(bench):
     require_equal("fanout_mean", result["stats"]["fanout_mean"], 2.0)
 
 
+def check_max_nodes(bench):
+    args = ("--prompt", SUM, "--local-workers", "4", "--placement", "experts", "--max-nodes")
+    result = answer_json(bench, *args, "1")
+    require(len(set(result["ids"])) > 1, "no answer")
+    require_equal("the fan-out beyond one", result["stats"]["fanout"][1:], [0, 0, 0])
+    # The model's own two groups of experts are whole on machines.
+    result = answer_json(bench, *args, "2")
+    require_equal("text", result["text"], SUM_ANSWER)
+    require_equal("the fan-out beyond two", result["stats"]["fanout"][2:], [0, 0])
+
+
+def check_trace(bench):
+    path = bench.path("trace.json")
+    answer_json(bench, "--prompt", SUM, "--local-workers", "2", "--trace", path)
+    with open(path) as f:
+        events = json.load(f)
+    found = {(event["tid"], event["name"]) for event in events if event["ph"] == "X"}
+    wanted = {(0, name) for name in ("attention", "router", "dispatch", "wait", "combine")}
+    wanted |= {(row, name) for row, name in ((1, "sent to answered"), (2, "experts"), (4, "experts"))}
+    require(wanted <= found, f"the trace has {sorted(found)}")
+
+
 def check_figures(bench):
     out, err = call(bench.skein, "run", "--model", DEMO, "--prompt", SUM, "--local-workers", "2")
     require_equal("standard output", out, SUM_ANSWER + "\n")
     lines = err.splitlines()
-    require(len(lines) == 3 and "tokens/s" in lines[0] and "fan-out" in lines[0], f"the figures are {err!r}")
+    require(len(lines) == 4 and "tokens/s" in lines[0] and "fan-out" in lines[0], f"the figures are {err!r}")
+    require("fan-out" in lines[1], f"the figures are {err!r}")
     require(
-        all("shards" in line and "rows" in line and "busy" in line for line in lines[1:]), f"they are {err!r}"
+        all("shards" in line and "rows" in line and "busy" in line for line in lines[2:]), f"they are {err!r}"
     )
     _, err = call(bench.skein, "run", "--model", DEMO, "--prompt", SUM, "--quiet")
     require_equal("what --quiet leaves on standard error", err, "")
@@ -449,6 +479,7 @@ def check_bench(bench, *args, sequences=1):
     command = ["bench", "--model", DEMO, "-p", "20", "-n", "3", "-r", "2", "--json", *args]
     result = json.loads(call(bench.skein, *command)[0])
     workers = result.pop("workers", [])
+    require_equal("machines of the fan-out", len(result.pop("fanout", [])), len(workers))
     require_equal("workers", len(workers), int(args[1]) if args[:1] == ("--local-workers",) else 0)
     require_equal("the parts", list(result), list(BENCH_KEYS))
     for part, keys in BENCH_KEYS.items():
@@ -566,6 +597,8 @@ def output_cases(bench):
     bench.case("--json in process", lambda: check_json(bench))
     bench.case("--json on two local workers", lambda: check_json(bench, "--local-workers", "2", workers=2))
     bench.case("--json on two local workers, sliced", lambda: check_sliced(bench))
+    bench.case("--max-nodes on four local workers", lambda: check_max_nodes(bench))
+    bench.case("--trace on two local workers", lambda: check_trace(bench))
     bench.case("figures go to standard error, --quiet drops them", lambda: check_figures(bench))
     bench.case("the stream has whole characters", lambda: check_stream(bench))
     bench.case("inspect", lambda: check_inspect(bench))

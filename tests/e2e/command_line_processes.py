@@ -142,15 +142,24 @@ def check_worker_signal(bench, number, serves_first):
         require_equal("the exit status", worker.process.wait(END_TIMEOUT_S), 0)
 
 
-def check_worker_signal_busy(bench):
-    """A worker that is told to end in the middle of an answer ends well; the coordinator names it, once."""
+def check_worker_ended_busy(bench):
+    """A worker that is ended in the middle of an answer ends well; the coordinator names it, once."""
     with Worker(bench, "busy") as worker, long_run(bench, *ON_WORKERS, "--workers", worker.address) as run:
-        worker.process.terminate()
+        worker.process.send_signal(signal.SIGINT)
         require_equal("the worker's exit status", worker.process.wait(END_TIMEOUT_S), 0)
         require_equal("the coordinator's exit status", run.wait(END_TIMEOUT_S), 1)
         with open(bench.path("long.log"), errors="replace") as f:
             said = f.read()
         require(worker.address in said and said.count("error:") == 1, f"the coordinator says {said!r}")
+
+
+def check_worker_drained_busy(bench):
+    """A worker that may take its time, and that nobody can replace, ends after the answer."""
+    with Worker(bench, "busy") as worker, long_run(bench, *ON_WORKERS, "--workers", worker.address) as run:
+        worker.process.terminate()
+        run.stdout.read()
+        require_equal("the coordinator's exit status", run.wait(END_TIMEOUT_S), 0)
+        require_equal("the worker's exit status", worker.process.wait(END_TIMEOUT_S), 0)
 
 
 def worker_cases(bench):
@@ -167,7 +176,8 @@ def worker_cases(bench):
             bench.case(
                 f"worker: {number.name} {when}", lambda: check_worker_signal(bench, number, serves_first)
             )
-    bench.case("worker: SIGTERM in the middle of an answer", lambda: check_worker_signal_busy(bench))
+    bench.case("worker: SIGINT in the middle of an answer", lambda: check_worker_ended_busy(bench))
+    bench.case("worker: SIGTERM in the middle of an answer", lambda: check_worker_drained_busy(bench))
 
 
 # ---- Ends of a run ----
