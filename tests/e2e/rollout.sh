@@ -72,6 +72,7 @@ declare -A addresses=([one]=10.77.0.2 [two]=10.77.0.3)
 on() {
   local name=$1
   shift
+  # shellcheck disable=SC2029 # quoted here, so that the far shell sees the same words
   ssh "${ssh_options[@]}" "root@${addresses[$name]}" "$(printf '%q ' "$@")" </dev/null
 }
 
@@ -153,6 +154,7 @@ property() {
 }
 
 has_property() {
+  # shellcheck disable=SC2053 # $3 is a pattern
   [[ "$(property "$1" "$2")" == $3 ]]
 }
 
