@@ -462,13 +462,13 @@ enum { BARE, SPINNING, FRAMES_SOCKETS, FRAMES_URING, BARE_EXPERT, SOCKETS, URING
 
 static void open_ways(struct bench *bench, struct way ways[WAYS]) {
     static const struct way kinds[WAYS] = {
-        [BARE] = {"bare sockets", exchange_bare},
-        [SPINNING] = {"bare sockets, never asleep", exchange_spinning},
-        [FRAMES_SOCKETS] = {"transport: sockets", exchange_transport},
-        [FRAMES_URING] = {"transport: uring", exchange_transport},
-        [BARE_EXPERT] = {"bare sockets", exchange_bare},
-        [SOCKETS] = {"dispatch to combine: sockets", exchange_dispatch},
-        [URING] = {"dispatch to combine: uring", exchange_dispatch},
+        [BARE] = {.name = "bare sockets", .exchange = exchange_bare},
+        [SPINNING] = {.name = "bare sockets, never asleep", .exchange = exchange_spinning},
+        [FRAMES_SOCKETS] = {.name = "transport: sockets", .exchange = exchange_transport},
+        [FRAMES_URING] = {.name = "transport: uring", .exchange = exchange_transport},
+        [BARE_EXPERT] = {.name = "bare sockets", .exchange = exchange_bare},
+        [SOCKETS] = {.name = "dispatch to combine: sockets", .exchange = exchange_dispatch},
+        [URING] = {.name = "dispatch to combine: uring", .exchange = exchange_dispatch},
     };
     const char *addresses[2][PEERS_MAX];
     for (uint32_t i = 0; i < WAYS; i++) {

@@ -28,7 +28,7 @@ static inline void log_capture_begin(struct log_capture *capture) {
 
 /* Requires that all of the strings up to NULL stand in what was logged, in exactly one error line.
  */
-static inline void log_capture_expect(struct log_capture *capture, ...) {
+static inline __attribute__((sentinel)) void log_capture_expect(struct log_capture *capture, ...) {
     fclose(capture->stream);
     log_init("test", LOG_ERROR, NULL);
     const char *first = strstr(capture->text, "error: ");

@@ -31,8 +31,8 @@ static void test_file(void **state) {
     struct trace *trace;
     test_directory_make(directory);
     snprintf(path, sizeof path, "%s/trace.json", directory);
-    uint64_t now_ns = clock_now_ns();
     assert_int_equal(trace_create(path, NAMES, 2, &trace), STATUS_OK);
+    uint64_t now_ns = clock_now_ns();
     while (clock_now_ns() - now_ns < 3000000) {
     }
     uint64_t begin_ns = clock_now_ns() - 2000000;

@@ -113,6 +113,7 @@ static inline void worker_stop(struct worker *worker) {
 
 struct client {
     int fd;
+    bool silent; /* does not answer health reports */
     struct control_reader reader;
 };
 
@@ -131,6 +132,7 @@ static inline int connect_to(const char *text) {
 
 static inline void client_connect(struct client *client, const char *address) {
     client->fd = connect_to(address);
+    client->silent = false;
     control_reader_init(&client->reader, CONTROL_MESSAGE_BYTES_MAX);
 }
 
@@ -147,8 +149,17 @@ static inline void client_send(struct client *client, const Control__Message *me
     free(data);
 }
 
-/* The next message other than Health and Progress, which the caller frees; NULL when the peer
- * closed. */
+/* Says that the client lives. */
+static inline void client_say_health(struct client *client) {
+    Control__Health health = CONTROL__HEALTH__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    message.kind_case = CONTROL__MESSAGE__KIND_HEALTH;
+    message.health = &health;
+    client_send(client, &message);
+}
+
+/* The next message other than Health, which is answered, and Progress, which the caller frees; NULL
+ * when the peer closed. */
 static inline Control__Message *client_receive(struct client *client) {
     for (;;) {
         Control__Message *message;
@@ -157,6 +168,8 @@ static inline Control__Message *client_receive(struct client *client) {
             message->kind_case != CONTROL__MESSAGE__KIND_PROGRESS)
             return message;
         if (message) {
+            if (message->kind_case == CONTROL__MESSAGE__KIND_HEALTH && !client->silent)
+                client_say_health(client);
             control_message_free(message);
             continue;
         }

@@ -398,6 +398,7 @@ static void test_silent_coordinator(void **state) {
     struct client client;
     log_file_mark();
     client_greet(&client, address(), model.fingerprint);
+    client.silent = true;
     uint64_t started_ns = clock_now_ns();
     client_expect_end(&client);
     double silent_s = clock_elapsed_s(started_ns);
@@ -433,7 +434,7 @@ static void test_too_many_clients(void **state) {
     }
     log_file_expect("control connections are open");
     for (int i = 0; i < COUNT; i++) {
-        struct client client = {.fd = fds[i]};
+        struct client client = {.fd = fds[i], .silent = true};
         control_reader_init(&client.reader, CONTROL_MESSAGE_BYTES_MAX);
         client_expect_end(&client); /* after the health timeout */
         client_close(&client);

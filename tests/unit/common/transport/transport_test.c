@@ -654,7 +654,7 @@ static void test_refused_by_the_system(void **state) {
         return;
     }
     log_capture_expect(&capture, "io_uring cannot be used (Operation not permitted)",
-                       "using plain sockets", "cannot set up the data plane with uring");
+                       "using plain sockets", "cannot set up the data plane with uring", NULL);
     assert_int_equal(refused.forced, STATUS_IO);
     assert_non_null(refused.other);
     int ends[2];
