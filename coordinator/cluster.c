@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
@@ -138,10 +139,13 @@ static enum status probe_link(struct cluster *cluster, struct member *member) {
     if (fd < 0)
         return STATUS_CONNECTION; /* lost since, which was logged */
     enum status status = measurement_probe_link(fd, member->info.address, &member->info.link);
+    char late[128];
+    snprintf(late, sizeof late,
+             "did not answer all probes of its link within %d s; is the network that slow, or the "
+             "machine busy?",
+             PROBE_TIMEOUT_MS / 1000);
     if (status == STATUS_TIMEOUT)
-        member_log_loss(member,
-                        "did not answer all probes of its link in time; is the network that slow, "
-                        "or the machine busy?");
+        member_log_loss(member, late);
     else if (status == STATUS_CONNECTION)
         member_log_loss(member,
                         "closed the data connection while its link was measured; see its log");

@@ -21,6 +21,8 @@
 #define COPY_BYTES_PER_S 4e9
 /* Sums of workers are read, added to others that are read, and written. */
 #define COMBINE_PASSES 3
+/* What two micro-batches must take at most, of one, to be worth it. */
+#define OVERLAP_GAIN 0.98
 /* From so many rows on, attention multiplies with keys and values as they were before compression.
  */
 #define EXPANDED_ROWS 64u
@@ -425,6 +427,21 @@ void cost_model_predict(struct cost_model *model, const struct placement *placem
         out->step_s += out->layer_s[layer];
     }
     out->parts.head = sum_seconds(&model->input.outline->head, model->input.coordinator, 1);
+}
+
+uint32_t cost_model_predict_best(struct cost_model *model, const struct placement *placement,
+                                 struct cost_step step, struct cost_prediction *out) {
+    struct cost_prediction two;
+    step.micro_batches = 1;
+    cost_model_predict(model, placement, &step, out);
+    if (model->input.workers == 0 || step.rows < 2)
+        return 1;
+    step.micro_batches = 2;
+    cost_model_predict(model, placement, &step, &two);
+    if (two.step_s >= OVERLAP_GAIN * out->step_s)
+        return 1;
+    *out = two;
+    return 2;
 }
 
 /* ---- For dividing work. */

@@ -81,6 +81,11 @@ void cost_model_destroy(struct cost_model *model);
 void cost_model_predict(struct cost_model *model, const struct placement *placement,
                         const struct cost_step *step, struct cost_prediction *out);
 
+/* The same for a step as one or as two micro-batches, whichever takes less (two only where they
+ * save 2 %); returns their number. */
+uint32_t cost_model_predict_best(struct cost_model *model, const struct placement *placement,
+                                 struct cost_step step, struct cost_prediction *out);
+
 /* How fast holders get through work, for dividing it among them: with rows of which each asks for
  * `load` experts of a holder, its part of a layer takes about fixed_s + load * load_s seconds.
  * `visits`: the part of all rows that a holder sees, as far as it does not depend on its load. */

@@ -193,16 +193,25 @@ static bool same_kind(const struct try *a, const struct try *b) {
 
 /* ---- Trying. */
 
+/* Where micro-batches hide the workers' time altogether, the one with less of it to hide is better
+ * by so much. */
+#define TIE 5e-4
+
 static void predict(struct search *search, const struct placement *placement, struct try *try) {
     const struct planner_input *input = search->input;
     struct cost_prediction *decode = &search->decode, *prefill = &search->prefill;
     if (!input->costs)
         return;
     cost_model_predict(input->costs, placement, &input->decode, decode);
-    cost_model_predict(input->costs, placement, &input->prefill, prefill);
+    struct cost_step single = input->prefill;
+    single.micro_batches = 1;
+    cost_model_predict(input->costs, placement, &single, prefill);
+    double prefill_s = TIE * prefill->step_s;
+    cost_model_predict_best(input->costs, placement, input->prefill, prefill);
+    prefill_s += (1 - TIE) * prefill->step_s;
     try->option.decode_tokens_per_s = planner_decode_rate(&input->decode, decode);
     try->option.prefill_tokens_per_s = planner_prefill_rate(&input->prefill, prefill);
-    try->option.seconds = weigh(input, decode->step_s + decode->parts.head, prefill->step_s);
+    try->option.seconds = weigh(input, decode->step_s + decode->parts.head, prefill_s);
     for (uint32_t layer = 0; layer < input->layers; layer++)
         try->layer_seconds[layer] = weigh(input, decode->layer_s[layer], prefill->layer_s[layer]);
     const struct cost_prediction *which = input->objective == OPTIMIZE_PREFILL ? prefill : decode;

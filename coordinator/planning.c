@@ -9,9 +9,6 @@
 #include "coordinator/kv_cache.h"
 #include "coordinator/popularity.h"
 
-/* What two micro-batches must be predicted to take at most, of one. */
-#define OVERLAP_GAIN 0.98
-
 struct planning {
     struct planning_input input;
     uint32_t holders;
@@ -168,25 +165,24 @@ bool planning_predict(const struct planning *planning, const struct cost_step *s
     return planning->costs != NULL;
 }
 
-static double step_seconds(const struct planning *planning, uint32_t rows, uint32_t micro_batches) {
+/* How many micro-batches a step of `rows` is to have. */
+static uint32_t micro_batches(const struct planning *planning, uint32_t rows) {
     struct cost_prediction prediction;
-    const struct cost_step step = {rows, planning->input.prefill.context, micro_batches};
-    return planning_predict(planning, &step, &prediction) ? prediction.step_s : 0;
+    const struct cost_step step = {rows, planning->input.prefill.context, 1};
+    return cost_model_predict_best(planning->costs, planning->plan.placement, step, &prediction);
 }
 
 uint32_t planning_overlap_rows(const struct planning *planning, uint32_t rows_max) {
-    if (!planning->costs || planning->input.worker_count == 0)
-        return 0;
-    for (uint32_t rows = 2; rows <= rows_max; rows *= 2)
-        if (step_seconds(planning, rows, 2) < OVERLAP_GAIN * step_seconds(planning, rows, 1))
+    for (uint32_t rows = 2; planning->costs && rows <= rows_max; rows *= 2)
+        if (micro_batches(planning, rows) > 1)
             return rows;
     return 0;
 }
 
 struct cost_step planning_prefill(const struct planning *planning) {
     struct cost_step step = planning->input.prefill;
-    uint32_t rows = planning_overlap_rows(planning, step.rows);
-    step.micro_batches = rows ? 2 : 1;
+    if (planning->costs)
+        step.micro_batches = micro_batches(planning, step.rows);
     return step;
 }
 

@@ -37,10 +37,12 @@ static struct node_limit *limit_to(uint32_t nodes_max) {
 static uint32_t count_kept(const float *choice, bool kept[HOLDERS]) {
     uint32_t holders = 0;
     memset(kept, 0, HOLDERS * sizeof *kept);
-    for (uint32_t e = 0; e < EXPERTS; e++)
-        kept[e % HOLDERS] |= choice[e] > -INFINITY;
-    for (uint32_t h = 0; h < HOLDERS; h++)
-        holders += kept[h];
+    for (uint32_t e = 0; e < EXPERTS; e++) {
+        if (choice[e] > -INFINITY && !kept[e % HOLDERS])
+            holders++;
+        if (choice[e] > -INFINITY)
+            kept[e % HOLDERS] = true;
+    }
     return holders;
 }
 

@@ -91,6 +91,7 @@ static void test_two_to_one_speed(void **state) {
     struct link_figures link = fixture_link(25, 20);
     fixture_init(&f, &shape, "q4_0", 2, &machine, &link, 0);
     f.workers[0] = fixture_machine(64, 10, 100);
+    f.coordinator = fixture_machine(64, 200, 2000); /* so that it is the workers that count */
     for (int objective = 0; objective < 3; objective++) {
         f.input.objective = (enum planner_objective)objective;
         assert_int_equal(fixture_plan(&f), STATUS_OK);
