@@ -2,9 +2,11 @@
  * their queries only, so a task expands a tile of the cache to f32 once for all its heads.
  *
  * A step over a short past is one loop: each task absorbs, attends and multiplies with Wv for its
- * heads. Over a long past that would read and expand the cache once for each block of heads, and
- * with few heads leave threads idle; so there queries are absorbed first, runs of positions are
- * spread over the threads with as many heads as fit, and their results are merged. */
+ * heads. Of sequences that decode side by side a task takes several, so that it reads Wk and Wv of
+ * its heads once for all of them; each attends to its own past. Over a long past that would read
+ * and expand the cache once for each block of heads, and with few heads leave threads idle; so
+ * there queries are absorbed first, runs of positions are spread over the threads with as many
+ * heads as fit, and their results are merged. */
 #include "coordinator/attention_absorbed.h"
 
 #include <string.h>
@@ -16,7 +18,8 @@
 #define SPLIT_POSITIONS_MIN 1024u
 #define RUN_POSITIONS_MIN   256u
 
-/* Queries of heads [head, head + heads) over rows [first, first + rows) of a segment. */
+/* Queries of heads [head, head + heads) over rows [first, first + rows) of a segment, or of `rows`
+ * consecutive segments of one row each. */
 struct block {
     const struct batch_segment *segment;
     uint32_t head, heads, first, rows;
@@ -108,17 +111,40 @@ static void apply_values(const struct attention_call *call, const struct block *
                     &input, mixed + at, (size_t)s->heads * s->v_dim, scratch->weights);
 }
 
+static void apply_all_values(const struct attention_call *call, const struct block *block,
+                             const struct attention_scratch *scratch) {
+    uint32_t rank = call->attention->shape->kv_rank;
+    for (uint32_t h = 0; h < block->heads; h++)
+        apply_values(call, block, block->head + h, scratch->sums + (size_t)h * block->rows * rank,
+                     scratch);
+}
+
 static void run_block(const struct attention_call *call, const struct block *block,
                       const struct attention_scratch *scratch) {
-    uint32_t rank = call->attention->shape->kv_rank;
     struct attend_queries queries =
         queries_of(call, block, scratch->queries, scratch->sums, scratch->largest, scratch->totals);
     absorb(call, block, scratch->weights, scratch->queries);
     attend_past(call, block, &queries, 0, UINT32_MAX, scratch);
     attend_end(&queries);
-    for (uint32_t h = 0; h < block->heads; h++)
-        apply_values(call, block, block->head + h, scratch->sums + (size_t)h * block->rows * rank,
-                     scratch);
+    apply_all_values(call, block, scratch);
+}
+
+/* A block of several segments: the queries of one are every `rows`-th. */
+static void run_joint_block(const struct attention_call *call, const struct block *block,
+                            const struct attention_scratch *scratch) {
+    const struct model_shape *s = call->attention->shape;
+    absorb(call, block, scratch->weights, scratch->queries);
+    for (uint32_t i = 0; i < block->rows; i++) {
+        struct block one = {block->segment + i, block->head, block->heads, 0, 1};
+        struct attend_queries queries =
+            queries_of(call, &one, scratch->queries + (size_t)i * width_of(s),
+                       scratch->sums + (size_t)i * s->kv_rank, scratch->largest, scratch->totals);
+        queries.stride *= block->rows;
+        queries.out_stride *= block->rows;
+        attend_past(call, &one, &queries, 0, UINT32_MAX, scratch);
+        attend_end(&queries);
+    }
+    apply_all_values(call, block, scratch);
 }
 
 void attention_latent_absorbed(const struct attention_call *call,
@@ -143,6 +169,24 @@ static uint32_t divide_up(uint32_t a, uint32_t b) {
     return (a + b - 1) / b;
 }
 
+/* Blocks of heads of as many sequences, so that each thread has a task. */
+static struct absorbed_plan one_loop_plan(const struct attention_call *call, uint32_t rows,
+                                          uint32_t segments) {
+    uint32_t heads = call->attention->shape->heads;
+    uint32_t groups = divide_up(call->batch->segment_count, segments);
+    uint32_t even = divide_up(heads * groups, threads_count(call->attention->threads));
+    uint32_t heads_max = smaller(heads, ATTEND_QUERIES / (rows * segments));
+    return (struct absorbed_plan){smaller(even, heads_max), 1, UINT32_MAX, segments};
+}
+
+/* Values that a plan of one loop expands to f32 for a sequence: its past once for each block of
+ * heads, and its part of Wk, which the sequences of a task share. */
+static double count_expanded(const struct model_shape *s, const struct absorbed_plan *plan,
+                             double positions) {
+    double blocks = divide_up(s->heads, plan->heads), keys = (double)s->heads * s->nope_dim;
+    return blocks * positions * width_of(s) + keys * s->kv_rank / plan->segments;
+}
+
 struct absorbed_plan attention_absorbed_plan(const struct attention_call *call) {
     const struct batch *batch = call->batch;
     uint32_t heads = call->attention->shape->heads, rows = 1, longest = 0;
@@ -161,14 +205,22 @@ struct absorbed_plan attention_absorbed_plan(const struct attention_call *call) 
             smaller(2 * divide_up(threads, tasks), divide_up(longest, RUN_POSITIONS_MIN));
         uint32_t positions = divide_up(longest, splits);
         positions = divide_up(positions, ATTEND_POSITIONS_MAX) * ATTEND_POSITIONS_MAX;
-        return (struct absorbed_plan){heads_max, divide_up(longest, positions), positions};
+        return (struct absorbed_plan){heads_max, divide_up(longest, positions), positions, 1};
     }
-    uint32_t even = divide_up(heads * batch->segment_count, threads);
-    return (struct absorbed_plan){smaller(even, heads_max), 1, UINT32_MAX};
+    struct absorbed_plan best = one_loop_plan(call, rows, 1);
+    for (uint32_t together = 2; rows == 1 && together < 2 * batch->segment_count; together *= 2) {
+        uint32_t segments = smaller(together, smaller(batch->segment_count, ATTEND_QUERIES));
+        struct absorbed_plan plan = one_loop_plan(call, rows, segments);
+        tasks = divide_up(batch->segment_count, segments) * divide_up(heads, plan.heads);
+        if (tasks >= threads && count_expanded(call->attention->shape, &plan, longest) <
+                                    count_expanded(call->attention->shape, &best, longest))
+            best = plan;
+    }
+    return best;
 }
 
-/* The loops of a split step. */
-struct split_loop {
+/* The loops of a step by a plan. */
+struct plan_loop {
     const struct attention_call *call;
     const struct absorbed_plan *plan;
 };
@@ -191,14 +243,14 @@ static struct attend_queries partial_of(const struct attention_call *call,
 }
 
 static void absorb_task(void *context, size_t task, unsigned thread) {
-    const struct attention_call *call = ((const struct split_loop *)context)->call;
+    const struct attention_call *call = ((const struct plan_loop *)context)->call;
     struct attention_share share = attention_find_share(call, 1, task, thread);
     struct block block = {share.segment, share.head, 1, 0, share.segment->rows};
     absorb(call, &block, share.scratch->weights, split_queries(call, &block));
 }
 
 static void attend_task(void *context, size_t task, unsigned thread) {
-    const struct split_loop *loop = context;
+    const struct plan_loop *loop = context;
     const struct attention_call *call = loop->call;
     struct attention_share share =
         attention_find_share(call, loop->plan->heads, task / loop->plan->splits, thread);
@@ -210,7 +262,7 @@ static void attend_task(void *context, size_t task, unsigned thread) {
 
 /* One head: its queries are in the middle of those of its task. */
 static void merge_task(void *context, size_t task, unsigned thread) {
-    const struct split_loop *loop = context;
+    const struct plan_loop *loop = context;
     const struct attention_call *call = loop->call;
     const struct model_shape *s = call->attention->shape;
     struct attention_share share = attention_find_share(call, 1, task, thread);
@@ -234,11 +286,34 @@ static void merge_task(void *context, size_t task, unsigned thread) {
 }
 
 void attention_absorbed_split(const struct attention_call *call, const struct absorbed_plan *plan) {
-    struct split_loop loop = {call, plan};
+    struct plan_loop loop = {call, plan};
     struct threads *threads = call->attention->threads;
     size_t heads = attention_count_tasks(call, 1);
     threads_run(threads, heads, absorb_task, &loop);
     threads_run(threads, attention_count_tasks(call, plan->heads) * plan->splits, attend_task,
                 &loop);
     threads_run(threads, heads, merge_task, &loop);
+}
+
+static void joint_task(void *context, size_t task, unsigned thread) {
+    const struct plan_loop *loop = context;
+    const struct attention_call *call = loop->call;
+    uint32_t blocks = divide_up(call->attention->shape->heads, loop->plan->heads);
+    uint32_t first = (uint32_t)(task / blocks) * loop->plan->segments;
+    uint32_t head = (uint32_t)(task % blocks) * loop->plan->heads;
+    struct block block = {
+        .segment = call->batch->segments + first,
+        .head = head,
+        .heads = smaller(call->attention->shape->heads - head, loop->plan->heads),
+        .rows = smaller(call->batch->segment_count - first, loop->plan->segments),
+    };
+    run_joint_block(call, &block, &call->attention->scratch[thread]);
+}
+
+void attention_absorbed_joint(const struct attention_call *call, const struct absorbed_plan *plan) {
+    struct plan_loop loop = {call, plan};
+    uint32_t blocks = divide_up(call->attention->shape->heads, plan->heads);
+    threads_run(call->attention->threads,
+                (size_t)blocks * divide_up(call->batch->segment_count, plan->segments), joint_task,
+                &loop);
 }

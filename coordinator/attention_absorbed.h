@@ -14,6 +14,7 @@ struct absorbed_plan {
     uint32_t heads;     /* of one task */
     uint32_t splits;    /* runs of positions; 1: a task sees all */
     uint32_t positions; /* of one run */
+    uint32_t segments;  /* of one task; over 1 only where all have one row */
 };
 
 /* For a batch of segments of at most ABSORBED_JOINT_ROWS_MAX rows. */
@@ -23,5 +24,7 @@ struct absorbed_plan attention_absorbed_plan(const struct attention_call *call);
 void attention_latent_absorbed(const struct attention_call *call,
                                const struct attention_share *share);
 
-/* Fills attention->mixed for the whole batch with all threads, by a plan with several splits. */
+/* Fills attention->mixed for the whole batch with all threads, by a plan with several splits, or
+ * with one. */
 void attention_absorbed_split(const struct attention_call *call, const struct absorbed_plan *plan);
+void attention_absorbed_joint(const struct attention_call *call, const struct absorbed_plan *plan);

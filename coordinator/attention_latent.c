@@ -110,13 +110,15 @@ void attention_latent_forward(const struct attention_call *call, const float *x)
     struct attention *attention = call->attention;
     project(call, x);
     threads_run(attention->threads, call->batch->rows, finish_row, (void *)call);
-    struct absorbed_plan plan = {.heads = 1, .splits = 1};
+    struct absorbed_plan plan = {.heads = 1, .splits = 1, .segments = 1};
     if (is_joint(call))
         plan = attention_absorbed_plan(call);
-    if (plan.splits > 1) {
-        attention_absorbed_split(call, &plan);
-        return;
-    }
     struct head_loop loop = {call, plan.heads};
-    threads_run(attention->threads, attention_count_tasks(call, plan.heads), attend_share, &loop);
+    if (plan.splits > 1)
+        attention_absorbed_split(call, &plan);
+    else if (plan.segments > 1)
+        attention_absorbed_joint(call, &plan);
+    else
+        threads_run(attention->threads, attention_count_tasks(call, plan.heads), attend_share,
+                    &loop);
 }

@@ -43,6 +43,10 @@ void latent_absorb(const struct head_weights *keys, const float *q, size_t q_str
     struct row_tile tile = {scratch, columns, rows_at_once(columns), columns};
     for (uint32_t i = 0; !keys->transposed && i < count; i++)
         memset(out + i * out_stride, 0, columns * sizeof(float));
+    if (!keys->transposed && count == 1) {
+        matmul_add_rows(keys->matrix, keys->first, keys->rows, q, out);
+        return;
+    }
     for (uint32_t row = 0; row < keys->rows; row += (uint32_t)tile.count) {
         if (keys->rows - row < tile.count)
             tile.count = keys->rows - row;

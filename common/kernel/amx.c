@@ -74,15 +74,15 @@ static void tiles_bf16(const uint8_t *panel, uint32_t column, uint32_t columns, 
         (void)low;                                                                                 \
         for (uint32_t pair = 0; pair < columns / 2; pair++) {                                      \
             const uint8_t *p = panel + (column / 2 + pair) * (PAIR_BYTES);                         \
-            VEC w[2];                                                                              \
+            VEC w[1][2];                                                                           \
             __builtin_prefetch(p + PREFETCH_BYTES);                                                \
-            LOAD_PAIR_##NAME(p, 0, w);                                                             \
-            __m512i joined = join_columns(w[0], w[1]);                                             \
+            LOAD_PAIR_##NAME(p, w);                                                                \
+            __m512i joined = join_columns(w[0][0], w[0][1]);                                       \
             _mm512_storeu_si512(high + 64 * pair, joined);                                         \
             if (WITH_LOW)                                                                          \
                 _mm512_storeu_si512(low + 64 * pair,                                               \
-                                    join_columns(_mm512_sub_ps(w[0], even_values(joined)),         \
-                                                 _mm512_sub_ps(w[1], odd_values(joined))));        \
+                                    join_columns(_mm512_sub_ps(w[0][0], even_values(joined)),      \
+                                                 _mm512_sub_ps(w[0][1], odd_values(joined))));     \
         }                                                                                          \
     }
 

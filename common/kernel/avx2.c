@@ -36,7 +36,8 @@ static inline float best_lanes(__m256 v) {
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
 }
 
-#define LOAD_F16(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
+#define LOAD_F16(p)   _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
+#define SET_F16(half) _mm256_cvtph_ps(_mm_set1_epi16((short)(half)))
 #define LOAD_BF16(p)                                                                               \
     _mm256_castsi256_ps(                                                                           \
         _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p))), 16))
@@ -156,14 +157,37 @@ static inline void store_bytes(int8_t *p, __m256 v) {
 
 #define LOAD_EVEN_BF16(p) _mm256_castsi256_ps(_mm256_slli_epi32(ILOAD(p), 16))
 #define LOAD_ODD_BF16(p)  _mm256_castsi256_ps(_mm256_and_si256(ILOAD(p), ISET((int)0xffff0000)))
-#define LOAD_EVEN_FP8(p)  high_fp8(_mm_slli_epi16(_mm_loadu_si128((const __m128i *)(p)), 8))
-#define LOAD_ODD_FP8(p)   high_fp8(_mm_loadu_si128((const __m128i *)(p)))
-#define FLOAT_VECTORS     2
+#define LOAD_PAIR_fp8     load_pair_fp8
+#define FLOAT_PANELS      1
 #define FLOAT_BATCH       4
 
-/* The high bytes of 16-bit lanes. */
-static inline __m256 high_fp8(__m128i lanes) {
-    return _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(lanes, 1), _mm_set1_epi16((short)0xbf80)));
+/* E4M3 becomes the upper half of an f32 of the same fields without a conversion, which would take
+ * most of the time. The exponent's bias is larger by 120, so E4M3's subnormal numbers are f32's,
+ * and activations are scaled up on their way in, lest products be so small. Weights that were
+ * scaled to 448 have a subnormal one in some ten thousand, so processors that take long over those
+ * may.
+ *
+ * Of each pair of bytes, which are signed, a multiplication takes one and moves it by four bits.
+ * The halves of words are taken from both 128-bit lanes: w[0] has rows 0 to 3 and 8 to 11. */
+#define FP8_INPUT_FACTOR 0x1p64f
+#define FP8_SUM_FACTOR   0x1p56f
+#define ARRANGE_fp8      arrange_fp8
+
+static inline void load_pair_fp8(const uint8_t *p, __m256 (*w)[2]) {
+    __m256i lanes = ILOAD(p), fields = _mm256_set1_epi16((short)0x87f0);
+    __m256i columns[2] = {_mm256_maddubs_epi16(_mm256_set1_epi16(16), lanes),
+                          _mm256_srai_epi16(lanes, 4)};
+    for (size_t c = 0; c < 2; c++) {
+        __m256i upper = _mm256_and_si256(columns[c], fields), zero = _mm256_setzero_si256();
+        w[0][c] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(zero, upper));
+        w[1][c] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, upper));
+    }
+}
+
+static inline void arrange_fp8(__m256 sums[2]) {
+    __m256 low = sums[0], high = sums[1];
+    sums[0] = _mm256_permute2f128_ps(low, high, 0x20);
+    sums[1] = _mm256_permute2f128_ps(low, high, 0x31);
 }
 
 #include "common/kernel/float_panel_simd.h"

@@ -20,7 +20,8 @@
 #define SUM(v)       _mm512_reduce_add_ps(v)
 #define BEST(v)      _mm512_reduce_max_ps(v)
 
-#define LOAD_F16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
+#define LOAD_F16(p)   _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
+#define SET_F16(half) _mm512_cvtph_ps(_mm256_set1_epi16((short)(half)))
 #define LOAD_BF16(p)                                                                               \
     _mm512_castsi512_ps(                                                                           \
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p))), 16))
@@ -82,15 +83,23 @@ static inline __attribute__((always_inline)) void dot_rows(const __m512i *groups
 
 #define LOAD_EVEN_BF16(p) _mm512_castsi512_ps(_mm512_slli_epi32(ILOAD(p), 16))
 #define LOAD_ODD_BF16(p)  _mm512_castsi512_ps(_mm512_and_si512(ILOAD(p), ISET((int)0xffff0000)))
-#define LOAD_EVEN_FP8(p)  high_fp8(_mm256_slli_epi16(_mm256_loadu_si256((const __m256i *)(p)), 8))
-#define LOAD_ODD_FP8(p)   high_fp8(_mm256_loadu_si256((const __m256i *)(p)))
-#define FLOAT_VECTORS     2
+#define LOAD_PAIR_fp8     load_pair_fp8
+#define FP8_INPUT_FACTOR  1.0f
+#define FP8_SUM_FACTOR    FP8_FACTOR
+#define ARRANGE_fp8       ARRANGE_NOTHING
+#define FLOAT_PANELS      2
 #define FLOAT_BATCH       8
 
 /* The high bytes of 16-bit lanes. */
 static inline __m512 high_fp8(__m256i lanes) {
     return _mm512_cvtph_ps(
         _mm256_and_si256(_mm256_srai_epi16(lanes, 1), _mm256_set1_epi16((short)0xbf80)));
+}
+
+static inline void load_pair_fp8(const uint8_t *p, __m512 (*w)[2]) {
+    __m256i lanes = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    w[0][0] = high_fp8(_mm256_slli_epi16(lanes, 8));
+    w[0][1] = high_fp8(lanes);
 }
 
 #include "common/kernel/float_panel_simd.h"

@@ -1,5 +1,5 @@
-/* The formats whose values are stored in blocks with their own scales: expanding and dot products
- * in plain C, for the kernel tables. Signatures and contracts are those of kernel.h. */
+/* The formats whose values are stored in blocks with their own scales: expanding, adding and dot
+ * products in plain C, for the kernel tables. Signatures and contracts are those of kernel.h. */
 #pragma once
 
 #include <stddef.h>
@@ -23,10 +23,12 @@
 
 #define BLOCK_DECLARE(FORMAT, NAME)                                                                \
     void blocks_expand_##NAME(const void *values, size_t count, float scale, float *out);          \
+    void blocks_add_##NAME(const void *values, size_t count, float scale, float *y);               \
     float blocks_dot_##NAME(const void *values, const float *x, size_t count);
 
 BLOCK_FORMATS(BLOCK_DECLARE)
 
-/* Entries of a kernel table's `expand` and `dot`. */
+/* Entries of a kernel table's `expand`, `add` and `dot`. */
 #define BLOCK_EXPAND_ENTRY(FORMAT, NAME) [WEIGHT_##FORMAT] = blocks_expand_##NAME,
+#define BLOCK_ADD_ENTRY(FORMAT, NAME)    [WEIGHT_##FORMAT] = blocks_add_##NAME,
 #define BLOCK_DOT_ENTRY(FORMAT, NAME)    [WEIGHT_##FORMAT] = blocks_dot_##NAME,

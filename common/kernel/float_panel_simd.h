@@ -2,124 +2,193 @@
  * below and includes this file.
  *
  *   LOAD_EVEN_BF16(p) LOAD_ODD_BF16(p)  the low or high halves of LANES 32-bit lanes, as f32
- *   LOAD_EVEN_FP8(p) LOAD_ODD_FP8(p)    the low or high bytes of LANES 16-bit lanes, as f32 that
- *                                       lack FP8_FACTOR
- *   FLOAT_VECTORS    vectors of weights that are multiplied side by side in a batch
- *   FLOAT_BATCH      rows of activations for which weights are converted once: FLOAT_VECTORS x
- *                    FLOAT_BATCH sums, and the weights of two columns, fit in the registers
+ *   LOAD_PAIR_fp8(p, w)  two columns of a panel: w[v][c] are LANES rows of column c, as f32 whose
+ *                        products with activations times FP8_INPUT_FACTOR lack FP8_SUM_FACTOR
+ *   ARRANGE_fp8(sums)    brings the vectors of sums with those into the order of the rows
+ *   FLOAT_PANELS     panels that are multiplied side by side in a batch
+ *   FLOAT_BATCH      rows of activations for which weights are converted once: their sums with
+ *                    FLOAT_PANELS panels, and the weights of two columns, fit in the registers
  *
- * An activation is read once for FLOAT_VECTORS multiply-adds, a weight for FLOAT_BATCH. */
+ * An activation is read once for all vectors of FLOAT_PANELS panels, a weight for FLOAT_BATCH rows.
+ * Larger batches take FLOAT_COLUMNS columns at a time and copy FLOAT_BATCH rows of those for all
+ * panels: rows are often a power of two apart, and most reads would then miss the first cache. */
 #include "common/kernel/float_panel.h"
 
-/* Two columns of LANES rows; `at` is the place of the first of those rows. */
-#define LOAD_PAIR_f32(p, at, w)                                                                    \
-    (w)[0] = LOAD((const float *)(p) + (at)), (w)[1] = LOAD((const float *)(p) + PANEL_ROWS + (at))
-#define LOAD_PAIR_f16(p, at, w)                                                                    \
-    (w)[0] = LOAD_F16((p) + 2 * (at)), (w)[1] = LOAD_F16((p) + 2 * PANEL_ROWS + 2 * (at))
-#define LOAD_PAIR_bf16(p, at, w)                                                                   \
-    (w)[0] = LOAD_EVEN_BF16((p) + 4 * (at)), (w)[1] = LOAD_ODD_BF16((p) + 4 * (at))
-#define LOAD_PAIR_fp8(p, at, w)                                                                    \
-    (w)[0] = LOAD_EVEN_FP8((p) + 2 * (at)), (w)[1] = LOAD_ODD_FP8((p) + 2 * (at))
+#define FLOAT_COLUMNS 256u
+/* Floats between copied rows, such that they are not all in the same few sets of a cache. */
+#define FLOAT_STRIDE (FLOAT_COLUMNS + 16)
 
 #define PANEL_VECTORS (PANEL_ROWS / LANES)
+#define FLOAT_VECTORS (FLOAT_PANELS * PANEL_VECTORS)
 
-/* Where the weights of one call lie. */
-struct float_rows {
+/* Two columns of a panel, as LOAD_PAIR_fp8. */
+PANEL_INLINE void LOAD_PAIR_f32(const uint8_t *p, VEC (*w)[2]) {
+    for (size_t v = 0; v < PANEL_VECTORS; v++) {
+        w[v][0] = LOAD((const float *)(const void *)p + v * LANES);
+        w[v][1] = LOAD((const float *)(const void *)p + PANEL_ROWS + v * LANES);
+    }
+}
+
+PANEL_INLINE void LOAD_PAIR_f16(const uint8_t *p, VEC (*w)[2]) {
+    for (size_t v = 0; v < PANEL_VECTORS; v++) {
+        w[v][0] = LOAD_F16(p + 2 * v * LANES);
+        w[v][1] = LOAD_F16(p + 2 * (PANEL_ROWS + v * LANES));
+    }
+}
+
+PANEL_INLINE void LOAD_PAIR_bf16(const uint8_t *p, VEC (*w)[2]) {
+    for (size_t v = 0; v < PANEL_VECTORS; v++) {
+        w[v][0] = LOAD_EVEN_BF16(p + 4 * v * LANES);
+        w[v][1] = LOAD_ODD_BF16(p + 4 * v * LANES);
+    }
+}
+
+#define ARRANGE_NOTHING(sums) ((void)(sums))
+#define ARRANGE_f32           ARRANGE_NOTHING
+#define ARRANGE_f16           ARRANGE_NOTHING
+#define ARRANGE_bf16          ARRANGE_NOTHING
+
+/* Some columns of panels that lie panel_bytes apart, what their products are scaled by, and whether
+ * those are added to what is in y. */
+struct float_part {
     const uint8_t *panels;
+    size_t panel_bytes;
     uint32_t columns;
-    const float *scales;
+    float scale;
+    bool add;
 };
 
-/* `vectors` x LANES rows of weights, from vector `first` on, times `rows` (at most FLOAT_BATCH)
- * rows of activations. Sums of `chains` columns are kept apart, so that few rows need not wait for
- * one multiply-add after another. */
-#define DEFINE_FLOAT_TILE(NAME, PAIR_BYTES, FACTOR)                                                \
-    PANEL_INLINE void float_tile_##NAME(const struct float_rows *w, size_t first, size_t vectors,  \
-                                        const float *x, size_t x_stride, size_t rows,              \
-                                        size_t chains, float *y, size_t y_stride) {                \
-        size_t panel_bytes = (size_t)w->columns / 2 * (PAIR_BYTES);                                \
-        uint32_t block = w->scales ? FP8_BLOCK : w->columns;                                       \
-        for (uint32_t start = 0; start < w->columns; start += block) {                             \
-            uint32_t end = start + block < w->columns ? start + block : w->columns;                \
-            VEC sums[FLOAT_VECTORS_MAX][FLOAT_BATCH][4];                                           \
-            for (size_t v = 0; v < vectors; v++)                                                   \
-                for (size_t r = 0; r < rows; r++)                                                  \
-                    for (size_t c = 0; c < chains; c++)                                            \
-                        sums[v][r][c] = ZERO();                                                    \
-            for (uint32_t column = start; column < end; column += 4) {                             \
-                const uint8_t *four[FLOAT_VECTORS_MAX];                                            \
-                for (size_t v = 0; v < vectors; v++) {                                             \
-                    four[v] = w->panels + (first + v) / PANEL_VECTORS * panel_bytes +              \
-                              column / 2 * (PAIR_BYTES);                                           \
-                    if (v % PANEL_VECTORS == 0)                                                    \
-                        for (size_t at = 0; at < 2 * (PAIR_BYTES); at += 64)                       \
-                            __builtin_prefetch(four[v] + at + PREFETCH_BYTES);                     \
-                }                                                                                  \
-                for (uint32_t pair = 0; pair < 2; pair++) {                                        \
-                    VEC weights[FLOAT_VECTORS_MAX][2];                                             \
-                    for (size_t v = 0; v < vectors; v++)                                           \
-                        LOAD_PAIR_##NAME(four[v] + pair * (PAIR_BYTES),                            \
-                                         (first + v) % PANEL_VECTORS * LANES, weights[v]);         \
-                    for (size_t c = 0; c < 2; c++)                                                 \
-                        for (size_t r = 0; r < rows; r++) {                                        \
-                            VEC a = SET(x[r * x_stride + column + 2 * pair + c]);                  \
-                            for (size_t v = 0; v < vectors; v++) {                                 \
-                                VEC *sum = &sums[v][r][(2 * pair + c) % chains];                   \
-                                *sum = FMA(weights[v][c], a, *sum);                                \
-                            }                                                                      \
+/* `panels` panels (FLOAT_PANELS or 1) times `rows` (at most FLOAT_BATCH) rows of activations. Sums
+ * of several columns are kept apart where there are few of them, so that some eight are under way
+ * at a time. */
+#define DEFINE_FLOAT_TILE(NAME, PAIR_BYTES)                                                        \
+    PANEL_INLINE void float_tile_##NAME(const struct float_part *part, size_t panels,              \
+                                        const float *x, size_t x_stride, size_t rows, float *y,    \
+                                        size_t y_stride) {                                         \
+        const size_t vectors = panels * PANEL_VECTORS;                                             \
+        const size_t chains = vectors * rows <= 2 ? 4 : vectors * rows <= 4 ? 2 : 1;               \
+        VEC sums[FLOAT_VECTORS][FLOAT_BATCH][4];                                                   \
+        for (size_t v = 0; v < vectors; v++)                                                       \
+            for (size_t r = 0; r < rows; r++)                                                      \
+                for (size_t c = 0; c < chains; c++)                                                \
+                    sums[v][r][c] = ZERO();                                                        \
+        for (uint32_t column = 0; column < part->columns; column += 4) {                           \
+            const uint8_t *four = part->panels + column / 2 * (PAIR_BYTES);                        \
+            for (size_t i = 0; i < panels; i++)                                                    \
+                for (size_t at = 0; at < 2 * (PAIR_BYTES); at += 64)                               \
+                    __builtin_prefetch(four + i * part->panel_bytes + at + PREFETCH_BYTES);        \
+            for (uint32_t pair = 0; pair < 2; pair++) {                                            \
+                VEC weights[FLOAT_VECTORS][2];                                                     \
+                for (size_t i = 0; i < panels; i++)                                                \
+                    LOAD_PAIR_##NAME(four + i * part->panel_bytes + pair * (PAIR_BYTES),           \
+                                     weights + i * PANEL_VECTORS);                                 \
+                for (size_t c = 0; c < 2; c++)                                                     \
+                    for (size_t r = 0; r < rows; r++) {                                            \
+                        VEC a = SET(x[r * x_stride + column + 2 * pair + c]);                      \
+                        for (size_t v = 0; v < vectors; v++) {                                     \
+                            VEC *sum = &sums[v][r][(2 * pair + c) % chains];                       \
+                            *sum = FMA(weights[v][c], a, *sum);                                    \
                         }                                                                          \
+                    }                                                                              \
+            }                                                                                      \
+        }                                                                                          \
+        VEC scale = SET(part->scale);                                                              \
+        for (size_t r = 0; r < rows; r++)                                                          \
+            for (size_t i = 0; i < panels; i++) {                                                  \
+                float *out = y + r * y_stride + i * PANEL_ROWS;                                    \
+                VEC totals[PANEL_VECTORS];                                                         \
+                for (size_t v = 0; v < PANEL_VECTORS; v++) {                                       \
+                    const VEC *chain = sums[i * PANEL_VECTORS + v][r];                             \
+                    totals[v] = chain[0];                                                          \
+                    for (size_t c = 1; c < chains; c++)                                            \
+                        totals[v] = ADD(totals[v], chain[c]);                                      \
+                }                                                                                  \
+                ARRANGE_##NAME(totals);                                                            \
+                for (size_t v = 0; v < PANEL_VECTORS; v++) {                                       \
+                    VEC before = part->add ? LOAD(out + v * LANES) : ZERO();                       \
+                    STORE(out + v * LANES, FMA(scale, totals[v], before));                         \
                 }                                                                                  \
             }                                                                                      \
-            VEC scale = SET((w->scales ? w->scales[start / FP8_BLOCK] : 1) * (FACTOR));            \
-            for (size_t v = 0; v < vectors; v++)                                                   \
-                for (size_t r = 0; r < rows; r++) {                                                \
-                    float *out = y + r * y_stride + (first + v) * LANES;                           \
-                    VEC sum = sums[v][r][0];                                                       \
-                    for (size_t c = 1; c < chains; c++)                                            \
-                        sum = ADD(sum, sums[v][r][c]);                                             \
-                    STORE(out, FMA(scale, sum, start ? LOAD(out) : ZERO()));                       \
-                }                                                                                  \
+    }                                                                                              \
+    /* The same for any number of rows up to FLOAT_BATCH. */                                       \
+    PANEL_INLINE void float_rows_##NAME(const struct float_part *part, size_t panels,              \
+                                        const float *x, size_t x_stride, size_t rows, float *y,    \
+                                        size_t y_stride) {                                         \
+        if (rows == FLOAT_BATCH) {                                                                 \
+            float_tile_##NAME(part, panels, x, x_stride, FLOAT_BATCH, y, y_stride);                \
+            return;                                                                                \
         }                                                                                          \
+        for (; rows >= 4; rows -= 4, x += 4 * x_stride, y += 4 * y_stride)                         \
+            float_tile_##NAME(part, panels, x, x_stride, 4, y, y_stride);                          \
+        for (; rows >= 2; rows -= 2, x += 2 * x_stride, y += 2 * y_stride)                         \
+            float_tile_##NAME(part, panels, x, x_stride, 2, y, y_stride);                          \
+        if (rows)                                                                                  \
+            float_tile_##NAME(part, panels, x, x_stride, 1, y, y_stride);                          \
     }
 
-/* All vectors times `rows` rows: a single row reads one panel after another, more rows
- * FLOAT_VECTORS vectors side by side. Some eight sums are under way at a time. */
-#define DEFINE_FLOAT_ROWS(NAME)                                                                    \
-    PANEL_INLINE void float_rows_##NAME(const struct float_rows *w, size_t count, const float *x,  \
-                                        size_t x_stride, size_t rows, float *y, size_t y_stride) { \
-        size_t side = rows == 1 ? PANEL_VECTORS : FLOAT_VECTORS, v = 0;                            \
-        size_t chains = side * rows <= 2 ? 4 : side * rows <= 4 ? 2 : 1;                           \
-        for (; v + side <= count * PANEL_VECTORS; v += side)                                       \
-            float_tile_##NAME(w, v, side, x, x_stride, rows, chains, y, y_stride);                 \
-        for (; v < count * PANEL_VECTORS; v++)                                                     \
-            float_tile_##NAME(w, v, 1, x, x_stride, rows, chains, y, y_stride);                    \
-    }
+/* A product as float_panel_dot has it. */
+struct float_product {
+    size_t panel_bytes;
+    uint32_t columns;
+    const float *scales;
+    const float *x;
+    size_t x_stride, batch;
+    float *y;
+    size_t y_stride;
+};
 
-#define FLOAT_VECTORS_MAX (PANEL_VECTORS > FLOAT_VECTORS ? PANEL_VECTORS : FLOAT_VECTORS)
+/* At most FLOAT_BATCH rows side by side, times `factor`. */
+PANEL_INLINE void copy_rows(const float *x, size_t x_stride, size_t rows, uint32_t columns,
+                            float factor, float *out) {
+    for (size_t r = 0; r < rows; r++, x += x_stride, out += FLOAT_STRIDE)
+        for (uint32_t c = 0; c < columns; c++)
+            out[c] = x[c] * factor;
+}
 
-#define DEFINE_FLOAT_PANEL(NAME, PAIR_BYTES, FACTOR)                                               \
-    DEFINE_FLOAT_TILE(NAME, PAIR_BYTES, FACTOR)                                                    \
-    DEFINE_FLOAT_ROWS(NAME)                                                                        \
+#define DEFINE_FLOAT_PANEL(NAME, PAIR_BYTES, INPUT_FACTOR, SUM_FACTOR)                             \
+    DEFINE_FLOAT_TILE(NAME, PAIR_BYTES)                                                            \
+    /* `count` panels at `panels`, some columns after the others; y of the first. */               \
+    static void float_columns_##NAME(const struct float_product *p, const uint8_t *panels,         \
+                                     size_t count, float *y) {                                     \
+        struct float_part part = {.panel_bytes = p->panel_bytes};                                  \
+        float copied[FLOAT_BATCH * FLOAT_STRIDE];                                                  \
+        bool copies = p->batch > FLOAT_BATCH || (INPUT_FACTOR) != 1;                               \
+        uint32_t block = p->scales ? FP8_BLOCK : copies ? FLOAT_COLUMNS : p->columns;              \
+        for (uint32_t start = 0; start < p->columns; start += block) {                             \
+            part.columns = p->columns - start < block ? p->columns - start : block;                \
+            part.scale = (p->scales ? p->scales[start / FP8_BLOCK] : 1) * (SUM_FACTOR);            \
+            part.add = start > 0;                                                                  \
+            for (size_t r = 0, rows; r < p->batch; r += rows) {                                    \
+                const float *x = p->x + r * p->x_stride + start;                                   \
+                float *out = y + r * p->y_stride;                                                  \
+                size_t x_stride = copies ? FLOAT_STRIDE : p->x_stride, i = 0;                      \
+                rows = p->batch - r < FLOAT_BATCH ? p->batch - r : FLOAT_BATCH;                    \
+                if (copies)                                                                        \
+                    copy_rows(x, p->x_stride, rows, part.columns, INPUT_FACTOR, copied);           \
+                x = copies ? copied : x;                                                           \
+                part.panels = panels + start / 2 * (PAIR_BYTES);                                   \
+                for (; i + FLOAT_PANELS <= count; i += FLOAT_PANELS) {                             \
+                    float_rows_##NAME(&part, FLOAT_PANELS, x, x_stride, rows, out, p->y_stride);   \
+                    part.panels += FLOAT_PANELS * part.panel_bytes;                                \
+                    out += FLOAT_PANELS * PANEL_ROWS;                                              \
+                }                                                                                  \
+                if (i < count)                                                                     \
+                    float_rows_##NAME(&part, 1, x, x_stride, rows, out, p->y_stride);              \
+            }                                                                                      \
+        }                                                                                          \
+    }                                                                                              \
     static void float_dot_##NAME(const uint8_t *panels, size_t count, uint32_t columns,            \
                                  const float *scales, const float *x, size_t x_stride,             \
                                  size_t batch, float *y, size_t y_stride) {                        \
-        const struct float_rows w = {panels, columns, scales};                                     \
-        size_t r = 0;                                                                              \
-        for (; r + FLOAT_BATCH <= batch; r += FLOAT_BATCH)                                         \
-            float_rows_##NAME(&w, count, x + r * x_stride, x_stride, FLOAT_BATCH,                  \
-                              y + r * y_stride, y_stride);                                         \
-        for (; r + 4 <= batch; r += 4)                                                             \
-            float_rows_##NAME(&w, count, x + r * x_stride, x_stride, 4, y + r * y_stride,          \
-                              y_stride);                                                           \
-        for (; r + 2 <= batch; r += 2)                                                             \
-            float_rows_##NAME(&w, count, x + r * x_stride, x_stride, 2, y + r * y_stride,          \
-                              y_stride);                                                           \
-        if (r < batch)                                                                             \
-            float_rows_##NAME(&w, count, x + r * x_stride, x_stride, 1, y + r * y_stride,          \
-                              y_stride);                                                           \
+        const struct float_product product = {                                                     \
+            columns / 2 * (PAIR_BYTES), columns, scales, x, x_stride, batch, y, y_stride};         \
+        size_t step = batch > FLOAT_BATCH ? count : batch > 1 ? FLOAT_PANELS : 1;                  \
+        for (size_t i = 0; i < count; i += step)                                                   \
+            float_columns_##NAME(&product, panels + i * product.panel_bytes,                       \
+                                 count - i < step ? count - i : step, y + i * PANEL_ROWS);         \
     }
 
-DEFINE_FLOAT_PANEL(f32, 8 * PANEL_ROWS, 1.0f)
-DEFINE_FLOAT_PANEL(f16, 4 * PANEL_ROWS, 1.0f)
-DEFINE_FLOAT_PANEL(bf16, 4 * PANEL_ROWS, 1.0f)
-DEFINE_FLOAT_PANEL(fp8, 2 * PANEL_ROWS, FP8_FACTOR)
+DEFINE_FLOAT_PANEL(f32, 8 * PANEL_ROWS, 1.0f, 1.0f)
+DEFINE_FLOAT_PANEL(f16, 4 * PANEL_ROWS, 1.0f, 1.0f)
+DEFINE_FLOAT_PANEL(bf16, 4 * PANEL_ROWS, 1.0f, 1.0f)
+DEFINE_FLOAT_PANEL(fp8, 2 * PANEL_ROWS, FP8_INPUT_FACTOR, FP8_SUM_FACTOR)

@@ -58,6 +58,10 @@ struct kernel {
      * multiple of weight_block(). */
     void (*expand[WEIGHT_FORMAT_COUNT])(const void *values, size_t count, float scale, float *out);
 
+    /* y[i] += values[i] * scale, in f32: a row's part of a product with the transposed matrix.
+     * `values` and `count` as above; any `scale`. */
+    void (*add[WEIGHT_FORMAT_COUNT])(const void *values, size_t count, float scale, float *y);
+
     /* sum of values[i] * x[i], in f32; `values` and `count` as above. */
     float (*dot[WEIGHT_FORMAT_COUNT])(const void *values, const float *x, size_t count);
 

@@ -48,27 +48,40 @@ static const uint8_t *row_at(const struct matrix *w, uint32_t row, uint32_t colu
            weight_row_bytes(w->format, column);
 }
 
-static void expand_row(const struct matrix *w, uint32_t row, uint32_t column, uint32_t columns,
-                       float *out) {
-    const struct kernel *kernel = kernel_get();
+/* `expand` or `add` of the kernels. */
+typedef void (*spread_values)(const void *values, size_t count, float scale, float *out);
+
+/* Values [column, column + columns) of `row`, which lie at `values`, each times `factor`. */
+static void spread_row(const struct matrix *w, spread_values spread, const uint8_t *values,
+                       uint32_t row, uint32_t column, uint32_t columns, float factor, float *out) {
     if (!w->scales) {
-        kernel->expand[w->format](row_at(w, row, column), columns, 1.0f, out);
+        spread(values, columns, factor, out);
         return;
     }
     const float *scales = scale_row(w, row);
-    for (uint32_t end = column + columns; column < end;) {
-        uint32_t next = smaller((column / FP8_BLOCK + 1) * FP8_BLOCK, end);
-        kernel->expand[w->format](row_at(w, row, column), next - column, scales[column / FP8_BLOCK],
-                                  out);
-        out += next - column;
-        column = next;
+    for (uint32_t at = column, next; at < column + columns; at = next) {
+        next = smaller((at / FP8_BLOCK + 1) * FP8_BLOCK, column + columns);
+        spread(values + weight_row_bytes(w->format, at - column), next - at,
+               factor * scales[at / FP8_BLOCK], out + at - column);
     }
 }
 
 void matmul_expand(const struct matrix *w, uint32_t row, uint32_t rows, uint32_t column,
                    uint32_t columns, float *out, size_t stride) {
+    size_t row_bytes = weight_row_bytes(w->format, w->columns);
+    const uint8_t *values = row_at(w, row, column);
     for (uint32_t i = 0; i < rows; i++)
-        expand_row(w, row + i, column, columns, out + i * stride);
+        spread_row(w, kernel_get()->expand[w->format], values + i * row_bytes, row + i, column,
+                   columns, 1, out + i * stride);
+}
+
+void matmul_add_rows(const struct matrix *w, uint32_t row, uint32_t rows, const float *a,
+                     float *y) {
+    size_t row_bytes = weight_row_bytes(w->format, w->columns);
+    const uint8_t *values = row_at(w, row, 0);
+    for (uint32_t i = 0; i < rows; i++)
+        spread_row(w, kernel_get()->add[w->format], values + i * row_bytes, row + i, 0, w->columns,
+                   a[i], y);
 }
 
 static float dot_row(const struct matrix *w, uint32_t row, const float *x) {

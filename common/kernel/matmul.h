@@ -23,6 +23,10 @@ size_t matmul_scratch_floats(void);
 void matmul_expand(const struct matrix *w, uint32_t row, uint32_t rows, uint32_t column,
                    uint32_t columns, float *out, size_t stride);
 
+/* y (w->columns) += the sum over i in [0, rows) of a[i] * row (row + i) of W, none of them packed:
+ * a product with the transposed matrix. */
+void matmul_add_rows(const struct matrix *w, uint32_t row, uint32_t rows, const float *a, float *y);
+
 /* The form in which `batch` rows of activations meet W. Matrices that share their activations take
  * the larger of their forms. */
 enum activation_form matmul_form(const struct matrix *w, size_t batch);

@@ -28,6 +28,7 @@ static inline float32x4_t pow2_lanes(float32x4_t v) {
 
 #define LOAD_16_BITS(p) vreinterpret_u16_u8(vld1_u8((const uint8_t *)(p)))
 #define LOAD_F16(p)     vcvt_f32_f16(vreinterpret_f16_u16(LOAD_16_BITS(p)))
+#define SET_F16(half)   vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(half)))
 #define LOAD_BF16(p)    vreinterpretq_f32_u32(vshll_n_u16(LOAD_16_BITS(p), 16))
 #define LOAD_FP8(p)     high_fp8(vreinterpret_u16_u8(vzip1_u8(vdup_n_u8(0), load_four(p))))
 
@@ -103,10 +104,20 @@ static inline __attribute__((always_inline)) void dot_rows(const int32x4_t *grou
 
 #define LOAD_EVEN_BF16(p) vreinterpretq_f32_s32(vshlq_n_s32(ILOAD(p), 16))
 #define LOAD_ODD_BF16(p)  vreinterpretq_f32_s32(vandq_s32(ILOAD(p), ISET((int)0xffff0000)))
-#define LOAD_EVEN_FP8(p)  high_fp8(vshl_n_u16(LOAD_16_BITS(p), 8))
-#define LOAD_ODD_FP8(p)   high_fp8(LOAD_16_BITS(p))
-#define FLOAT_VECTORS     4
+#define LOAD_PAIR_fp8     load_pair_fp8
+#define FP8_INPUT_FACTOR  1.0f
+#define FP8_SUM_FACTOR    FP8_FACTOR
+#define ARRANGE_fp8       ARRANGE_NOTHING
+#define FLOAT_PANELS      1
 #define FLOAT_BATCH       4
+
+static inline void load_pair_fp8(const uint8_t *p, float32x4_t (*w)[2]) {
+    for (size_t v = 0; v < PANEL_ROWS / LANES; v++) {
+        uint16x4_t lanes = LOAD_16_BITS(p + 8 * v);
+        w[v][0] = high_fp8(vshl_n_u16(lanes, 8));
+        w[v][1] = high_fp8(lanes);
+    }
+}
 
 #include "common/kernel/float_panel_simd.h"
 

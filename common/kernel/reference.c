@@ -14,6 +14,11 @@
         for (size_t i = 0; i < count; i++)                                                         \
             out[i] = CONVERT(v[i]) * scale;                                                        \
     }                                                                                              \
+    static void add_##NAME(const void *values, size_t count, float scale, float *y) {              \
+        const TYPE *v = values;                                                                    \
+        for (size_t i = 0; i < count; i++)                                                         \
+            y[i] += CONVERT(v[i]) * scale;                                                         \
+    }                                                                                              \
     static float dot_##NAME(const void *values, const float *x, size_t count) {                    \
         const TYPE *v = values;                                                                    \
         float sum = 0;                                                                             \
@@ -28,8 +33,7 @@ DEFINE_FORMAT(bf16, uint16_t, f32_from_bf16)
 DEFINE_FORMAT(fp8, uint8_t, f32_from_fp8)
 
 static void add_scaled(float a, const float *x, size_t count, float *y) {
-    for (size_t i = 0; i < count; i++)
-        y[i] += a * x[i];
+    add_f32(x, count, a, y);
 }
 
 static void swiglu(float *gate, const float *up, size_t count, float weight) {
@@ -80,6 +84,7 @@ static void row_sums(const struct row_tile *rows, const float *a, size_t a_strid
 const struct kernel KERNEL_REFERENCE = {
     .name = "reference",
     .expand = {expand_f32, expand_f16, expand_bf16, expand_fp8, BLOCK_FORMATS(BLOCK_EXPAND_ENTRY)},
+    .add = {add_f32, add_f16, add_bf16, add_fp8, BLOCK_FORMATS(BLOCK_ADD_ENTRY)},
     .dot = {dot_f32, dot_f16, dot_bf16, dot_fp8, BLOCK_FORMATS(BLOCK_DOT_ENTRY)},
     .panel_dot = {BLOCK_FORMATS(PANEL_DOT_ENTRY)},
     .float_panel_dot = {[WEIGHT_F32] = float_panel_dot_f32,

@@ -49,6 +49,14 @@ static inline VEC exp_lanes(VEC x) {
             STORE(out + i, MUL(LOAD_TYPE(v + i), s));                                              \
         KERNEL_REFERENCE.expand[INDEX](v + i, count - i, scale, out + i);                          \
     }                                                                                              \
+    static void add_##NAME(const void *values, size_t count, float scale, float *y) {              \
+        const TYPE *v = values;                                                                    \
+        VEC s = SET(scale * (FACTOR));                                                             \
+        size_t i = 0;                                                                              \
+        for (; i + LANES <= count; i += LANES)                                                     \
+            STORE(y + i, FMA(LOAD_TYPE(v + i), s, LOAD(y + i)));                                   \
+        KERNEL_REFERENCE.add[INDEX](v + i, count - i, scale, y + i);                               \
+    }                                                                                              \
     static float dot_##NAME(const void *values, const float *x, size_t count) {                    \
         const TYPE *v = values;                                                                    \
         VEC a = ZERO(), b = ZERO(), c = ZERO(), d = ZERO();                                        \
@@ -72,13 +80,11 @@ DEFINE_FORMAT(fp8, uint8_t, LOAD_FP8, WEIGHT_FP8_E4M3, FP8_FACTOR)
 
 /* The block formats, see block_simd.h. */
 #define SIMD_EXPAND_ENTRY(FORMAT, NAME) [WEIGHT_##FORMAT] = expand_##NAME,
+#define SIMD_ADD_ENTRY(FORMAT, NAME)    [WEIGHT_##FORMAT] = add_##NAME,
 #define SIMD_DOT_ENTRY(FORMAT, NAME)    [WEIGHT_##FORMAT] = dot_block_##NAME,
 
 static void add_scaled(float a, const float *x, size_t count, float *y) {
-    size_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        STORE(y + i, FMA(SET(a), LOAD(x + i), LOAD(y + i)));
-    KERNEL_REFERENCE.add_scaled(a, x + i, count - i, y + i);
+    add_f32(x, count, a, y);
 }
 
 static void swiglu(float *gate, const float *up, size_t count, float weight) {
@@ -158,6 +164,7 @@ static void softmax(float *x, size_t count) {
         .name = NAME,                                                                              \
         .expand = {expand_f32, expand_f16, expand_bf16, expand_fp8,                                \
                    BLOCK_FORMATS(SIMD_EXPAND_ENTRY)},                                              \
+        .add = {add_f32, add_f16, add_bf16, add_fp8, BLOCK_FORMATS(SIMD_ADD_ENTRY)},               \
         .dot = {dot_f32, dot_f16, dot_bf16, dot_fp8, BLOCK_FORMATS(SIMD_DOT_ENTRY)},               \
         .panel_dot = {BLOCK_FORMATS(SIMD_PANEL_ENTRY)},                                            \
         .float_panel_dot = {[WEIGHT_F32] = float_dot_f32,                                          \

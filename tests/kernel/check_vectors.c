@@ -57,6 +57,33 @@ void check_expand(void **state) {
     for_all_stored(expand_exactly);
 }
 
+/* Added twice, to values of both signs. */
+static void compare_add(struct random *random, const struct kernel *kernel,
+                        const struct stored *s) {
+    static float expanded[COUNT_MAX], before[COUNT_MAX], got[COUNT_MAX + 1];
+    kernel_get()->expand[s->format](s->values, s->count, 1, expanded);
+    random_fill(random, 1, s->count, before);
+    memcpy(got, before, s->count * sizeof(float));
+    got[s->count] = 99;
+    kernel->add[s->format](s->values, s->count, 0.37f, got);
+    kernel->add[s->format](s->values, s->count, -1.9f, got);
+    for (size_t i = 0; i < s->count; i++) {
+        double first = (double)expanded[i] * (double)0.37f;
+        double second = (double)expanded[i] * (double)-1.9f;
+        double magnitude = fabs((double)before[i]) + fabs(first) + fabs(second);
+        double want = (double)before[i] + first + second;
+        if (!(fabs((double)got[i] - want) <= TOLERANCE * magnitude))
+            fail_msg("%s add %s [%zu of %zu]: %g, expected %g", kernel->name,
+                     weight_format_name(s->format), i, s->count, (double)got[i], want);
+    }
+    assert_true(got[s->count] == 99);
+}
+
+void check_add(void **state) {
+    (void)state;
+    for_all_stored(compare_add);
+}
+
 static void compare_dot(struct random *random, const struct kernel *kernel,
                         const struct stored *s) {
     static float x[COUNT_MAX], expanded[COUNT_MAX];

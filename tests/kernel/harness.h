@@ -14,6 +14,7 @@
 
 /* cmocka tests, each over all variants. */
 void check_expand(void **state);
+void check_add(void **state);
 void check_dot(void **state);
 void check_vectors(void **state);
 void check_softmax_part(void **state);

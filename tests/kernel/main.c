@@ -20,11 +20,17 @@ static int check(void) {
             printf("skipped: %.*s, which this processor lacks\n", (int)length, name);
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(check_expand),         cmocka_unit_test(check_dot),
-        cmocka_unit_test(check_vectors),        cmocka_unit_test(check_softmax_part),
-        cmocka_unit_test(check_row_products),   cmocka_unit_test(check_quantise),
-        cmocka_unit_test(check_split),          cmocka_unit_test(check_panel_dot),
-        cmocka_unit_test(check_panel_extremes), cmocka_unit_test(check_float_panel_dot),
+        cmocka_unit_test(check_expand),
+        cmocka_unit_test(check_add),
+        cmocka_unit_test(check_dot),
+        cmocka_unit_test(check_vectors),
+        cmocka_unit_test(check_softmax_part),
+        cmocka_unit_test(check_row_products),
+        cmocka_unit_test(check_quantise),
+        cmocka_unit_test(check_split),
+        cmocka_unit_test(check_panel_dot),
+        cmocka_unit_test(check_panel_extremes),
+        cmocka_unit_test(check_float_panel_dot),
         cmocka_unit_test(check_tile_dot),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -120,6 +120,12 @@ static void run_expand(const struct pass *pass) {
         t->kernel->expand[pass->format](pass->weights + i * pass->step_bytes, COLUMNS, 1, t->x);
 }
 
+static void run_add(const struct pass *pass) {
+    struct timing *t = pass->t;
+    for (size_t i = 0; i < pass->calls; i++)
+        t->kernel->add[pass->format](pass->weights + i * pass->step_bytes, COLUMNS, 1, t->x);
+}
+
 /* One line: the rate over weights with one row of activations, the multiplications of more. */
 static void print_product(struct timing *t, const char *name, void (*run)(const struct pass *),
                           enum weight_format format, enum peak_unit unit) {
@@ -158,6 +164,7 @@ static void print_products(struct timing *t) {
     for (int f = 0; f < WEIGHT_FORMAT_COUNT; f++) {
         enum weight_format format = (enum weight_format)f;
         print_row(t, "expand", run_expand, format);
+        print_row(t, "add", run_add, format);
         print_row(t, "dot", run_dot, format);
         if (kernel->panel_dot[f])
             print_product(t, "panel_dot", run_panel_dot, format, int8);

@@ -275,7 +275,48 @@ static void test_short_past_is_one_loop(void **state) {
     plan = attention_absorbed_plan(&call);
     assert_int_equal(plan.splits, 1);
     assert_int_equal(plan.heads, 5);
+    assert_int_equal(plan.segments, 1);
     teardown(&f);
+}
+
+/* Sequences of different lengths that decode side by side share tasks, on pools that take all of
+ * them in a task or some, and get what each gets alone. */
+static void check_joint(unsigned threads, uint32_t segments_want) {
+    enum { SEQUENCES = 3 };
+    struct fixture f;
+    struct random random = {threads};
+    setup_with(&f, &SHAPE, threads, WEIGHT_F16);
+    const uint32_t lengths[SEQUENCES] = {1, 70, 23};
+    struct batch_segment segments[SEQUENCES];
+    for (uint32_t i = 0; i < SEQUENCES; i++)
+        segments[i] =
+            (struct batch_segment){open_past(&f, &random, lengths[i]), lengths[i] - 1, i, 1};
+    struct batch batch = {NULL, SEQUENCES, segments, SEQUENCES};
+    struct attention_call call = {f.attention, &f.weights, 0, &batch};
+    size_t floats = (size_t)SEQUENCES * SHAPE.heads * SHAPE.v_dim;
+    static float want[SEQUENCES * 100];
+    random_fill(&random, 1, SEQUENCES * SHAPE.heads * (SHAPE.nope_dim + SHAPE.rope_dim),
+                f.attention->q);
+    for (uint32_t i = 0; i < SEQUENCES; i++) {
+        struct attention_share share = {&segments[i], 0, SHAPE.heads, &f.attention->scratch[0]};
+        attention_latent_absorbed(&call, &share);
+    }
+    memcpy(want, f.attention->mixed, floats * sizeof(float));
+    memset(f.attention->mixed, 0, floats * sizeof(float));
+    struct absorbed_plan plan = attention_absorbed_plan(&call);
+    assert_int_equal(plan.splits, 1);
+    assert_int_equal(plan.segments, segments_want);
+    attention_absorbed_joint(&call, &plan);
+    expect_close(want, f.attention->mixed, floats, "joint sequences");
+    teardown(&f);
+}
+
+static void test_sequences_share_tasks(void **state) {
+    (void)state;
+    check_joint(1, 3);
+    check_joint(2, 2);
+    check_joint(4, 2);
+    check_joint(12, 1);
 }
 
 /* A batch's numbers with every cache format, against f32: the formats round to 11 and 8 bits, and
@@ -472,6 +513,7 @@ int main(void) {
         cmocka_unit_test(test_split_weights_agree),
         cmocka_unit_test(test_split_past),
         cmocka_unit_test(test_short_past_is_one_loop),
+        cmocka_unit_test(test_sequences_share_tasks),
         cmocka_unit_test(test_cache_formats),
         cmocka_unit_test(test_weights_in_any_form),
         cmocka_unit_test(test_square_blocks_are_not_cut),
