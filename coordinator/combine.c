@@ -50,9 +50,9 @@ static enum status check_reply(struct dispatch *dispatch, uint32_t holder, const
         return STATUS_PROTOCOL;
     }
     const struct ticket *ticket = find_ticket(dispatch, header->sequence);
-    if (header->type != WIRE_COMBINE || !ticket || ticket->parts[holder].reply != reply ||
-        header->layer != ticket->work.layer || header->rows != ticket->parts[holder].rows ||
-        header->hidden != dispatch->hidden) {
+    if (header->type != WIRE_COMBINE || header->format != dispatch->format || !ticket ||
+        ticket->parts[holder].reply != reply || header->layer != ticket->work.layer ||
+        header->rows != ticket->parts[holder].rows || header->hidden != dispatch->hidden) {
         log_error("worker %s: answered frame %llu (layer %u, %u rows), which was not asked of it; "
                   "install the same release on both machines",
                   address, (unsigned long long)header->sequence, header->layer, header->rows);
@@ -172,14 +172,17 @@ static void add_row(void *context, size_t row, unsigned thread) {
     const struct addition *addition = context;
     const struct ticket *ticket = addition->ticket;
     size_t hidden = addition->dispatch->hidden;
+    size_t row_bytes = hidden * wire_value_bytes(addition->dispatch->format);
+    enum weight_format weights = addition->dispatch->format == WIRE_BF16 ? WEIGHT_BF16 : WEIGHT_F32;
     float *out = addition->out + row * hidden;
     if (ticket->task_count)
         kernel_get()->add_scaled(1.0f, ticket->sums + row * hidden, hidden, out);
     for (uint32_t h = 0; h < addition->dispatch->holders->workers; h++) {
         const struct ticket_part *part = &ticket->parts[h];
         if (part->row_of[row] != UINT32_MAX)
-            kernel_get()->add_scaled(
-                1.0f, wire_combine_rows(part->reply) + part->row_of[row] * hidden, hidden, out);
+            kernel_get()->add[weights]((uint8_t *)wire_combine_rows(part->reply) +
+                                           part->row_of[row] * row_bytes,
+                                       hidden, 1.0f, out);
     }
 }
 

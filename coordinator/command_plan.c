@@ -126,12 +126,12 @@ static void list_workers(struct planned *planned) {
 
 /* ---- The plan. */
 
-static enum weight_format cache_format(const struct planned *planned) {
+static bool is_quantised(const struct planned *planned) {
     for (uint32_t layer = 0; layer < planned->shape.layers; layer++)
         if (planned->shape.is_expert_layer[layer] &&
             weight_is_blocked(planned->layouts[layer].gate))
-            return WEIGHT_F16;
-    return WEIGHT_F32;
+            return true;
+    return false;
 }
 
 static enum status make_plan(struct planned *planned, struct planning_input *input) {
@@ -146,7 +146,8 @@ static enum status make_plan(struct planned *planned, struct planning_input *inp
         .worker_count = cluster->count,
         .coordinator = &cluster->coordinator.figures,
         .link_bytes_per_s = cluster->coordinator.link.to_bytes_per_s,
-        .kv_format = cache_format(planned),
+        .kv_format = is_quantised(planned) ? WEIGHT_F16 : WEIGHT_F32,
+        .may_round = is_quantised(planned),
         .popularity = options->popularity,
         .kind = planning_kind(options->placement),
         .objective = planning_objective(options->optimize),

@@ -45,6 +45,7 @@ struct cost_model {
     struct unit_cost *units; /* (holders, layers) */
     struct tally *tallies;   /* (holders) */
     uint32_t *copies;        /* (experts) the copy in use */
+    size_t value_bytes;      /* of rows on the way */
 };
 
 /* ---- Machines. */
@@ -104,6 +105,7 @@ enum status cost_model_create(const struct cost_input *input, struct cost_model 
     struct cost_model *model = calloc(1, sizeof *model);
     if (!model)
         return STATUS_NO_MEMORY;
+    model->value_bytes = sizeof(float);
     model->input = *input;
     model->units = calloc((size_t)input->holders * input->layers + 1, sizeof *model->units);
     model->tallies = calloc(input->holders + 1u, sizeof *model->tallies);
@@ -241,7 +243,7 @@ static void tally_batch(struct cost_model *model, const struct placement *placem
 /* ---- From there to time. */
 
 static double row_bytes(const struct cost_model *model) {
-    return sizeof(float) * (double)model->input.shape->hidden;
+    return (double)model->value_bytes * model->input.shape->hidden;
 }
 
 static double out_bytes(const struct cost_model *model, const struct tally *tally) {
@@ -417,6 +419,10 @@ static void add_layer(struct cost_model *model, const struct placement *placemen
         tally_batch(model, placement, layer, rows);
         add_tallied(model, &own, layer, step, 1, out);
     }
+}
+
+void cost_model_set_value_bytes(struct cost_model *model, size_t value_bytes) {
+    model->value_bytes = value_bytes;
 }
 
 void cost_model_predict(struct cost_model *model, const struct placement *placement,

@@ -15,7 +15,7 @@
 
 /* A COMBINE frame of the largest batch, or an ERROR frame. */
 static size_t reply_bytes_max(const struct dispatch *dispatch) {
-    size_t combine = wire_combine_bytes(dispatch->rows_max, dispatch->hidden);
+    size_t combine = wire_combine_bytes(dispatch->rows_max, dispatch->hidden, dispatch->format);
     size_t error = sizeof(struct wire_header) + WIRE_ERROR_BYTES_MAX;
     return combine > error ? combine : error;
 }
@@ -24,7 +24,7 @@ static size_t reply_bytes_max(const struct dispatch *dispatch) {
 static size_t frame_bytes_max(const struct dispatch *dispatch) {
     return wire_dispatch_bytes(dispatch->rows_max,
                                dispatch->rows_max * dispatch->k * PARTS_PER_HOLDER_MAX,
-                               dispatch->hidden);
+                               dispatch->hidden, dispatch->format);
 }
 
 static enum status take_part(struct dispatch *dispatch, uint32_t holder, struct ticket_part *part) {
@@ -98,6 +98,7 @@ enum status dispatch_create(const struct dispatch_options *options, struct dispa
     dispatch->workspace = options->workspace;
     dispatch->threads = options->threads;
     dispatch->trace = options->trace;
+    dispatch->format = options->format;
     dispatch->first_copies_only = options->first_copies_only;
     enum status status = statistics_create(options->placement->holders, options->placement->layers,
                                            &dispatch->statistics);
@@ -272,6 +273,7 @@ static void send_part(struct dispatch *dispatch, struct ticket *ticket, uint32_t
     struct transport *transport = dispatch->holders->transport;
     struct wire_header header = {
         .type = WIRE_DISPATCH,
+        .format = (uint8_t)dispatch->format,
         .sequence = ticket->sequence,
         .layer = work->layer,
         .rows = part->rows,
@@ -279,12 +281,14 @@ static void send_part(struct dispatch *dispatch, struct ticket *ticket, uint32_t
         .hidden = dispatch->hidden,
     };
     wire_encode_header(&header, part->frame);
-    float *rows = wire_dispatch_rows(part->frame);
+    uint8_t *rows = wire_dispatch_rows(part->frame);
+    size_t row_bytes = dispatch->hidden * wire_value_bytes(dispatch->format);
     for (uint32_t row = 0; row < work->rows; row++)
         if (part->row_of[row] != UINT32_MAX)
-            memcpy(rows + (size_t)part->row_of[row] * dispatch->hidden,
-                   work->x + (size_t)row * dispatch->hidden, dispatch->hidden * sizeof(float));
-    size_t bytes = wire_dispatch_bytes(part->rows, part->entries, dispatch->hidden);
+            wire_store(dispatch->format, work->x + (size_t)row * dispatch->hidden, dispatch->hidden,
+                       rows + part->row_of[row] * row_bytes);
+    size_t bytes =
+        wire_dispatch_bytes(part->rows, part->entries, dispatch->hidden, dispatch->format);
     part->session = holder->session;
     part->pending = 2;
     part->sent_ns = clock_now_ns();

@@ -18,6 +18,7 @@
 #include "coordinator/placement.h"
 #include "coordinator/statistics.h"
 #include "coordinator/trace.h"
+#include "proto/wire.h"
 #include "worker/expert.h"
 
 /* One holder's part of one ticket. Only workers have frames. */
@@ -71,6 +72,7 @@ struct dispatch {
     struct expert_workspace *workspace;
     struct threads *threads;
     struct trace *trace; /* NULL: none */
+    enum wire_format format;
     struct ticket tickets[TICKETS_MAX];
     uint64_t sequence;
     uint32_t *expert_first;     /* (experts + 1) into by_expert */
@@ -90,6 +92,7 @@ struct dispatch_options {
     struct failover *failover;          /* for them */
     struct expert_workspace *workspace; /* of the engine's size, for what is computed here */
     struct trace *trace;                /* NULL: none */
+    enum wire_format format;            /* of rows on the way, there and back */
     bool first_copies_only;             /* others are for when those are lost */
     uint32_t hidden, rows_max, experts_per_token;
 };

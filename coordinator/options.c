@@ -119,6 +119,14 @@ static void add_placement_rows(struct model_options *options, struct option_tabl
          .target = &options->trace,
          .argument = "FILE.json",
          .help = "Write when each layer's parts ran, here and on each worker, as a Chrome trace."},
+        {.name = "wire",
+         .type = OPTION_CHOICE,
+         .target = &options->wire,
+         .argument = "FORMAT",
+         .choices = PLANNING_WIRES,
+         .help =
+             "What rows travel as between machines; auto takes bf16 for quantised experts where "
+             "that is predicted to gain."},
         {.name = "overlap",
          .type = OPTION_CHOICE,
          .target = &options->overlap,
@@ -153,6 +161,7 @@ static void add_model_rows(struct model_options *options, struct option_table *t
     *options = (struct model_options){
         .isa = "auto",
         .worker_timeout_s = WORKER_TIMEOUT_DEFAULT_S,
+        .wire = "auto",
         .overlap = "auto",
         .transport = "auto",
         .memory_bytes = PLANNING_MEMORY_AUTO,
@@ -858,6 +867,7 @@ struct runtime_options options_for_runtime(const struct model_options *options) 
         .replicas = options->replicas,
         .popularity = options->popularity,
         .cache_directory = options->cache_directory,
+        .wire = options->wire,
         .overlap = options->overlap,
         .trace = options->trace,
         .nodes_max = options->nodes_max,

@@ -21,7 +21,7 @@ struct model_options {
     const char *isa;
     const char *placement, *optimize, *replicas;
     const char *popularity; /* path of statistics, or NULL */
-    const char *overlap, *transport;
+    const char *wire, *overlap, *transport;
     const char *trace;  /* path to write, or NULL */
     uint32_t nodes_max; /* 0: no limit */
     uint32_t batch_tokens;

@@ -224,9 +224,12 @@ static void print_plan(const struct gathered *gathered, FILE *stream) {
     if (plan->replicas)
         fprintf(stream, "\n             and %u further copies of experts in spare memory",
                 plan->replicas);
-    fprintf(stream,
-            "\nfan-out      %.2f machines for each token and layer in decode, %.2f in prefill\n",
-            gathered->decode.prediction.fanout, gathered->prefill.prediction.fanout);
+    fprintf(
+        stream,
+        "\nfan-out      %.2f machines for each token and layer in decode, %.2f in prefill; rows "
+        "travel as %s\n",
+        gathered->decode.prediction.fanout, gathered->prefill.prediction.fanout,
+        planning_wire(gathered->report->planning) == WIRE_BF16 ? "bf16" : "f32");
 }
 
 static void print_machines(const struct gathered *gathered, FILE *stream) {

@@ -9,6 +9,9 @@
 #include "coordinator/kv_cache.h"
 #include "coordinator/popularity.h"
 
+/* What rounded rows must be predicted to take at most, to be worth it. */
+#define ROUNDING_GAIN 0.98
+
 struct planning {
     struct planning_input input;
     uint32_t holders;
@@ -18,6 +21,7 @@ struct planning {
     struct routing *routing;
     struct cost_model *costs; /* NULL: figures are missing */
     struct plan plan;
+    enum wire_format wire;
 };
 
 struct planning_worker planning_worker_of(const struct worker_info *info,
@@ -119,6 +123,28 @@ static enum status plan(struct planning *planning) {
     return planner_plan(&planner, &planning->plan);
 }
 
+/* Settles what rows travel as; predictions are for that from then on. */
+static void choose_wire(struct planning *planning) {
+    const struct planning_input *input = &planning->input;
+    const struct placement *placement = planning->plan.placement;
+    const char *name = input->wire;
+    bool is_auto = !name || strcmp(name, "auto") == 0;
+    struct cost_prediction decode[2], prefill[2];
+    planning->wire = !is_auto && strcmp(name, "bf16") == 0 ? WIRE_BF16 : WIRE_F32;
+    if (!planning->costs)
+        return;
+    for (int i = 0; i < 2; i++) {
+        cost_model_set_value_bytes(planning->costs, wire_value_bytes(i ? WIRE_BF16 : WIRE_F32));
+        cost_model_predict(planning->costs, placement, &input->decode, &decode[i]);
+        cost_model_predict(planning->costs, placement, &input->prefill, &prefill[i]);
+    }
+    if (is_auto && input->may_round &&
+        (decode[1].step_s < ROUNDING_GAIN * decode[0].step_s ||
+         prefill[1].step_s < ROUNDING_GAIN * prefill[0].step_s))
+        planning->wire = WIRE_BF16;
+    cost_model_set_value_bytes(planning->costs, wire_value_bytes(planning->wire));
+}
+
 enum status planning_create(const struct planning_input *input, struct planning **out) {
     struct planning *planning = calloc(1, sizeof *planning);
     enum status status = STATUS_NO_MEMORY;
@@ -135,10 +161,12 @@ enum status planning_create(const struct planning_input *input, struct planning 
     planning->input.workers = NULL;
     if (!status)
         status = plan(planning);
-    if (status)
+    if (status) {
         planning_destroy(planning);
-    else
-        *out = planning;
+        return status;
+    }
+    choose_wire(planning);
+    *out = planning;
     return status;
 }
 
@@ -152,6 +180,10 @@ void planning_destroy(struct planning *planning) {
     free(planning->machines);
     free(planning->memory_bytes);
     free(planning);
+}
+
+enum wire_format planning_wire(const struct planning *planning) {
+    return planning->wire;
 }
 
 const struct plan *planning_plan(const struct planning *planning) {

@@ -13,6 +13,7 @@
 #include "coordinator/outline.h"
 #include "coordinator/planner.h"
 #include "coordinator/shape.h"
+#include "proto/wire.h"
 
 /* A worker as far as it is known. */
 struct planning_worker {
@@ -37,6 +38,8 @@ struct planning_input {
     uint64_t local_bytes;    /* for routed experts of the coordinator, the last holder; 0: none */
     double link_bytes_per_s; /* of the coordinator; 0: as fast as the fastest worker's */
     enum weight_format kv_format;
+    const char *wire;       /* what rows travel as: "f32", "bf16", or NULL or "auto" */
+    bool may_round;         /* auto may choose bf16: the experts round activations more coarsely */
     const char *popularity; /* path of statistics; NULL: all experts are as likely */
     enum placement_kind kind;
     enum planner_objective objective;
@@ -56,6 +59,10 @@ const struct plan *planning_plan(const struct planning *planning);
 /* False, and nothing is predicted, where figures of a machine are not known. */
 bool planning_predict(const struct planning *planning, const struct cost_step *step,
                       struct cost_prediction *out);
+
+/* What rows are to travel as. By itself bf16 only where that is allowed and predicted to save 2 %
+ * of a decode or prefill step. */
+enum wire_format planning_wire(const struct planning *planning);
 
 /* From how many rows on a step is predicted to be faster as two micro-batches, of which one's
  * attention hides the other's experts; at most `rows_max`. 0: never, or nothing is predicted. */
@@ -96,4 +103,5 @@ enum planner_objective planning_objective(const char *name);
 enum planner_replicas planning_replicas(const char *name);
 #define PLANNING_KINDS      "auto|experts|slices"
 #define PLANNING_OBJECTIVES "balanced|decode|prefill"
+#define PLANNING_WIRES      "auto|f32|bf16"
 #define PLANNING_REPLICAS   "auto|off|spare"

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "common/kernel/half.h"
 #include "common/limits.h"
 #include "common/log.h"
 
@@ -15,6 +16,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are little-endi
 static_assert(offsetof(struct wire_header, magic) == 0, "wire layout");
 static_assert(offsetof(struct wire_header, version) == 4, "wire layout");
 static_assert(offsetof(struct wire_header, type) == 6, "wire layout");
+static_assert(offsetof(struct wire_header, format) == 7, "wire layout");
 static_assert(offsetof(struct wire_header, sequence) == 8, "wire layout");
 static_assert(offsetof(struct wire_header, layer) == 16, "wire layout");
 static_assert(offsetof(struct wire_header, rows) == 20, "wire layout");
@@ -30,8 +32,12 @@ static size_t round_up(size_t bytes) {
     return (bytes + WIRE_ALIGNMENT - 1) / WIRE_ALIGNMENT * WIRE_ALIGNMENT;
 }
 
-static size_t rows_bytes(uint32_t rows, uint32_t hidden) {
-    return (size_t)rows * hidden * sizeof(float);
+size_t wire_value_bytes(enum wire_format format) {
+    return format == WIRE_BF16 ? sizeof(uint16_t) : sizeof(float);
+}
+
+static size_t rows_bytes(uint32_t rows, uint32_t hidden, enum wire_format format) {
+    return (size_t)rows * hidden * wire_value_bytes(format);
 }
 
 /* Where the rows of a DISPATCH frame begin. */
@@ -47,35 +53,57 @@ uint32_t wire_checksum(const void *data, size_t bytes) {
     return hash;
 }
 
-size_t wire_dispatch_bytes(uint32_t rows, uint32_t entries, uint32_t hidden) {
-    return dispatch_rows_offset(entries) + rows_bytes(rows, hidden);
+size_t wire_dispatch_bytes(uint32_t rows, uint32_t entries, uint32_t hidden,
+                           enum wire_format format) {
+    return dispatch_rows_offset(entries) + rows_bytes(rows, hidden, format);
 }
 
-size_t wire_combine_bytes(uint32_t rows, uint32_t hidden) {
-    return round_up(sizeof(struct wire_header)) + rows_bytes(rows, hidden);
+size_t wire_combine_bytes(uint32_t rows, uint32_t hidden, enum wire_format format) {
+    return round_up(sizeof(struct wire_header)) + rows_bytes(rows, hidden, format);
 }
 
 struct wire_entry *wire_dispatch_entries(void *frame) {
     return (struct wire_entry *)((uint8_t *)frame + sizeof(struct wire_header));
 }
 
-float *wire_dispatch_rows(void *frame) {
+void *wire_dispatch_rows(void *frame) {
     struct wire_header header;
     memcpy(&header, frame, sizeof header);
-    return (float *)((uint8_t *)frame + dispatch_rows_offset(header.entries));
+    return (uint8_t *)frame + dispatch_rows_offset(header.entries);
 }
 
-float *wire_combine_rows(void *frame) {
-    return (float *)((uint8_t *)frame + round_up(sizeof(struct wire_header)));
+void *wire_combine_rows(void *frame) {
+    return (uint8_t *)frame + round_up(sizeof(struct wire_header));
+}
+
+void wire_store(enum wire_format format, const float *values, size_t count, void *out) {
+    uint16_t *rounded = out;
+    if (format == WIRE_F32)
+        memcpy(out, values, count * sizeof *values);
+    else
+        for (size_t i = 0; i < count; i++)
+            rounded[i] = bf16_from_f32(values[i]);
+}
+
+void wire_load(enum wire_format format, const void *values, size_t count, float *out) {
+    const uint16_t *rounded = values;
+    if (format == WIRE_F32)
+        memcpy(out, values, count * sizeof *out);
+    else
+        for (size_t i = 0; i < count; i++)
+            out[i] = f32_from_bf16(rounded[i]);
 }
 
 /* What the counts imply for payload_bytes; some types state it themselves. */
 static uint64_t payload_bytes(const struct wire_header *header) {
     switch (header->type) {
     case WIRE_DISPATCH:
-        return wire_dispatch_bytes(header->rows, header->entries, header->hidden) - sizeof *header;
+        return wire_dispatch_bytes(header->rows, header->entries, header->hidden,
+                                   (enum wire_format)header->format) -
+               sizeof *header;
     case WIRE_COMBINE:
-        return wire_combine_bytes(header->rows, header->hidden) - sizeof *header;
+        return wire_combine_bytes(header->rows, header->hidden, (enum wire_format)header->format) -
+               sizeof *header;
     case WIRE_ERROR:
     case WIRE_PROBE:
     case WIRE_PROBE_REPLY:
@@ -132,16 +160,17 @@ enum status wire_decode_header(const void *frame, const char *peer, struct wire_
             peer, header.checksum);
         return STATUS_PROTOCOL;
     }
-    if (header.type < WIRE_OPEN || header.type > WIRE_PROBE_REPLY || header.rows > BATCH_ROWS_MAX ||
+    if (header.type < WIRE_OPEN || header.type > WIRE_PROBE_REPLY ||
+        header.format >= WIRE_FORMAT_COUNT || header.rows > BATCH_ROWS_MAX ||
         header.hidden > HIDDEN_MAX || header.layer >= LAYERS_MAX ||
         header.entries > entries_max(&header) ||
         header.payload_bytes > payload_bytes_max(&header) ||
         header.payload_bytes != payload_bytes(&header)) {
-        log_error(
-            "%s: frame out of bounds (type %u, layer %u, %u rows of %u, %u entries, %llu bytes); "
-            "install the same release on both machines",
-            peer, header.type, header.layer, header.rows, header.hidden, header.entries,
-            (unsigned long long)header.payload_bytes);
+        log_error("%s: frame out of bounds (type %u, format %u, layer %u, %u rows of %u, %u "
+                  "entries, %llu bytes); "
+                  "install the same release on both machines",
+                  peer, header.type, header.format, header.layer, header.rows, header.hidden,
+                  header.entries, (unsigned long long)header.payload_bytes);
         return STATUS_PROTOCOL;
     }
     *out = header;

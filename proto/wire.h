@@ -22,11 +22,19 @@ enum wire_type {
     WIRE_PROBE_REPLY = 6, /* worker -> coordinator: as much payload as the probe asks for */
 };
 
+/* What the values of rows are sent as. */
+enum wire_format {
+    WIRE_F32,
+    WIRE_BF16, /* rounded to the nearest */
+    WIRE_FORMAT_COUNT
+};
+
 /* Every frame starts with this. `sequence` ties a reply to its dispatch. */
 struct wire_header {
     uint32_t magic;         /* WIRE_MAGIC */
     uint16_t version;       /* WIRE_VERSION */
-    uint16_t type;          /* enum wire_type */
+    uint8_t type;           /* enum wire_type */
+    uint8_t format;         /* enum wire_format, of the rows; in the answer as in the question */
     uint64_t sequence;      /* of the ticket; for WIRE_OPEN the session */
     uint32_t layer;         /* model layer of the rows */
     uint32_t rows;          /* activation rows in the payload */
@@ -46,8 +54,8 @@ struct wire_entry {
     float weight;  /* gate weight */
 };
 
-/* DISPATCH payload: wire_entry[entries], padding to 64 bytes, f32 x (rows, hidden). COMBINE
- * payload: f32 sums (rows, hidden), behind the header padded to 64 bytes: rows are always 64-byte
+/* DISPATCH payload: wire_entry[entries], padding to 64 bytes, x (rows, hidden). COMBINE payload:
+ * sums (rows, hidden), behind the header padded to 64 bytes: the first row is always 64-byte
  * aligned. */
 #define WIRE_ALIGNMENT 64u
 
@@ -55,13 +63,22 @@ struct wire_entry {
 uint32_t wire_checksum(const void *data, size_t bytes);
 
 /* Bytes of a whole frame. */
-size_t wire_dispatch_bytes(uint32_t rows, uint32_t entries, uint32_t hidden);
-size_t wire_combine_bytes(uint32_t rows, uint32_t hidden);
+size_t wire_dispatch_bytes(uint32_t rows, uint32_t entries, uint32_t hidden,
+                           enum wire_format format);
+size_t wire_combine_bytes(uint32_t rows, uint32_t hidden, enum wire_format format);
 
-/* Where the parts of a frame lie, given its first byte (64-byte aligned) and its valid header. */
+/* Bytes of one value. */
+size_t wire_value_bytes(enum wire_format format);
+
+/* Where the parts of a frame lie, given its first byte (64-byte aligned) and its valid header; rows
+ * in the frame's format. */
 struct wire_entry *wire_dispatch_entries(void *frame);
-float *wire_dispatch_rows(void *frame);
-float *wire_combine_rows(void *frame);
+void *wire_dispatch_rows(void *frame);
+void *wire_combine_rows(void *frame);
+
+/* Rounds `count` values to the format, and back. */
+void wire_store(enum wire_format format, const float *values, size_t count, void *out);
+void wire_load(enum wire_format format, const void *values, size_t count, float *out);
 
 /* Completes `header` (magic, version, payload_bytes by type and counts, checksum) and writes it to
  * the first bytes of `frame`. For ERROR, PROBE and PROBE_REPLY payload_bytes must be set. */

@@ -39,6 +39,7 @@ struct service {
     size_t request_bytes, reply_bytes;
     uint32_t entries_max;
     struct expert_task *tasks; /* (entries_max) */
+    float *rows, *sums;        /* (batch_rows, hidden), for frames that are not in f32 */
     struct connection *connection;
     bool failing; /* the connection closes when the ERROR frame has left */
 
@@ -124,6 +125,48 @@ static enum status list_tasks(struct service *service, struct frame *frame,
     return STATUS_OK;
 }
 
+/* One row of a frame that is not in f32, on its way in or out. */
+struct conversion {
+    enum wire_format format;
+    uint32_t hidden;
+    float *values; /* (rows, hidden) */
+    uint8_t *frame_rows;
+};
+
+static void load_row(void *context, size_t row, unsigned thread) {
+    (void)thread;
+    const struct conversion *c = context;
+    wire_load(c->format, c->frame_rows + row * c->hidden * wire_value_bytes(c->format), c->hidden,
+              c->values + row * c->hidden);
+}
+
+static void store_row(void *context, size_t row, unsigned thread) {
+    (void)thread;
+    const struct conversion *c = context;
+    wire_store(c->format, c->values + row * c->hidden, c->hidden,
+               c->frame_rows + row * c->hidden * wire_value_bytes(c->format));
+}
+
+/* The frame's tasks, which are listed, over its rows; the sums in the reply. */
+static void compute_rows(struct service *service, struct frame *frame,
+                         const struct wire_header *header) {
+    struct threads *threads = service->options.threads;
+    enum wire_format format = (enum wire_format)header->format;
+    float *x = wire_dispatch_rows(frame->request), *sums = wire_combine_rows(frame->reply);
+    if (format != WIRE_F32) {
+        struct conversion in = {format, header->hidden, service->rows, (uint8_t *)x};
+        threads_run(threads, header->rows, load_row, &in);
+        x = service->rows;
+        sums = service->sums;
+    }
+    memset(sums, 0, (size_t)header->rows * header->hidden * sizeof *sums);
+    expert_forward(service->workspace, x, service->tasks, header->entries, sums);
+    if (format != WIRE_F32) {
+        struct conversion out = {format, header->hidden, sums, wire_combine_rows(frame->reply)};
+        threads_run(threads, header->rows, store_row, &out);
+    }
+}
+
 /* Computes one frame and posts the reply. */
 static void serve_frame(struct service *service, struct frame *frame) {
     const char *peer = connection_peer(service->connection);
@@ -141,19 +184,18 @@ static void serve_frame(struct service *service, struct frame *frame) {
         reply_error(service, frame, header.sequence, text);
         return;
     }
-    float *sums = wire_combine_rows(frame->reply);
-    memset(sums, 0, (size_t)header.rows * header.hidden * sizeof *sums);
-    expert_forward(service->workspace, wire_dispatch_rows(frame->request), service->tasks,
-                   header.entries, sums);
+    compute_rows(service, frame, &header);
     struct wire_header reply = {.type = WIRE_COMBINE,
+                                .format = header.format,
                                 .sequence = header.sequence,
                                 .layer = header.layer,
                                 .rows = header.rows,
                                 .hidden = header.hidden,
                                 .busy_us = (uint32_t)((clock_now_ns() - started_ns) / 1000)};
     wire_encode_header(&reply, frame->reply);
-    if (transport_post_send(service->transport, service->connection, frame->reply,
-                            wire_combine_bytes(header.rows, header.hidden)))
+    if (transport_post_send(
+            service->transport, service->connection, frame->reply,
+            wire_combine_bytes(header.rows, header.hidden, (enum wire_format)header.format)))
         close_connection(service);
 }
 
@@ -238,15 +280,18 @@ static enum status take_buffers(struct service *service) {
     const struct service_options *options = &service->options;
     service->entries_max = options->batch_rows * options->entries_per_row;
     service->request_bytes =
-        wire_dispatch_bytes(options->batch_rows, service->entries_max, options->hidden);
-    service->reply_bytes = wire_combine_bytes(options->batch_rows, options->hidden);
+        wire_dispatch_bytes(options->batch_rows, service->entries_max, options->hidden, WIRE_F32);
+    service->reply_bytes = wire_combine_bytes(options->batch_rows, options->hidden, WIRE_F32);
     if (service->reply_bytes < sizeof(struct wire_header) + WIRE_ERROR_BYTES_MAX)
         service->reply_bytes = sizeof(struct wire_header) + WIRE_ERROR_BYTES_MAX;
     service->arena = arena_create(0);
     if (!service->arena)
         return STATUS_NO_MEMORY;
     service->tasks = arena_take(service->arena, service->entries_max, sizeof *service->tasks);
-    bool taken = service->tasks;
+    size_t values = (size_t)options->batch_rows * options->hidden;
+    service->rows = arena_take(service->arena, values, sizeof *service->rows);
+    service->sums = arena_take(service->arena, values, sizeof *service->sums);
+    bool taken = service->tasks && service->rows && service->sums;
     for (size_t i = 0; i < SERVICE_FRAMES && taken; i++) {
         service->frames[i].request = arena_take(service->arena, service->request_bytes, 1);
         service->frames[i].reply = arena_take(service->arena, service->reply_bytes, 1);

@@ -437,8 +437,8 @@ static void report(const char *title, struct way *ways, uint32_t count) {
 
 static void make_frames(struct bench *bench) {
     uint32_t rows = bench->settings.rows, hidden = bench->settings.hidden;
-    bench->request_bytes = wire_dispatch_bytes(rows, rows, hidden);
-    bench->reply_bytes = wire_combine_bytes(rows, hidden);
+    bench->request_bytes = wire_dispatch_bytes(rows, rows, hidden, WIRE_F32);
+    bench->reply_bytes = wire_combine_bytes(rows, hidden, WIRE_F32);
     for (uint32_t i = 0; i < bench->settings.workers; i++) {
         bench->requests[i] = aligned_alloc(64, (bench->request_bytes + 63) / 64 * 64);
         bench->replies[i] = aligned_alloc(64, (bench->reply_bytes + 63) / 64 * 64);
@@ -454,7 +454,7 @@ static void make_frames(struct bench *bench) {
             &(struct wire_header){.type = WIRE_COMBINE, .rows = rows, .hidden = hidden},
             bench->replies[i]);
         for (size_t v = 0; v < (size_t)rows * hidden; v++)
-            wire_dispatch_rows(bench->requests[i])[v] = (float)(v % 17) - 8;
+            ((float *)wire_dispatch_rows(bench->requests[i]))[v] = (float)(v % 17) - 8;
     }
 }
 

@@ -308,6 +308,16 @@ def check_max_nodes(bench):
     require_equal("the fan-out beyond two", result["stats"]["fanout"][2:], [0, 0])
 
 
+def check_wire(bench):
+    stats = {}
+    for wire in ("f32", "bf16"):
+        args = ("--local-workers", "2", "--placement", "slices", "--wire", wire)
+        result = answer_json(bench, "--prompt", SUM, *args)
+        require_equal("text", result["text"], SUM_ANSWER)
+        stats[wire] = result["stats"]["workers"][0]["bytes_in"]
+    require(0.5 < stats["bf16"] / stats["f32"] < 0.7, f"bytes from a worker: {stats}")
+
+
 def check_trace(bench):
     path = bench.path("trace.json")
     answer_json(bench, "--prompt", SUM, "--local-workers", "2", "--trace", path)
@@ -598,6 +608,7 @@ def output_cases(bench):
     bench.case("--json on two local workers", lambda: check_json(bench, "--local-workers", "2", workers=2))
     bench.case("--json on two local workers, sliced", lambda: check_sliced(bench))
     bench.case("--max-nodes on four local workers", lambda: check_max_nodes(bench))
+    bench.case("--wire on two local workers", lambda: check_wire(bench))
     bench.case("--trace on two local workers", lambda: check_trace(bench))
     bench.case("figures go to standard error, --quiet drops them", lambda: check_figures(bench))
     bench.case("the stream has whole characters", lambda: check_stream(bench))

@@ -291,7 +291,7 @@ static void check_joint(unsigned threads, uint32_t segments_want) {
     for (uint32_t i = 0; i < SEQUENCES; i++)
         segments[i] =
             (struct batch_segment){open_past(&f, &random, lengths[i]), lengths[i] - 1, i, 1};
-    struct batch batch = {NULL, SEQUENCES, segments, SEQUENCES};
+    struct batch batch = {NULL, SEQUENCES, segments, SEQUENCES, 0};
     struct attention_call call = {f.attention, &f.weights, 0, &batch};
     size_t floats = (size_t)SEQUENCES * SHAPE.heads * SHAPE.v_dim;
     static float want[SEQUENCES * 100];

@@ -198,7 +198,7 @@ static void expect_large_sums(int fd, const struct weights *weights,
                               const struct shard_layout *layout, const struct shard *shard) {
     const struct wire_entry entry = {0, 1, 1.0f};
     const struct wire_header header = {.rows = 1, .entries = 1, .hidden = LARGE_DIM};
-    size_t bytes, reply_bytes = wire_combine_bytes(1, LARGE_DIM);
+    size_t bytes, reply_bytes = wire_combine_bytes(1, LARGE_DIM, WIRE_F32);
     uint8_t *frame = frame_create(header, &entry, &bytes);
     uint8_t *reply = aligned_alloc(64, reply_bytes);
     fcntl(fd, F_SETFL, 0);
@@ -216,7 +216,7 @@ static void expect_large_sums(int fd, const struct weights *weights,
                      STATUS_OK);
     expert_forward(workspace, wire_dispatch_rows(frame), &task, 1, sums);
     for (uint32_t i = 0; i < LARGE_DIM; i++)
-        assert_float_equal(wire_combine_rows(reply)[i], sums[i], 1e-4);
+        assert_float_equal(((float *)wire_combine_rows(reply))[i], sums[i], 1e-4);
     expert_workspace_destroy(workspace);
     threads_destroy(threads);
     free(storage);

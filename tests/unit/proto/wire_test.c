@@ -16,7 +16,7 @@ static struct wire_header dispatch_header(void) {
 static void test_round_trip(void **state) {
     (void)state;
     struct wire_header header = dispatch_header(), back;
-    size_t bytes = wire_dispatch_bytes(2, 3, 5), found;
+    size_t bytes = wire_dispatch_bytes(2, 3, 5, WIRE_F32), found;
     uint8_t *frame = aligned_alloc(64, (bytes + 63) / 64 * 64);
     wire_encode_header(&header, frame);
     assert_int_equal(wire_decode_header(frame, PEER, &back), STATUS_OK);
@@ -28,7 +28,7 @@ static void test_round_trip(void **state) {
     assert_int_equal(wire_message_bytes(frame, PEER, &found), STATUS_OK);
     assert_int_equal(found, bytes);
     assert_int_equal((uintptr_t)wire_dispatch_rows(frame) % WIRE_ALIGNMENT, 0);
-    assert_ptr_equal((uint8_t *)(wire_dispatch_rows(frame) + 2 * 5), frame + bytes);
+    assert_ptr_equal((uint8_t *)((float *)wire_dispatch_rows(frame) + 2 * 5), frame + bytes);
     free(frame);
 }
 
@@ -114,7 +114,7 @@ static void test_refuses_bounds(void **state) {
     header = (struct wire_header){.type = WIRE_PROBE_REPLY, .entries = 1};
     expect_out_of_bounds(header);
     header = dispatch_header();
-    header.payload_bytes = wire_dispatch_bytes(2, 3, 5) - sizeof header + 1;
+    header.payload_bytes = wire_dispatch_bytes(2, 3, 5, WIRE_F32) - sizeof header + 1;
     expect_out_of_bounds(header);
     header = dispatch_header();
     header.rows = BATCH_ROWS_MAX + 1;
@@ -167,11 +167,44 @@ static void test_entries(void **state) {
         check_entries(bad[i], STATUS_PROTOCOL);
 }
 
+/* Rows in bf16 take half, lie as aligned, and come back within half a unit of the last place. */
+static void test_rounded_rows(void **state) {
+    (void)state;
+    _Alignas(64) uint8_t frame[512];
+    const struct wire_header header = {
+        .type = WIRE_DISPATCH, .format = WIRE_BF16, .rows = 2, .entries = 3, .hidden = 5};
+    const float values[] = {1.0f, -3.1415927f, 0.0f, 1e-20f, 65504.0f};
+    float back[5];
+    struct wire_header found;
+    memset(frame, 0, sizeof frame);
+    wire_encode_header(&header, frame);
+    assert_int_equal(wire_decode_header(frame, "peer", &found), STATUS_OK);
+    assert_int_equal(found.format, WIRE_BF16);
+    assert_int_equal(sizeof found + found.payload_bytes, wire_dispatch_bytes(2, 3, 5, WIRE_BF16));
+    assert_int_equal(wire_dispatch_bytes(2, 3, 5, WIRE_F32) -
+                         wire_dispatch_bytes(2, 3, 5, WIRE_BF16),
+                     2 * 5 * 2);
+    uint8_t *rows = wire_dispatch_rows(frame);
+    assert_int_equal((uintptr_t)rows % WIRE_ALIGNMENT, 0);
+    wire_store(WIRE_BF16, values, 5, rows);
+    wire_load(WIRE_BF16, rows, 5, back);
+    for (int i = 0; i < 5; i++)
+        assert_true(fabsf(back[i] - values[i]) <= fabsf(values[i]) / 256);
+    wire_store(WIRE_F32, values, 5, rows);
+    wire_load(WIRE_F32, rows, 5, back);
+    assert_memory_equal(values, back, sizeof back);
+    struct wire_header bad = header;
+    bad.format = WIRE_FORMAT_COUNT;
+    wire_encode_header(&bad, frame);
+    assert_int_equal(wire_decode_header(frame, "peer", &found), STATUS_PROTOCOL);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_layout_is_fixed),
         cmocka_unit_test(test_refuses_damage), cmocka_unit_test(test_refuses_bounds),
-        cmocka_unit_test(test_entries),        cmocka_unit_test(test_probes),
+        cmocka_unit_test(test_entries),        cmocka_unit_test(test_rounded_rows),
+        cmocka_unit_test(test_probes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

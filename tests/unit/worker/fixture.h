@@ -340,7 +340,7 @@ static inline void data_expect_end(int fd) {
 /* A DISPATCH frame of `rows` rows of ones; the caller frees it. */
 static inline uint8_t *frame_create(struct wire_header header, const struct wire_entry *entries,
                                     size_t *bytes) {
-    *bytes = wire_dispatch_bytes(header.rows, header.entries, header.hidden);
+    *bytes = wire_dispatch_bytes(header.rows, header.entries, header.hidden, WIRE_F32);
     uint8_t *frame = aligned_alloc(64, (*bytes + 63) / 64 * 64);
     memset(frame, 0, *bytes);
     header.type = WIRE_DISPATCH;
@@ -358,7 +358,7 @@ static inline void data_expect_sums(int fd, const struct expert experts[2], uint
     const struct wire_entry entries[] = {{0, slot, 0.5f}, {1, slot, 0.25f}, {1, slot + 1, 2.0f}};
     const struct wire_header header = {
         .sequence = 77, .layer = 1, .rows = 2, .entries = 3, .hidden = FIXTURE_HIDDEN};
-    size_t bytes, reply_bytes = wire_combine_bytes(2, FIXTURE_HIDDEN);
+    size_t bytes, reply_bytes = wire_combine_bytes(2, FIXTURE_HIDDEN, WIRE_F32);
     uint8_t *frame = frame_create(header, entries, &bytes);
     uint8_t *reply = aligned_alloc(64, reply_bytes);
     assert_int_equal(send(fd, frame, bytes, MSG_NOSIGNAL), bytes);
@@ -380,7 +380,7 @@ static inline void data_expect_sums(int fd, const struct expert experts[2], uint
     expert_forward(workspace, wire_dispatch_rows(frame), tasks, 3, sums);
     float largest = 0;
     for (size_t i = 0; i < 2 * FIXTURE_HIDDEN; i++) {
-        assert_float_equal(wire_combine_rows(reply)[i], sums[i], 1e-5);
+        assert_float_equal(((float *)wire_combine_rows(reply))[i], sums[i], 1e-5);
         largest = sums[i] > largest ? sums[i] : largest;
     }
     assert_true(largest > 0);

@@ -58,10 +58,10 @@ static void test_frames_queue(void **state) {
         assert_int_equal(send(fd, frame, bytes, 0), bytes);
         free(frame);
     }
-    uint8_t *reply = aligned_alloc(64, wire_combine_bytes(1, FIXTURE_HIDDEN));
+    uint8_t *reply = aligned_alloc(64, wire_combine_bytes(1, FIXTURE_HIDDEN, WIRE_F32));
     for (uint64_t i = 0; i < 4; i++) {
         struct wire_header header;
-        assert_true(read_all(fd, reply, wire_combine_bytes(1, FIXTURE_HIDDEN)));
+        assert_true(read_all(fd, reply, wire_combine_bytes(1, FIXTURE_HIDDEN, WIRE_F32)));
         assert_int_equal(wire_decode_header(reply, "service", &header), STATUS_OK);
         assert_int_equal(header.sequence, i);
     }
@@ -82,7 +82,7 @@ static void test_bounds_of_a_frame(void **state) {
     assert_int_equal(count, options.batch_rows * options.entries_per_row);
     struct wire_header header = {
         .sequence = 1, .layer = 1, .rows = rows, .entries = count, .hidden = FIXTURE_HIDDEN};
-    size_t bytes, reply_bytes = wire_combine_bytes(rows, FIXTURE_HIDDEN);
+    size_t bytes, reply_bytes = wire_combine_bytes(rows, FIXTURE_HIDDEN, WIRE_F32);
     uint8_t *frame = frame_create(header, entries, &bytes);
     uint8_t *reply = aligned_alloc(64, reply_bytes);
     assert_int_equal(send(fd, frame, bytes, 0), bytes);
@@ -94,7 +94,7 @@ static void test_bounds_of_a_frame(void **state) {
     assert_int_equal(send(fd, frame, bytes, 0), bytes);
     assert_true(read_all(fd, reply, reply_bytes));
     for (uint32_t i = 0; i < rows * FIXTURE_HIDDEN; i++)
-        assert_true(wire_combine_rows(reply)[i] == 0);
+        assert_true(((float *)wire_combine_rows(reply))[i] == 0);
     free(frame);
     free(reply);
     close(fd);
