@@ -372,14 +372,16 @@ static void add_tallied(const struct cost_model *model, const struct cost_parts 
 
 /* ---- The coordinator's own work. */
 
-/* What the absorbed form of latent attention takes longer than its weights say: Wk is expanded to
- * f32 before it is multiplied, and so costs what weights of f32 would. */
+/* What the absorbed form of latent attention takes longer than its weights say: for several rows Wk
+ * is expanded to f32 before it is multiplied, and so costs what weights of f32 would; one row adds
+ * it as it is stored, in a third of that time. */
 static double absorb_seconds(const struct cost_model *model, double rows) {
     const struct model_shape *shape = model->input.shape;
     if (shape->attention != ATTENTION_LATENT || rows >= EXPANDED_ROWS)
         return 0;
-    return (double)shape->heads * shape->nope_dim * shape->kv_rank * sizeof(float) /
-           read_rate(model->input.coordinator, WEIGHT_F32);
+    double seconds = (double)shape->heads * shape->nope_dim * shape->kv_rank * sizeof(float) /
+                     read_rate(model->input.coordinator, WEIGHT_F32);
+    return rows < 2 ? seconds / 3 : seconds;
 }
 
 static double attention_seconds(const struct cost_model *model, uint32_t layer, double rows,
