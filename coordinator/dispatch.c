@@ -48,9 +48,10 @@ static enum status take_memory(struct dispatch *dispatch) {
     dispatch->expert_first =
         arena_take(arena, dispatch->placement->experts + 1u, sizeof *dispatch->expert_first);
     dispatch->copy_of = arena_take(arena, dispatch->placement->experts, sizeof *dispatch->copy_of);
-    dispatch->load_bytes = arena_take(arena, holders, sizeof *dispatch->load_bytes);
+    dispatch->loads = arena_take(arena, holders, sizeof *dispatch->loads);
+    dispatch->read_rates = arena_take(arena, holders, sizeof *dispatch->read_rates);
     if (!dispatch->stats || !dispatch->by_expert || !dispatch->expert_first || !dispatch->copy_of ||
-        !dispatch->load_bytes)
+        !dispatch->loads || !dispatch->read_rates)
         return STATUS_NO_MEMORY;
     for (uint32_t t = 0; t < TICKETS_MAX; t++) {
         struct ticket *ticket = &dispatch->tickets[t];
@@ -109,6 +110,7 @@ enum status dispatch_create(const struct dispatch_options *options, struct dispa
     for (uint32_t h = 0; status == STATUS_OK && h < options->placement->holders; h++) {
         dispatch->stats[h].address = options->holders->all[h].address;
         dispatch->stats[h].shards = options->placement->held[h].count;
+        dispatch->read_rates[h] = options->read_rates[h];
     }
     if (status) {
         dispatch_destroy(dispatch);
@@ -151,18 +153,23 @@ static void sort_by_expert(struct dispatch *dispatch, const uint32_t *experts, u
     first[0] = 0;
 }
 
-/* Weights that the copy's holders read if the copy is taken: the most that one of them then has. A
- * holder that may be lost, or wants to leave, counts as if it had more than all others. */
+static double read_time(const struct dispatch *dispatch, const struct shard_layout *layout,
+                        const struct placed_shard *part) {
+    const struct shard shard = {.begin = part->begin, .end = part->end};
+    return (double)shard_bytes(layout, &shard) / dispatch->read_rates[part->holder];
+}
+
+/* How long the copy's holders read if the copy is taken: the longest that one of them then has to.
+ * A holder that may be lost, or wants to leave, counts as if it had more than all others. */
 static double load_with(const struct dispatch *dispatch, const struct shard_layout *layout,
                         const struct expert_places *places, uint32_t first) {
     double most = 0;
     for (uint32_t i = first; i < placement_copy_end(places, first); i++) {
         const struct placed_shard *part = &places->parts[i];
         const struct holder *holder = &dispatch->holders->all[part->holder];
-        const struct shard shard = {.begin = part->begin, .end = part->end};
-        double load = dispatch->load_bytes[part->holder] + (double)shard_bytes(layout, &shard);
+        double load = dispatch->loads[part->holder] + read_time(dispatch, layout, part);
         if (holder->silent || holder->leaving)
-            load += (double)UINT64_MAX;
+            load += 1e30;
         most = load > most ? load : most;
     }
     return most;
@@ -189,16 +196,14 @@ static bool choose_copy(struct dispatch *dispatch, uint32_t layer, uint32_t expe
     dispatch->copy_of[expert] = best;
     if (best == UINT32_MAX)
         return false;
-    for (uint32_t i = best; i < placement_copy_end(places, best); i++) {
-        const struct shard shard = {.begin = places->parts[i].begin, .end = places->parts[i].end};
-        dispatch->load_bytes[places->parts[i].holder] += (double)shard_bytes(layout, &shard);
-    }
+    for (uint32_t i = best; i < placement_copy_end(places, best); i++)
+        dispatch->loads[places->parts[i].holder] += read_time(dispatch, layout, &places->parts[i]);
     return true;
 }
 
 /* For each expert that rows were routed to; false: one is not served. */
 static bool choose_copies(struct dispatch *dispatch, uint32_t layer) {
-    memset(dispatch->load_bytes, 0, dispatch->placement->holders * sizeof *dispatch->load_bytes);
+    memset(dispatch->loads, 0, dispatch->placement->holders * sizeof *dispatch->loads);
     for (uint32_t expert = 0; expert < dispatch->placement->experts; expert++)
         if (dispatch->expert_first[expert] < dispatch->expert_first[expert + 1] &&
             !choose_copy(dispatch, layer, expert))

@@ -78,7 +78,8 @@ struct dispatch {
     uint32_t *expert_first;     /* (experts + 1) into by_expert */
     uint32_t *by_expert;        /* (rows_max * k) row * k + choice, sorted by expert, then row */
     uint32_t *copy_of;          /* (experts) the copy in use, as its first part */
-    double *load_bytes;         /* (holders) weights to read in the current ticket */
+    double *loads;              /* (holders) time to read the current ticket's weights */
+    double *read_rates;         /* (holders) relative to each other */
     bool failed;                /* an expert found no holder in time: it ends here */
     struct holder_stats *stats; /* (holders) */
     struct statistics *statistics;
@@ -92,6 +93,7 @@ struct dispatch_options {
     struct failover *failover;          /* for them */
     struct expert_workspace *workspace; /* of the engine's size, for what is computed here */
     struct trace *trace;                /* NULL: none */
+    const double *read_rates;           /* (holders) how fast weights are read, relative; copied */
     enum wire_format format;            /* of rows on the way, there and back */
     bool first_copies_only;             /* others are for when those are lost */
     uint32_t hidden, rows_max, experts_per_token;

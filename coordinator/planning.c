@@ -190,6 +190,15 @@ const struct plan *planning_plan(const struct planning *planning) {
     return &planning->plan;
 }
 
+double planning_read_rate(const struct planning *planning, uint32_t holder) {
+    for (uint32_t layer = 0; planning->costs && layer < planning->input.layers; layer++)
+        if (planning->input.shape->is_expert_layer[layer])
+            return planning->machines[holder]
+                .formats[planning->input.layouts[layer].gate]
+                .decode_bytes_per_s;
+    return 1;
+}
+
 bool planning_predict(const struct planning *planning, const struct cost_step *step,
                       struct cost_prediction *out) {
     if (planning->costs)

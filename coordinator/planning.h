@@ -56,6 +56,9 @@ void planning_destroy(struct planning *planning);
 
 const struct plan *planning_plan(const struct planning *planning);
 
+/* How fast a holder reads the weights of experts; 1 where figures are not known. */
+double planning_read_rate(const struct planning *planning, uint32_t holder);
+
 /* False, and nothing is predicted, where figures of a machine are not known. */
 bool planning_predict(const struct planning *planning, const struct cost_step *step,
                       struct cost_prediction *out);

@@ -407,12 +407,16 @@ static enum status build_engine(struct runtime *runtime) {
         (status = expert_workspace_create(runtime->threads, shape->hidden, inner_max(shape), rows,
                                           &runtime->workspace)))
         return status;
+    double read_rates[HOLDERS_MAX];
+    for (uint32_t h = 0; h < runtime->placement->holders; h++)
+        read_rates[h] = planning_read_rate(runtime->planning, h);
     const struct dispatch_options dispatch = {
         .threads = runtime->threads,
         .placement = runtime->placement,
         .holders = runtime->holders,
         .failover = runtime->failover,
         .trace = runtime->trace,
+        .read_rates = read_rates,
         .format = planning_wire(runtime->planning),
         .first_copies_only = runtime->node_limit != NULL,
         .workspace = runtime->workspace,

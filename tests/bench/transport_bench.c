@@ -380,10 +380,14 @@ static void open_dispatch(struct way *way, const char *backend, const char *cons
                                           .threads = threads,
                                           .memory_bytes = memory_bytes};
     check(failover_create(&none, &way->failover), "failover");
+    double read_rates[PEERS_MAX];
+    for (uint32_t i = 0; i < workers; i++)
+        read_rates[i] = 1;
     const struct dispatch_options options = {.threads = threads,
                                              .placement = placement,
                                              .holders = way->holders,
                                              .failover = way->failover,
+                                             .read_rates = read_rates,
                                              .hidden = bench->settings.hidden,
                                              .rows_max = rows,
                                              .experts_per_token = workers};
