@@ -14,17 +14,17 @@ skipped=0
 
 # Runs one named check. Its output is shown when it fails, and its lines "skipped ..." in any case.
 check() {
-  local name=$1 log
+  local name=$1 log started=$SECONDS
   shift
   log=$(mktemp)
   if "$@" >"$log" 2>&1; then
     passed=$((passed + 1))
-    echo "ok      $name"
+    echo "ok      $name ($((SECONDS - started)) s)"
     skipped=$((skipped + $(grep -c '^skipped' "$log" || true)))
     grep '^skipped' "$log" || true
   else
     failed=$((failed + 1))
-    echo "FAILED  $name"
+    echo "FAILED  $name ($((SECONDS - started)) s)"
     tail -n 60 "$log"
   fi
   rm -f "$log"
@@ -48,16 +48,16 @@ export XDG_CACHE_HOME
 unset CACHE_DIRECTORY
 
 export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
-for test in build-asan/tests/*_test; do
-  check "unit, ASan: $(basename "$test")" timeout 300 "$test"
-done
+# Two at a time, because many of them wait.
+unit_tests() {
+  ctest --test-dir "$1" --verbose --parallel 2 --timeout 300 "${@:2}" | sed 's/^[0-9]*: //' ||
+    { ctest --test-dir "$1" --rerun-failed --output-on-failure; return 1; }
+}
+check "unit tests, ASan and UBSan" unit_tests build-asan -E kernel_harness
 check "kernels, every variant" timeout 600 build/tests/kernel_harness
 check "kernels, ASan" timeout 600 build-asan/tests/kernel_harness
-for name in common_threads common_transport_transport worker_expert worker_service worker_session coordinator_cluster \
-  coordinator_attention_latent coordinator_engine coordinator_export; do
-  check "unit, TSan: ${name}_test" timeout 300 "build-tsan/tests/${name}_test"
-done
-
+check "unit tests of threads, TSan" unit_tests build-tsan -R "common_threads|common_transport|worker_expert_test|\
+worker_service|worker_session|coordinator_cluster|coordinator_attention_latent|coordinator_engine|coordinator_export_test"
 check "reference reproduces the golden models" /usr/bin/python3 tests/reference/self_check.py
 check "golden models, in process and on 1, 2, 3, 5 workers" /usr/bin/python3 tests/e2e/check_model.py build/bin/skein \
   tests/data/golden/* --workers 0,1,2,3,5 --placement experts,slices,slices+here,experts+overlap --batch-tokens 1,7,512
