@@ -118,6 +118,10 @@ __attribute__((format(printf, 3, 4))) static void fail(struct member *member, en
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    if (member->reconnect_ms > 0 && !atomic_load(&member->alive) &&
+        strcmp(member->refusal, text) != 0)
+        log_warning("worker %s, which was lost: %s", member->info.address, text);
+    snprintf(member->refusal, sizeof member->refusal, "%s", text);
     member_log_loss(member, text);
     lose(member, status);
 }

@@ -12,6 +12,7 @@
 #include <uv.h>
 
 #include "common/address.h"
+#include "common/limits.h"
 #include "coordinator/cluster.h"
 #include "coordinator/dial.h"
 #include "coordinator/shipment.h"
@@ -42,6 +43,7 @@ struct member {
     uint64_t since_ns;         /* when its state began, or, loading, when progress was last made */
     uint32_t asked;            /* shards that it was assigned in this session */
     atomic_bool alive;
+    char refusal[LOG_LINE_BYTES_MAX / 2]; /* why it last failed; the same is not said again */
 
     /* Under the cluster's mutex. */
     enum member_state state; /* changed by the loop's thread, which reads it without */
