@@ -318,6 +318,59 @@ static void test_spare_bytes(void **state) {
     fixture_cleanup(&f);
 }
 
+/* Rows are rounded where that is allowed and a link is what takes long; what is asked for is done.
+ */
+static void test_wire(void **state) {
+    (void)state;
+    struct plan_fixture f;
+    struct model_shape shape = fixture_shape_lite();
+    struct machine_figures machine = fixture_machine(64, 20, 200);
+    const struct link_figures slow = fixture_link(1, 100);
+    fixture_init(&f, &shape, "q4_0", 2, &machine, &slow, 0);
+    assert_int_equal(fixture_plan(&f), STATUS_OK);
+    assert_int_equal(planning_wire(f.planning), WIRE_F32);
+    f.input.may_round = true;
+    assert_int_equal(fixture_plan(&f), STATUS_OK);
+    assert_int_equal(planning_wire(f.planning), WIRE_BF16);
+    f.input.wire = "f32";
+    assert_int_equal(fixture_plan(&f), STATUS_OK);
+    assert_int_equal(planning_wire(f.planning), WIRE_F32);
+    f.input.may_round = false;
+    f.input.wire = "bf16";
+    assert_int_equal(fixture_plan(&f), STATUS_OK);
+    assert_int_equal(planning_wire(f.planning), WIRE_BF16);
+    fixture_cleanup(&f);
+
+    const struct link_figures fast = fixture_link(1000, 1);
+    fixture_init(&f, &shape, "q4_0", 2, &machine, &fast, 0);
+    f.input.may_round = true;
+    assert_int_equal(fixture_plan(&f), STATUS_OK);
+    assert_int_equal(planning_wire(f.planning), WIRE_F32);
+    fixture_cleanup(&f);
+}
+
+/* Two micro-batches are worth it where workers take as long as this machine, and not for one row.
+ */
+static void test_overlap(void **state) {
+    (void)state;
+    struct plan_fixture f;
+    struct model_shape shape = fixture_shape_lite();
+    struct machine_figures machine = fixture_machine(64, 20, 200);
+    const struct link_figures link = fixture_link(2, 100);
+    fixture_init(&f, &shape, "q4_0", 4, &machine, &link, 0);
+    assert_int_equal(fixture_plan(&f), STATUS_OK);
+    uint32_t rows = planning_overlap_rows(f.planning, 512);
+    assert_true(rows >= 2 && rows <= 512);
+    assert_int_equal(planning_overlap_rows(f.planning, 1), 0);
+    const struct cost_step one = {rows, f.input.prefill.context, 1},
+                           two = {one.rows, one.context, 2};
+    struct cost_prediction single, overlapped;
+    assert_true(planning_predict(f.planning, &one, &single));
+    assert_true(planning_predict(f.planning, &two, &overlapped));
+    assert_true(overlapped.step_s < single.step_s);
+    fixture_cleanup(&f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_plan_is_sound),
@@ -332,6 +385,8 @@ int main(void) {
         cmocka_unit_test(test_forced_kinds_use_every_machine),
         cmocka_unit_test(test_unknown_figures),
         cmocka_unit_test(test_what_is_known_of_a_worker),
+        cmocka_unit_test(test_wire),
+        cmocka_unit_test(test_overlap),
         cmocka_unit_test(test_spare_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
