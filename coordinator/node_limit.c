@@ -2,7 +2,6 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdbool.h>
 #include <stdlib.h>
 
 #include "common/log.h"
@@ -78,14 +77,28 @@ static uint32_t count_experts(const struct node_limit *limit, const uint16_t *ho
     return count;
 }
 
-void node_limit_apply(const struct node_limit *limit, uint32_t layer, float *choice) {
+static uint32_t count_holders(const struct node_limit *limit, const uint16_t *holder_of,
+                              const uint32_t *experts) {
+    bool visited[HOLDERS_MAX] = {false};
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < limit->k; i++) {
+        count += !visited[holder_of[experts[i]]];
+        visited[holder_of[experts[i]]] = true;
+    }
+    return count;
+}
+
+bool node_limit_apply(const struct node_limit *limit, uint32_t layer, const uint32_t *experts,
+                      float *choice) {
     const uint16_t *holder_of = limit->holder_of + (size_t)layer * limit->experts;
-    uint32_t each = (limit->k + limit->nodes_max - 1) / limit->nodes_max, experts = 0;
+    if (count_holders(limit, holder_of, experts) <= limit->nodes_max)
+        return false;
+    uint32_t each = (limit->k + limit->nodes_max - 1) / limit->nodes_max, found = 0;
     float scores[HOLDERS_MAX];
     bool keep[HOLDERS_MAX] = {false};
     for (uint32_t h = 0; h < limit->holders; h++)
         scores[h] = holder_score(limit, holder_of, choice, h, each);
-    for (uint32_t n = 0; n < limit->nodes_max || experts < limit->k; n++) {
+    for (uint32_t n = 0; n < limit->nodes_max || found < limit->k; n++) {
         uint32_t best = UINT32_MAX;
         for (uint32_t h = 0; h < limit->holders; h++)
             if (!keep[h] && scores[h] > -INFINITY &&
@@ -94,9 +107,10 @@ void node_limit_apply(const struct node_limit *limit, uint32_t layer, float *cho
         if (best == UINT32_MAX)
             break;
         keep[best] = true;
-        experts += count_experts(limit, holder_of, choice, best);
+        found += count_experts(limit, holder_of, choice, best);
     }
     for (uint32_t e = 0; e < limit->experts; e++)
         if (!keep[holder_of[e]])
             choice[e] = -INFINITY;
+    return true;
 }

@@ -5,6 +5,7 @@
  * order of requests nor on which machines have been lost. Read by the router's threads. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/status.h"
@@ -19,8 +20,10 @@ enum status node_limit_create(const struct placement *placement, uint32_t nodes_
                               struct node_limit **out);
 void node_limit_destroy(struct node_limit *limit);
 
-/* Leaves in `choice` (experts) the scores of experts on the best machines; all others become minus
- * infinity, as scores that do not count are already. A machine's score is the sum of its
- * ceil(k / nodes_max) best. More machines than allowed are taken where those do not have k experts
- * that count. */
-void node_limit_apply(const struct node_limit *limit, uint32_t layer, float *choice);
+/* Whether a token must be routed anew, as its `experts` (k), the best of `choice` (experts), are on
+ * more machines than allowed. Leaves in `choice` then the scores of experts on the best machines;
+ * all others become minus infinity, as scores that do not count are already. A machine's score is
+ * the sum of its ceil(k / nodes_max) best. More machines than allowed are taken where those do not
+ * have k experts that count. */
+bool node_limit_apply(const struct node_limit *limit, uint32_t layer, const uint32_t *experts,
+                      float *choice);

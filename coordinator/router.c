@@ -142,10 +142,11 @@ static void choose_row(void *context, size_t row, unsigned thread) {
     float *scores = router->logits + row * shape->experts;
     float *choice = router->choice + (size_t)thread * shape->experts;
     router_score(shape, scores, call->layer->gate_bias, choice);
-    if (router->limit)
-        node_limit_apply(router->limit, call->index, choice);
-    router_choose(shape, scores, choice, call->experts + row * shape->experts_per_token,
-                  call->weights + row * shape->experts_per_token);
+    uint32_t *experts = call->experts + row * shape->experts_per_token;
+    float *weights = call->weights + row * shape->experts_per_token;
+    router_choose(shape, scores, choice, experts, weights);
+    if (router->limit && node_limit_apply(router->limit, call->index, experts, choice))
+        router_choose(shape, scores, choice, experts, weights);
 }
 
 void router_forward(struct router *router, const struct layer *layer, uint32_t index,

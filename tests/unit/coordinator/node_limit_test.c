@@ -46,6 +46,35 @@ static uint32_t count_kept(const float *choice, bool kept[HOLDERS]) {
     return holders;
 }
 
+/* The K best, ties to the lower index. */
+static void take_best(const float *choice, uint32_t experts[K]) {
+    bool taken[EXPERTS] = {false};
+    for (uint32_t k = 0; k < K; k++) {
+        uint32_t best = EXPERTS;
+        for (uint32_t e = 0; e < EXPERTS; e++)
+            if (!taken[e] && (best == EXPERTS || choice[e] > choice[best]))
+                best = e;
+        taken[best] = true;
+        experts[k] = best;
+    }
+}
+
+static uint32_t count_visited(const uint32_t experts[K]) {
+    bool visited[HOLDERS] = {false};
+    uint32_t count = 0;
+    for (uint32_t k = 0; k < K; k++) {
+        count += !visited[experts[k] % HOLDERS];
+        visited[experts[k] % HOLDERS] = true;
+    }
+    return count;
+}
+
+static bool apply(const struct node_limit *limit, float *choice) {
+    uint32_t experts[K];
+    take_best(choice, experts);
+    return node_limit_apply(limit, 1, experts, choice);
+}
+
 /* The sum of the three largest of a holder's four scores. */
 static float score_of(const float *choice, uint32_t holder) {
     float sum = 0, least = INFINITY;
@@ -60,12 +89,15 @@ static void test_keeps_the_best(void **state) {
     (void)state;
     struct random random = {17};
     struct node_limit *limit = limit_to(2);
+    uint32_t restricted = 0;
     for (int round = 0; round < 200; round++) {
         float choice[EXPERTS], before[EXPERTS];
         bool kept[HOLDERS];
         for (uint32_t e = 0; e < EXPERTS; e++)
             choice[e] = before[e] = random_float(&random, 1);
-        node_limit_apply(limit, 1, choice);
+        if (!apply(limit, choice))
+            continue;
+        restricted++;
         assert_int_equal(count_kept(choice, kept), 2);
         for (uint32_t e = 0; e < EXPERTS; e++)
             assert_true(choice[e] == (kept[e % HOLDERS] ? before[e] : -INFINITY));
@@ -74,6 +106,38 @@ static void test_keeps_the_best(void **state) {
                 if (kept[a] && !kept[b])
                     assert_true(score_of(before, a) > score_of(before, b) - 1e-5f);
     }
+    assert_true(restricted > 100);
+    node_limit_destroy(limit);
+}
+
+/* A token whose own experts are on no more machines than allowed keeps them, also where the rule
+ * would take another machine: one with three fair experts before one with a single good one. */
+static void test_leaves_what_is_allowed(void **state) {
+    (void)state;
+    struct random random = {23};
+    for (uint32_t nodes_max = 1; nodes_max <= HOLDERS; nodes_max++) {
+        struct node_limit *limit = limit_to(nodes_max);
+        for (int round = 0; round < 500; round++) {
+            float choice[EXPERTS], before[EXPERTS];
+            uint32_t experts[K], preferred = random_below(&random, HOLDERS);
+            for (uint32_t e = 0; e < EXPERTS; e++)
+                choice[e] = random_float(&random, 1) + (e % HOLDERS == preferred ? 1.0f : 0.0f);
+            memcpy(before, choice, sizeof choice);
+            take_best(choice, experts);
+            bool allowed = count_visited(experts) <= nodes_max;
+            assert_int_equal(node_limit_apply(limit, 1, experts, choice), !allowed);
+            assert_int_equal(memcmp(before, choice, sizeof choice) == 0, allowed);
+        }
+        node_limit_destroy(limit);
+    }
+    /* The six best are four of machine 0, one of 1 and one of 3; pairs of 2 sum to more. */
+    float choice[EXPERTS] = {
+        [0] = 9, [4] = 9, [8] = 9, [12] = 9, [1] = 8, [7] = 7, [6] = 6, [10] = 6};
+    float before[EXPERTS];
+    memcpy(before, choice, sizeof choice);
+    struct node_limit *limit = limit_to(3);
+    assert_false(apply(limit, choice));
+    assert_memory_equal(before, choice, sizeof choice);
     node_limit_destroy(limit);
 }
 
@@ -85,7 +149,7 @@ static void test_takes_as_many_as_needed(void **state) {
     bool kept[HOLDERS];
     for (uint32_t e = 0; e < EXPERTS; e++)
         choice[e] = (float)(e % HOLDERS);
-    node_limit_apply(limit, 1, choice);
+    assert_true(apply(limit, choice));
     assert_int_equal(count_kept(choice, kept), 2);
     assert_true(kept[3] && kept[2]);
     node_limit_destroy(limit);
@@ -101,7 +165,7 @@ static void test_within_groups(void **state) {
         choice[e] = e % HOLDERS < 2 ? 1.0f + (float)e : -INFINITY;
     float before[EXPERTS];
     memcpy(before, choice, sizeof choice);
-    node_limit_apply(limit, 1, choice);
+    assert_false(apply(limit, choice));
     assert_int_equal(count_kept(choice, kept), 2);
     assert_memory_equal(before, choice, sizeof choice);
     node_limit_destroy(limit);
@@ -124,6 +188,7 @@ static void test_refuses_slices(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_keeps_the_best),
+        cmocka_unit_test(test_leaves_what_is_allowed),
         cmocka_unit_test(test_takes_as_many_as_needed),
         cmocka_unit_test(test_within_groups),
         cmocka_unit_test(test_refuses_slices),
