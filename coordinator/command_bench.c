@@ -11,6 +11,7 @@
 #include "common/log.h"
 #include "common/machine.h"
 #include "coordinator/command.h"
+#include "coordinator/figures.h"
 #include "coordinator/measure.h"
 #include "coordinator/options.h"
 #include "coordinator/runtime.h"
@@ -119,7 +120,23 @@ static uint32_t count_workers(const struct bench *bench) {
     return cluster ? cluster_size(cluster) : 0;
 }
 
+/* Of everything since the start, so of all repetitions and what is not timed. */
+static size_t take_loads(const struct bench *bench, struct holder_stats holders[HOLDERS_MAX]) {
+    size_t count = runtime_holder_stats(bench->runtime, holders, HOLDERS_MAX);
+    return count < HOLDERS_MAX ? count : HOLDERS_MAX;
+}
+
 /* ---- As a table. */
+
+static void print_loads(const struct bench *bench) {
+    struct holder_stats holders[HOLDERS_MAX];
+    size_t count = take_loads(bench, holders);
+    const struct statistics *statistics = runtime_statistics(bench->runtime);
+    printf("\n");
+    statistics_print_fanout(statistics, stdout);
+    if (bench->options->model.verbose)
+        figures_print_layers(holders, count, statistics, stdout);
+}
 
 static void print_rate(const char *what, uint32_t tokens, const struct measure_rate *rate,
                        double bound) {
@@ -154,6 +171,8 @@ static void print_table(const struct bench *bench) {
         printf("\npredicted %.2f tokens/s for the prompt and %.2f for decoding with %s\n",
                bench->planned.prompt_tokens_per_s, bench->planned.decode_tokens_per_s,
                bench->placement);
+    if (count_workers(bench))
+        print_loads(bench);
 }
 
 /* ---- As JSON. */
@@ -172,6 +191,15 @@ static json_t *workers_to_json(const struct bench *bench) {
         json_array_append_new(
             workers, worker_report_to_json(cluster_worker(runtime_cluster(bench->runtime), w)));
     return workers;
+}
+
+static void add_loads(const struct bench *bench, json_t *object) {
+    struct holder_stats holders[HOLDERS_MAX];
+    size_t count = take_loads(bench, holders);
+    const struct statistics *statistics = runtime_statistics(bench->runtime);
+    json_object_set_new(object, "fanout_mean", json_real(statistics_fanout_mean(statistics)));
+    json_object_set_new(object, "fanout", statistics_fanout_to_json(statistics));
+    json_object_set_new(object, "holders", figures_holders_to_json(holders, count, statistics));
 }
 
 static json_t *bench_to_json(const struct bench *bench) {
@@ -195,11 +223,10 @@ static json_t *bench_to_json(const struct bench *bench) {
                                       "decode_tokens_per_s", bench->planned.decode_tokens_per_s));
     json_t *object = json_pack("{s:o, s:o, s:o, s:o}", "machine", machine_to_json(bench), "prefill",
                                prefill_json, "decode", decode_json, "predicted", predicted);
-    if (object && count_workers(bench))
+    if (object && count_workers(bench)) {
         json_object_set_new(object, "workers", workers_to_json(bench));
-    if (object && count_workers(bench))
-        json_object_set_new(object, "fanout",
-                            statistics_fanout_to_json(runtime_statistics(bench->runtime)));
+        add_loads(bench, object);
+    }
     return object;
 }
 

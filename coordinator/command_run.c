@@ -173,6 +173,7 @@ static struct figures figures_of(const struct run *run, const struct request_res
         .holders = holders,
         .holder_count = count < HOLDERS_MAX ? count : HOLDERS_MAX,
         .statistics = runtime_statistics(run->runtime),
+        .by_layer = run->options->model.verbose,
     };
     predict(run, result, &figures);
     return figures;

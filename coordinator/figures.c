@@ -1,6 +1,8 @@
 /* Rates are of what was computed: a prompt taken from the cache would make any rate look good. */
 #include "coordinator/figures.h"
 
+#include <inttypes.h>
+
 #include "common/config.h"
 
 double figures_prompt_rate(const struct request_result *result) {
@@ -41,26 +43,49 @@ void figures_print(const struct figures *figures, FILE *stream) {
         statistics_print_fanout(figures->statistics, stream);
     for (size_t i = 0; i < figures->holder_count; i++)
         print_holder(figures, &figures->holders[i], stream);
+    if (figures->by_layer)
+        figures_print_layers(figures->holders, figures->holder_count, figures->statistics, stream);
     fflush(stream);
 }
 
-static json_t *holder_to_json(const struct figures *figures, uint32_t index) {
-    const struct holder_stats *holder = &figures->holders[index];
+void figures_print_layers(const struct holder_stats *holders, size_t count,
+                          const struct statistics *statistics, FILE *stream) {
+    char out[CONFIG_SIZE_TEXT], in[CONFIG_SIZE_TEXT];
+    for (uint32_t layer = 0; layer < statistics->layers; layer++)
+        for (uint32_t h = 0; h < count; h++) {
+            const struct layer_load *load = statistics_load(statistics, h, layer);
+            if (load->rows)
+                fprintf(
+                    stream, "  layer %3" PRIu32 "  %-21s  %8" PRIu64 " rows  %10s out  %10s in\n",
+                    layer, holders[h].address, load->rows, config_format_size(load->bytes_out, out),
+                    config_format_size(load->bytes_in, in));
+        }
+}
+
+static json_t *holder_to_json(const struct holder_stats *holder,
+                              const struct statistics *statistics, uint32_t index) {
     return json_pack("{s:s, s:I, s:I, s:f, s:I, s:I, s:o}", "address", holder->address, "experts",
                      (json_int_t)holder->shards, "rows", (json_int_t)holder->rows, "busy_s",
                      holder->busy_s, "bytes_out", (json_int_t)holder->bytes_out, "bytes_in",
                      (json_int_t)holder->bytes_in, "layers",
-                     statistics_layers_to_json(figures->statistics, index));
+                     statistics_layers_to_json(statistics, index));
+}
+
+json_t *figures_holders_to_json(const struct holder_stats *holders, size_t count,
+                                const struct statistics *statistics) {
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < count; i++)
+        if (json_array_append_new(list, holder_to_json(&holders[i], statistics, i))) {
+            json_decref(list);
+            return NULL;
+        }
+    return list;
 }
 
 json_t *figures_to_json(const struct figures *figures) {
     const struct request_result *result = &figures->result;
-    json_t *workers = json_array();
-    for (uint32_t i = 0; i < figures->holder_count; i++)
-        if (json_array_append_new(workers, holder_to_json(figures, i))) {
-            json_decref(workers);
-            return NULL;
-        }
+    json_t *workers =
+        figures_holders_to_json(figures->holders, figures->holder_count, figures->statistics);
     json_t *stats = json_pack(
         "{s:I, s:f, s:I, s:f, s:o, s:f, s:o}", "prompt_tokens", (json_int_t)result->prompt_tokens,
         "prompt_tokens_per_s", figures_prompt_rate(result), "decode_tokens",

@@ -221,7 +221,7 @@ static void add_model_rows(struct model_options *options, struct option_table *t
          .letter = 'v',
          .type = OPTION_FLAG,
          .target = &options->verbose,
-         .help = "Log more, and print the figures after every answer of a chat."},
+         .help = "Log more; print figures by layer, too, and after every answer of a chat."},
         {.name = "quiet",
          .letter = 'q',
          .type = OPTION_FLAG,

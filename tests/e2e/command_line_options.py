@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pty
+import re
 import subprocess
 
 from error_bench import DEMO, V3, Failed
@@ -264,6 +265,22 @@ def require_types(what, value, types):
         require(type(value[key]) is kind, f"{what}.{key} is {value[key]!r} and no {kind.__name__}")
 
 
+def check_loads(workers, fanout_mean, fanout):
+    """What all workers were asked for: by layer it is the same, and a row is one visit of one token."""
+    for worker in workers:
+        require_types("a worker", worker, WORKER_KEYS)
+        require(
+            worker["rows"] and worker["bytes_out"] and worker["bytes_in"], f"a worker did nothing: {worker}"
+        )
+        require_equal("what is told by layer", list(worker["layers"]), ["rows", "bytes_out", "bytes_in"])
+        for key, values in worker["layers"].items():
+            require_equal(f"{key} of all layers", sum(values), worker[key])
+    require_equal("machines of the fan-out", len(fanout), len(workers))
+    visits = sum((n + 1) * count for n, count in enumerate(fanout))
+    require_equal("visits", visits, sum(worker["rows"] for worker in workers))
+    require(abs(fanout_mean - visits / sum(fanout)) < 1e-9, f"fan-out {fanout}")
+
+
 def check_json(bench, *args, workers=0):
     result = answer_json(bench, "--prompt", SUM, *args)
     require_types("the object", result, {"ids": list, "text": str, "stats": dict})
@@ -274,17 +291,8 @@ def check_json(bench, *args, workers=0):
     require_equal("decode_tokens", stats["decode_tokens"], len(result["ids"]))
     require(stats["prompt_tokens_per_s"] > 0 and stats["decode_tokens_per_s"] > 0, "a rate is 0")
     require_equal("the number of workers", len(stats["workers"]), workers)
-    for worker in stats["workers"]:
-        require_types("a worker", worker, WORKER_KEYS)
-        require(
-            worker["rows"] and worker["bytes_out"] and worker["bytes_in"], f"a worker did nothing: {worker}"
-        )
-        for key, values in worker["layers"].items():
-            require_equal(f"{key} of all layers", sum(values), worker[key])
     if workers:
-        tokens = sum(stats["fanout"])
-        visits = sum((n + 1) * count for n, count in enumerate(stats["fanout"]))
-        require(abs(stats["fanout_mean"] - visits / tokens) < 1e-9, f"fan-out {stats['fanout']}")
+        check_loads(stats["workers"], stats["fanout_mean"], stats["fanout"])
         require_equal("the experts of all workers", sum(w["experts"] for w in stats["workers"]), 4 * 32)
         require(1 <= stats["fanout_mean"] <= workers, f"fanout_mean is {stats['fanout_mean']}")
 
@@ -338,6 +346,9 @@ def check_figures(bench):
     require(
         all("shards" in line and "rows" in line and "busy" in line for line in lines[2:]), f"they are {err!r}"
     )
+    _, err = call(bench.skein, "run", "--model", DEMO, "--prompt", SUM, "--local-workers", "2", "--verbose")
+    layers = re.findall(r"^  layer +([0-9]+)  127.*rows.*out.*in$", err, re.M)
+    require_equal("layers of the table", layers, [str(layer) for layer in (1, 2, 3, 4) for _ in range(2)])
     _, err = call(bench.skein, "run", "--model", DEMO, "--prompt", SUM, "--quiet")
     require_equal("what --quiet leaves on standard error", err, "")
 
@@ -489,7 +500,12 @@ def check_bench(bench, *args, sequences=1):
     command = ["bench", "--model", DEMO, "-p", "20", "-n", "3", "-r", "2", "--json", *args]
     result = json.loads(call(bench.skein, *command)[0])
     workers = result.pop("workers", [])
-    require_equal("machines of the fan-out", len(result.pop("fanout", [])), len(workers))
+    loads = {key: result.pop(key, None) for key in ("fanout_mean", "fanout", "holders")}
+    if workers:
+        require_equal("workers that hold experts", len(loads["holders"]), len(workers))
+        check_loads(loads["holders"], loads["fanout_mean"], loads["fanout"])
+    else:
+        require_equal("loads without workers", loads, dict.fromkeys(loads))
     require_equal("workers", len(workers), int(args[1]) if args[:1] == ("--local-workers",) else 0)
     require_equal("the parts", list(result), list(BENCH_KEYS))
     for part, keys in BENCH_KEYS.items():
@@ -511,6 +527,13 @@ def check_bench(bench, *args, sequences=1):
     ratio = step_bytes / result["machine"]["read_gb_per_s"] / 1e9
     require(abs(ratio / decode["bandwidth_fraction"] - 1) < 1e-6, f"bandwidth_fraction is no {ratio}")
     return result
+
+
+def check_bench_loads(bench):
+    command = ["bench", "--model", DEMO, "-p", "20", "-n", "3", "-r", "2", "--local-workers", "2", "--verbose"]
+    out, _ = call(bench.skein, *command, "--placement", "experts", "--max-nodes", "1")
+    require_equal("lines of the fan-out", re.findall(r"^  fan-out.*$", out, re.M), ["  fan-out  1: 100.0 %"])
+    require_equal("layers of the table", len(re.findall(r"^  layer +[1-4]  127", out, re.M)), 4 * 2)
 
 
 def check_bench_isa(bench):
@@ -595,6 +618,7 @@ def measuring_cases(bench):
     bench.case("bench --json", lambda: check_bench(bench))
     bench.case("bench --json on two local workers", lambda: check_bench(bench, "--local-workers", "2"))
     bench.case("bench --isa reference, with a context", lambda: check_bench_isa(bench))
+    bench.case("bench on two local workers, --max-nodes", lambda: check_bench_loads(bench))
     bench.case("bench -s 64", lambda: check_bench(bench, "-s", "64", "--isa", "reference", sequences=64))
     bench.case("bench as a table", lambda: check_bench_table(bench))
     bench.case("perplexity --ids", lambda: check_perplexity_ids(bench))

@@ -61,6 +61,27 @@ static void test_lines(void **state) {
     free(text);
 }
 
+/* Holders without rows in a layer, and layers without holders, are left out. */
+static void test_layers(void **state) {
+    (void)state;
+    char *text;
+    size_t bytes;
+    struct figures figures = FIGURES;
+    figures.by_layer = true;
+    FILE *stream = open_memstream(&text, &bytes);
+    figures_print(&figures, stream);
+    fclose(stream);
+    const char *table = strstr(text, "  layer ");
+    assert_non_null(table);
+    assert_string_equal(table, "  layer   1  10.0.0.2:7070                50 rows     2.9 KiB out  "
+                               "   2.0 KiB in\n"
+                               "  layer   1  10.0.0.3:7070                52 rows      1000 B out  "
+                               "       7 B in\n"
+                               "  layer   2  10.0.0.2:7070                 9 rows       400 B out  "
+                               "     300 B in\n");
+    free(text);
+}
+
 static void test_predicted(void **state) {
     (void)state;
     char *text;
@@ -124,9 +145,8 @@ static void test_json(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rates),
-        cmocka_unit_test(test_lines),
-        cmocka_unit_test(test_predicted),
+        cmocka_unit_test(test_rates),  cmocka_unit_test(test_lines),
+        cmocka_unit_test(test_layers), cmocka_unit_test(test_predicted),
         cmocka_unit_test(test_json),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
