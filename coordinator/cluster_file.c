@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/cluster_limits.h"
 #include "common/config.h"
-#include "common/limits.h"
 #include "common/log.h"
 #include "common/yaml_file.h"
 

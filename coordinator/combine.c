@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/cluster_limits.h"
 #include "common/kernel/kernel.h"
 #include "common/log.h"
 #include "proto/wire.h"

@@ -5,9 +5,9 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "common/cluster_limits.h"
 #include "common/json.h"
 #include "common/kernel/kernel.h"
-#include "common/limits.h"
 #include "common/log.h"
 #include "common/machine.h"
 #include "coordinator/command.h"

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/cluster_limits.h"
 #include "common/kernel/kernel.h"
-#include "common/limits.h"
 #include "common/log.h"
 #include "common/machine_record.h"
 #include "common/memory.h"

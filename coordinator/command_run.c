@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/cluster_limits.h"
 #include "common/json.h"
 #include "common/log.h"
 #include "common/weights/gguf.h"

@@ -14,7 +14,7 @@
 
 #include <stdint.h>
 
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "common/machine.h"
 #include "common/status.h"
 #include "coordinator/outline.h"

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "common/arena.h"
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "common/status.h"
 #include "coordinator/failover.h"
 #include "coordinator/holders.h"

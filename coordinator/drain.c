@@ -3,7 +3,7 @@
 #include <stdbool.h>
 #include <uv.h>
 
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "common/log.h"
 #include "coordinator/dial.h"
 #include "proto/channel.h"

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/cluster_limits.h"
 #include "common/kernel/kernel.h"
 #include "common/kernel/matmul.h"
 #include "common/log.h"

@@ -19,7 +19,7 @@
 
 #include "common/address.h"
 #include "common/clock.h"
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "common/log.h"
 #include "common/memory.h"
 

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "common/log.h"
 #include "common/transport/transport.h"
 #include "proto/wire.h"

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "common/log.h"
 #include "coordinator/measurement.h"
 #include "proto/wire.h"

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "common/cluster_limits.h"
 #include "common/log.h"
 
 struct node_limit {

@@ -157,7 +157,7 @@ static struct option cache_row(const char **directory) {
                                    "it ~/.cache/skein."};
 }
 
-static void add_model_rows(struct model_options *options, struct option_table *table) {
+static void set_model_defaults(struct model_options *options) {
     *options = (struct model_options){
         .isa = "auto",
         .worker_timeout_s = WORKER_TIMEOUT_DEFAULT_S,
@@ -172,6 +172,10 @@ static void add_model_rows(struct model_options *options, struct option_table *t
         .activations = "auto",
         .kv_cache = "auto",
     };
+}
+
+static void add_model_rows(struct model_options *options, struct option_table *table) {
+    set_model_defaults(options);
     const struct option rows[] = {
         {.name = "model",
          .letter = 'm',

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/cluster_limits.h"
 #include "common/log.h"
 
 #define MIB 1048576.0

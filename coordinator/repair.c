@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 
+#include "common/cluster_limits.h"
 #include "common/log.h"
 
 /* Pieces of one copy: each holder at most PARTS_PER_HOLDER_MAX times. */

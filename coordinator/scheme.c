@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/cluster_limits.h"
+
 /* Loads that differ by less are equal: which of them is rounded up must not decide. */
 #define EQUAL 1e-9
 

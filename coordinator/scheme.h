@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "common/status.h"
 #include "coordinator/placement.h"
 #include "coordinator/routing.h"

@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 
 struct shipment {
     struct shipment_options options;

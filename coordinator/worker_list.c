@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "common/log.h"
 
 static enum status check(const struct worker_list *list, const char *place) {

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "common/address.h"
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "common/log.h"
 
 /* What may wait for a peer that does not read: the largest message and the window of shard chunks.

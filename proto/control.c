@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "common/log.h"
 
 #define READ_ROOM_BYTES (64u << 10)

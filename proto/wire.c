@@ -8,8 +8,8 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "common/cluster_limits.h"
 #include "common/kernel/half.h"
-#include "common/limits.h"
 #include "common/log.h"
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are little-endian");

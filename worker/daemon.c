@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <uv.h>
 
+#include "common/cluster_limits.h"
 #include "common/config.h"
 #include "common/kernel/kernel.h"
-#include "common/limits.h"
 #include "common/log.h"
 #include "common/memory.h"
 #include "common/threads.h"

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "common/address.h"
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "common/log.h"
 #include "proto/wire.h"
 

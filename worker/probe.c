@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "common/log.h"
 #include "common/transport/transport.h"
 #include "proto/wire.h"

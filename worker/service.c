@@ -17,7 +17,7 @@
 #include "common/address.h"
 #include "common/arena.h"
 #include "common/clock.h"
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "common/log.h"
 #include "common/transport/transport.h"
 #include "proto/wire.h"

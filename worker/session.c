@@ -21,8 +21,8 @@
 #include <unistd.h>
 
 #include "common/address.h"
+#include "common/cluster_limits.h"
 #include "common/config.h"
-#include "common/limits.h"
 #include "common/log.h"
 #include "common/machine_record.h"
 #include "proto/channel.h"

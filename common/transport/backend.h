@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "common/transport/spin.h"
 #include "common/transport/transport.h"
 

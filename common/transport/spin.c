@@ -4,7 +4,7 @@
  */
 #include "common/transport/spin.h"
 
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 
 #define WAIT_NS_MAX  (2u * SPIN_NS_MAX)
 #define TRIAL_WAITS  8u

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "coordinator/local_workers.h"
 
 static char program[4200], traces[] = "/tmp/local_workers_XXXXXX";

@@ -3,7 +3,7 @@
 
 #include <unistd.h>
 
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "coordinator/worker_list.h"
 
 static void test_option(void **state) {

@@ -2,7 +2,7 @@
  * out of anything else. */
 #include "tests/unit/test.h"
 
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "proto/control.h"
 #include "tests/unit/random.h"
 

@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "proto/wire.h"
 
 #define PEER "10.0.0.9:7717"

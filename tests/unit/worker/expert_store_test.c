@@ -4,8 +4,8 @@
 
 #include <unistd.h>
 
+#include "common/cluster_limits.h"
 #include "common/kernel/panel.h"
-#include "common/limits.h"
 #include "worker/expert_store.h"
 
 #define MODEL TEST_DATA_DIR "/golden/deepseek-v2-lite-tiny"

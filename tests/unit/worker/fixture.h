@@ -16,7 +16,7 @@
 
 #include "common/address.h"
 #include "common/clock.h"
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "common/weights/shard.h"
 #include "common/weights/weights.h"
 #include "proto/control.h"

@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
-#include "common/limits.h"
+#include "common/cluster_limits.h"
 #include "common/transport/transport.h"
 
 #define MESSAGE_BYTES_MAX 4000000
