@@ -358,7 +358,8 @@ static void set_speeds(const struct planner_input *input, uint32_t rows, uint32_
     }
 }
 
-/* One scheme, with work divided for decoding and for prefill, as far as they matter. */
+/* One scheme, with work divided for decoding and for prefill, whatever is optimised: what a
+ * division reckons with is not all that the prediction does, micro-batches for one. */
 static enum status try_scheme(struct search *search, uint32_t members, uint32_t teams,
                               uint32_t unit) {
     const struct planner_input *input = search->input;
@@ -366,8 +367,6 @@ static enum status try_scheme(struct search *search, uint32_t members, uint32_t 
     struct ranked ranking[HOLDERS_MAX];
     enum status status = STATUS_OK;
     for (int i = 0; i < 2 && status == STATUS_OK; i++) {
-        if (input->objective == (i ? OPTIMIZE_DECODE : OPTIMIZE_PREFILL))
-            continue;
         memset(search->next, 0, sizeof *search->next);
         set_speeds(input, rows[i], teams, &search->next->speeds);
         rank_holders(input, &search->next->speeds, ranking);

@@ -123,26 +123,39 @@ static enum status plan(struct planning *planning) {
     return planner_plan(&planner, &planning->plan);
 }
 
-/* Settles what rows travel as; predictions are for that from then on. */
-static void choose_wire(struct planning *planning) {
+/* From now on predictions are for rows that travel so. */
+static void set_wire(struct planning *planning, enum wire_format wire) {
+    planning->wire = wire;
+    if (planning->costs)
+        cost_model_set_value_bytes(planning->costs, wire_value_bytes(wire));
+}
+
+/* Whether a step of the plan, which is for bf16, gains by that. */
+static bool rounding_gains(struct planning *planning) {
     const struct planning_input *input = &planning->input;
     const struct placement *placement = planning->plan.placement;
-    const char *name = input->wire;
-    bool is_auto = !name || strcmp(name, "auto") == 0;
-    struct cost_prediction decode[2], prefill[2];
-    planning->wire = !is_auto && strcmp(name, "bf16") == 0 ? WIRE_BF16 : WIRE_F32;
-    if (!planning->costs)
-        return;
-    for (int i = 0; i < 2; i++) {
-        cost_model_set_value_bytes(planning->costs, wire_value_bytes(i ? WIRE_BF16 : WIRE_F32));
-        cost_model_predict(planning->costs, placement, &input->decode, &decode[i]);
-        cost_model_predict(planning->costs, placement, &input->prefill, &prefill[i]);
+    struct cost_prediction decode[WIRE_FORMAT_COUNT], prefill[WIRE_FORMAT_COUNT];
+    for (enum wire_format wire = WIRE_F32; wire <= WIRE_BF16; wire++) {
+        set_wire(planning, wire);
+        cost_model_predict(planning->costs, placement, &input->decode, &decode[wire]);
+        cost_model_predict_best(planning->costs, placement, input->prefill, &prefill[wire]);
     }
-    if (is_auto && input->may_round &&
-        (decode[1].step_s < ROUNDING_GAIN * decode[0].step_s ||
-         prefill[1].step_s < ROUNDING_GAIN * prefill[0].step_s))
-        planning->wire = WIRE_BF16;
-    cost_model_set_value_bytes(planning->costs, wire_value_bytes(planning->wire));
+    return decode[WIRE_BF16].step_s < ROUNDING_GAIN * decode[WIRE_F32].step_s ||
+           prefill[WIRE_BF16].step_s < ROUNDING_GAIN * prefill[WIRE_F32].step_s;
+}
+
+/* The plan, and what rows travel as. */
+static enum status plan_with_wire(struct planning *planning) {
+    const char *name = planning->input.wire;
+    bool is_auto = !name || strcmp(name, "auto") == 0;
+    bool tries = is_auto && planning->input.may_round && planning->costs;
+    set_wire(planning, tries || (!is_auto && strcmp(name, "bf16") == 0) ? WIRE_BF16 : WIRE_F32);
+    enum status status = plan(planning);
+    if (status || !tries || rounding_gains(planning))
+        return status;
+    planner_destroy(&planning->plan);
+    set_wire(planning, WIRE_F32);
+    return plan(planning);
 }
 
 enum status planning_create(const struct planning_input *input, struct planning **out) {
@@ -160,13 +173,11 @@ enum status planning_create(const struct planning_input *input, struct planning 
         status = create_costs(planning);
     planning->input.workers = NULL;
     if (!status)
-        status = plan(planning);
-    if (status) {
+        status = plan_with_wire(planning);
+    if (status)
         planning_destroy(planning);
-        return status;
-    }
-    choose_wire(planning);
-    *out = planning;
+    else
+        *out = planning;
     return status;
 }
 
