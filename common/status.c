@@ -13,6 +13,7 @@ static const char *const STATUS_NAMES[STATUS_COUNT] = {
     [STATUS_NO_MEMORY] = "out of memory",
     [STATUS_CONNECTION] = "connection lost",
     [STATUS_PROTOCOL] = "protocol violation",
+    [STATUS_REFUSED] = "refused by a peer",
     [STATUS_TIMEOUT] = "timed out",
     [STATUS_CANCELLED] = "cancelled",
 };

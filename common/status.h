@@ -15,6 +15,7 @@ enum status {
     STATUS_NO_MEMORY,   /* memory, or a stated memory limit, does not suffice */
     STATUS_CONNECTION,  /* a peer cannot be reached or has gone */
     STATUS_PROTOCOL,    /* a peer sent what the protocol forbids, or speaks another version */
+    STATUS_REFUSED,     /* a peer says that it cannot do what it is asked for */
     STATUS_TIMEOUT,     /* a deadline passed */
     STATUS_CANCELLED,   /* the user asked to stop */
     STATUS_COUNT

@@ -37,8 +37,8 @@ struct worker_info {
 typedef void (*cluster_progress)(void *context, uint64_t bytes_done, uint64_t bytes_total);
 
 /* Connects to all `addresses` at once and greets them. Errors: STATUS_USAGE (malformed address),
- * STATUS_CONNECTION (unreachable, within CONNECT_TIMEOUT), STATUS_PROTOCOL (version, not a worker,
- * busy with another coordinator): one line that names the worker and the remedy. */
+ * STATUS_CONNECTION (unreachable, within CONNECT_TIMEOUT), STATUS_PROTOCOL (version, not a worker),
+ * STATUS_REFUSED (busy with another coordinator): one line that names the worker and the remedy. */
 enum status cluster_connect(const char *const *addresses, uint32_t count, uint64_t fingerprint,
                             struct cluster **out);
 
@@ -72,9 +72,9 @@ struct cluster_load_options {
 };
 
 /* Sends each worker its shards of the placement, ships what it cannot read itself, and waits until
- * all are ready and the data connections are open. Once. Errors: STATUS_CONNECTION
- * (unless that is tolerated), STATUS_PROTOCOL, STATUS_TIMEOUT (a worker reports no progress), those
- * of shard_read: one line that names the worker. From now on a lost worker is called until it is
+ * all are ready and the data connections are open. Once. Errors:
+ * STATUS_CONNECTION, STATUS_PROTOCOL, STATUS_TIMEOUT (no progress), unless losses are tolerated;
+ * STATUS_REFUSED (too little memory, say), those of shard_read: one line that names the worker. From now on a lost worker is called until it is
  * back, and then given what it held. */
 enum status cluster_load(struct cluster *cluster, const struct cluster_load_options *options);
 

@@ -33,11 +33,12 @@ static enum status on_message(void *context, const Control__Message *message) {
         log_info("worker %s takes no more work; waiting until nobody needs it", drain->address);
         return STATUS_OK;
     }
-    if (message->kind_case == CONTROL__MESSAGE__KIND_ERROR)
+    if (message->kind_case == CONTROL__MESSAGE__KIND_ERROR) {
         log_error("worker %s: %.300s", drain->address, message->error->text);
-    else
-        log_error("worker %s answers with %s; is it a skein-worker of this release?",
-                  drain->address, control_kind_name(message));
+        return STATUS_REFUSED;
+    }
+    log_error("worker %s answers with %s; is it a skein-worker of this release?", drain->address,
+              control_kind_name(message));
     return STATUS_PROTOCOL;
 }
 

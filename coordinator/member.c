@@ -66,10 +66,16 @@ static void say_goodbye(struct member *member) {
     channel_finish(member->channel);
 }
 
-/* Whether to go on without the worker for now; the mutex is held. */
-static bool may_return(const struct cluster *cluster, enum status status) {
-    return cluster->is_loaded || (cluster->may_load && cluster->load.tolerates_loss &&
-                                  (status == STATUS_CONNECTION || status == STATUS_TIMEOUT));
+/* Whether to go on without the worker for now; the mutex is held. During the first loading that is
+ * not so where the reason lies here, or with the assignment, which the worker refuses. */
+static bool may_return(const struct member *member, enum status status) {
+    const struct cluster *cluster = member->cluster;
+    if (cluster->is_loaded)
+        return true;
+    bool is_loss = status == STATUS_CONNECTION || status == STATUS_PROTOCOL ||
+                   status == STATUS_TIMEOUT ||
+                   (status == STATUS_REFUSED && member->state < MEMBER_LOADING);
+    return is_loss && cluster->may_load && cluster->load.tolerates_loss;
 }
 
 /* Gives up on a worker without a line of its own; only the first call counts. */
@@ -90,7 +96,7 @@ static void lose(struct member *member, enum status status) {
     if (member->data_fd >= 0)
         close(member->data_fd);
     member->data_fd = -1;
-    if (!may_return(cluster, status) && cluster->status == STATUS_OK)
+    if (!may_return(member, status) && cluster->status == STATUS_OK)
         cluster->status = status;
     pthread_mutex_unlock(&cluster->mutex);
     set_state(member, MEMBER_LOST);
@@ -442,8 +448,8 @@ static enum status on_message(void *context, const Control__Message *message) {
     struct member *member = context;
     switch (message->kind_case) {
     case CONTROL__MESSAGE__KIND_ERROR:
-        fail(member, STATUS_PROTOCOL, "%.300s", message->error->text);
-        return STATUS_PROTOCOL;
+        fail(member, STATUS_REFUSED, "%.300s", message->error->text);
+        return STATUS_REFUSED;
     case CONTROL__MESSAGE__KIND_WELCOME:
         if (member->state == MEMBER_GREETING)
             return handle_welcome(member, message->welcome);
@@ -532,7 +538,7 @@ static void reconnect(struct member *member) {
     if (member->channel || elapsed_ms(member->since_ns) < member->reconnect_ms)
         return;
     pthread_mutex_lock(&member->cluster->mutex);
-    bool wanted = may_return(member->cluster, STATUS_CONNECTION);
+    bool wanted = may_return(member, STATUS_CONNECTION);
     member->bytes_done = 0;
     pthread_mutex_unlock(&member->cluster->mutex);
     if (!wanted)
