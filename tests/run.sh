@@ -8,26 +8,24 @@ top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$top"
 deploy/install-packages.sh libcmocka-dev clang clang-format libclang-rt-14-dev python3-numpy shellcheck procps libsimde-dev >/dev/null
 
-passed=0
-failed=0
-skipped=0
+results=$(mktemp)
 
-# Runs one named check. Its output is shown when it fails, and its lines "skipped ..." in any case.
+# Runs one named check, in the background with a `&` behind it. Its output is shown when it fails, and its lines
+# "skipped ..." in any case.
 check() {
-  local name=$1 log started=$SECONDS
+  local name=$1 log started=$SECONDS verdict=FAILED
   shift
   log=$(mktemp)
   if "$@" >"$log" 2>&1; then
-    passed=$((passed + 1))
-    echo "ok      $name ($((SECONDS - started)) s)"
-    skipped=$((skipped + $(grep -c '^skipped' "$log" || true)))
-    grep '^skipped' "$log" || true
-  else
-    failed=$((failed + 1))
-    echo "FAILED  $name ($((SECONDS - started)) s)"
-    tail -n 60 "$log"
+    verdict='ok     '
   fi
-  rm -f "$log"
+  {
+    echo "$verdict $name ($((SECONDS - started)) s)"
+    grep '^skipped' "$log" || true
+  } >"$log.result"
+  tee -a "$results" <"$log.result"
+  [ "$verdict" != FAILED ] || tail -n 60 "$log"
+  rm -f "$log" "$log.result"
 }
 
 build() {
@@ -43,7 +41,7 @@ check "build, gcc, TSan" build tsan
 
 # Figures of this machine are measured once for all daemons.
 XDG_CACHE_HOME=$(mktemp -d)
-trap 'rm -rf "$XDG_CACHE_HOME"' EXIT
+trap 'rm -rf "$XDG_CACHE_HOME" "$results"' EXIT
 export XDG_CACHE_HOME
 unset CACHE_DIRECTORY
 
@@ -75,15 +73,18 @@ check "golden models, ASan" /usr/bin/python3 tests/e2e/check_model.py build-asan
   tests/data/golden/* tests/data/golden-gguf/* --workers 0,2 --placement experts+here+overlap,slices --batch-tokens 512
 check "KV cache formats" /usr/bin/python3 tests/e2e/kv_cache.py build/bin/skein
 check "unseen models" /usr/bin/python3 tests/e2e/unseen_models.py build/bin/skein
+# Beside checks that mostly wait.
+check "aarch64, emulated" tests/e2e/aarch64.sh &
 check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin
-check "figures of workers that join" /usr/bin/python3 tests/e2e/joining.py build-asan/bin/skein
 check "workers that are lost" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein
+wait
+check "figures of workers that join" /usr/bin/python3 tests/e2e/joining.py build-asan/bin/skein
 check "plans" /usr/bin/python3 tests/e2e/plan.py build/bin/skein
 check "command line and chat" /usr/bin/python3 tests/e2e/command_line.py build/bin/skein
 check "demo model answers" /usr/bin/python3 tests/e2e/demo_model.py build/bin/skein
 check "memory of each process" /usr/bin/python3 tests/e2e/memory.py build/bin/skein
-check "aarch64, emulated" tests/e2e/aarch64.sh
 check "quickstart" tests/e2e/quickstart.sh
 
-echo "$passed passed, $failed failed, $skipped skipped"
-[ "$failed" -eq 0 ]
+counts() { grep -c "^$1" "$results" || true; }
+echo "$(counts ok) passed, $(counts FAILED) failed, $(counts skipped) skipped"
+[ "$(counts FAILED)" -eq 0 ]
