@@ -74,8 +74,8 @@ struct cluster_load_options {
 /* Sends each worker its shards of the placement, ships what it cannot read itself, and waits until
  * all are ready and the data connections are open. Once. Errors:
  * STATUS_CONNECTION, STATUS_PROTOCOL, STATUS_TIMEOUT (no progress), unless losses are tolerated;
- * STATUS_REFUSED (too little memory, say), those of shard_read: one line that names the worker. From now on a lost worker is called until it is
- * back, and then given what it held. */
+ * STATUS_REFUSED (too little memory, say), those of shard_read: one line that names the worker.
+ * From now on a lost worker is called until it is back, and then given what it held. */
 enum status cluster_load(struct cluster *cluster, const struct cluster_load_options *options);
 
 /* A number that grows whenever cluster_look may have something new to say of a worker. */
