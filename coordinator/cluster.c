@@ -131,14 +131,16 @@ enum status cluster_connect(const char *const *addresses, uint32_t count, uint64
 }
 
 /* On the caller's thread; the loop's keeps the health reports flowing meanwhile. */
-static enum status probe_link(struct cluster *cluster, struct member *member) {
+static enum status probe_link(struct cluster *cluster, struct member *member,
+                              const char *transport) {
     pthread_mutex_lock(&cluster->mutex);
     int fd = member->data_fd;
     member->data_fd = -1;
     pthread_mutex_unlock(&cluster->mutex);
     if (fd < 0)
         return STATUS_CONNECTION; /* lost since, which was logged */
-    enum status status = measurement_probe_link(fd, member->info.address, &member->info.link);
+    enum status status =
+        measurement_probe_link(fd, member->info.address, transport, &member->info.link);
     char late[128];
     snprintf(late, sizeof late,
              "did not answer all probes of its link within %d s; is the network that slow, or the "
@@ -156,7 +158,7 @@ static enum status probe_link(struct cluster *cluster, struct member *member) {
 }
 
 enum status cluster_measure(struct cluster *cluster, const struct machine_work *work,
-                            const bool *wanted) {
+                            const bool *wanted, const char *transport) {
     pthread_mutex_lock(&cluster->mutex);
     cluster->work = *work;
     for (uint32_t i = 0; i < cluster->count; i++)
@@ -166,7 +168,7 @@ enum status cluster_measure(struct cluster *cluster, const struct machine_work *
     enum status status = await_state(cluster, MEMBER_GREETED);
     for (uint32_t i = 0; i < cluster->count && !status; i++)
         if (!wanted || wanted[i])
-            status = probe_link(cluster, &cluster->members[i]);
+            status = probe_link(cluster, &cluster->members[i], transport);
     pthread_mutex_lock(&cluster->mutex);
     if (cluster->status) /* the loop's thread noticed first */
         status = cluster->status;

@@ -80,7 +80,7 @@ static enum status ask_workers(struct planned *planned) {
         return STATUS_OK;
     enum status status =
         cluster_connect(addresses, count, planned->fingerprint, &planned->connections);
-    return status ? status : cluster_measure(planned->connections, &work, NULL);
+    return status ? status : cluster_measure(planned->connections, &work, NULL, NULL);
 }
 
 /* Measures this machine where it is the coordinator. */

@@ -99,9 +99,11 @@ struct dispatch_options {
     uint32_t hidden, rows_max, experts_per_token;
 };
 
-/* What the options point to must outlive it. Takes all buffers it will need. Errors:
+/* What the options point to must outlive the last step. Takes all buffers it will need. Errors:
  * STATUS_NO_MEMORY. */
 enum status dispatch_create(const struct dispatch_options *options, struct dispatch **out);
+
+/* After holders_destroy: until then the transport may still fill buffers of a step that failed. */
 void dispatch_destroy(struct dispatch *dispatch);
 
 /* Sends every row to the holders of its experts, each expert to the copy whose holders have least

@@ -176,16 +176,16 @@ static enum status measure_rate(struct link_probe *probe, bool outward, double r
     return STATUS_OK;
 }
 
-static const struct transport_options TRANSPORT_OPTIONS = {sizeof(struct wire_header),
-                                                           wire_message_bytes, NULL};
-
-static enum status open_probe(int fd, const char *peer, struct link_probe *probe) {
+static enum status open_probe(int fd, const char *peer, const char *transport,
+                              struct link_probe *probe) {
+    const struct transport_options options = {sizeof(struct wire_header), wire_message_bytes,
+                                              transport};
     enum status status = STATUS_NO_MEMORY;
     *probe = (struct link_probe){.started_ns = clock_now_ns()};
     probe->request = calloc(1, FRAME_BYTES);
     probe->reply = calloc(1, FRAME_BYTES);
     if (probe->request && probe->reply)
-        status = transport_create(&TRANSPORT_OPTIONS, &probe->transport);
+        status = transport_create(&options, &probe->transport);
     else
         log_error("no memory to measure the link to worker %s; end other programs", peer);
     if (status) {
@@ -195,11 +195,12 @@ static enum status open_probe(int fd, const char *peer, struct link_probe *probe
     return transport_add(probe->transport, fd, peer, &probe->connection);
 }
 
-enum status measurement_probe_link(int fd, const char *peer, struct link_figures *out) {
+enum status measurement_probe_link(int fd, const char *peer, const char *transport,
+                                   struct link_figures *out) {
     struct link_probe probe;
     struct link_figures link;
     enum status status;
-    if (!(status = open_probe(fd, peer, &probe)) &&
+    if (!(status = open_probe(fd, peer, transport, &probe)) &&
         !(status = measure_round_trip(&probe, &link.round_trip_s)) &&
         !(status = measure_rate(&probe, true, link.round_trip_s, &link.to_bytes_per_s)) &&
         !(status = measure_rate(&probe, false, link.round_trip_s, &link.from_bytes_per_s)))

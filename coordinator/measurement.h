@@ -19,7 +19,8 @@ bool measurement_take_figures(const Control__Figures *figures, const struct mach
 
 /* Measures the link to a worker that answers probes (worker/probe.h) over the connected socket
  * `fd`, which has sent its WIRE_OPEN; takes it over and closes it. `peer` names the worker in
- * messages. Takes about 100 ms: links that are slow are measured with little. Errors:
- * STATUS_CONNECTION, STATUS_TIMEOUT (not logged); STATUS_PROTOCOL, STATUS_NO_MEMORY, STATUS_IO
- * (logged). */
-enum status measurement_probe_link(int fd, const char *peer, struct link_figures *out);
+ * messages; `transport` is one of TRANSPORT_CHOICES, NULL is auto. Takes about 100 ms: links that
+ * are slow are measured with little. Errors: STATUS_CONNECTION, STATUS_TIMEOUT (not logged);
+ * STATUS_PROTOCOL, STATUS_NO_MEMORY, STATUS_IO (logged). */
+enum status measurement_probe_link(int fd, const char *peer, const char *transport,
+                                   struct link_figures *out);

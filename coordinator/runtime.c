@@ -144,7 +144,8 @@ static enum status measure_workers(struct runtime *runtime) {
         return STATUS_OK;
     for (uint32_t w = 0; w < cluster_size(runtime->cluster); w++)
         wanted[w] = !file->count || !file->workers[w].described;
-    enum status status = cluster_measure(runtime->cluster, &work, wanted);
+    enum status status =
+        cluster_measure(runtime->cluster, &work, wanted, runtime->options.transport);
     for (uint32_t w = 0; w < cluster_size(runtime->cluster) && !status; w++)
         worker_report_log(cluster_worker(runtime->cluster, w));
     return status;
@@ -462,10 +463,11 @@ void runtime_close(struct runtime *runtime) {
     if (!runtime)
         return;
     engine_destroy(runtime->engine);
+    failover_destroy(runtime->failover);
+    /* The frames after the transport that may still be moving them. */
+    holders_destroy(runtime->holders);
     dispatch_destroy(runtime->dispatch);
     trace_destroy(runtime->trace);
-    failover_destroy(runtime->failover);
-    holders_destroy(runtime->holders);
     expert_workspace_destroy(runtime->workspace);
     kv_cache_destroy(runtime->cache);
     model_destroy(runtime->model);

@@ -76,11 +76,10 @@ static void on_probe_ended(uv_work_t *work, int error) {
     probe_free(probe);
 }
 
-static const struct transport_options TRANSPORT_OPTIONS = {sizeof(struct wire_header),
-                                                           wire_message_bytes, NULL};
-
-enum status probe_start(uv_loop_t *loop, int fd, const char *peer, probe_done done, void *context,
-                        struct probe **out) {
+enum status probe_start(uv_loop_t *loop, int fd, const char *peer, const char *transport,
+                        probe_done done, void *context, struct probe **out) {
+    const struct transport_options options = {sizeof(struct wire_header), wire_message_bytes,
+                                              transport};
     enum status status = STATUS_NO_MEMORY;
     struct probe *probe = calloc(1, sizeof *probe);
     if (!probe)
@@ -89,7 +88,7 @@ enum status probe_start(uv_loop_t *loop, int fd, const char *peer, probe_done do
     probe->reply = calloc(1, FRAME_BYTES);
     if (!probe->request || !probe->reply)
         goto err_free;
-    if ((status = transport_create(&TRANSPORT_OPTIONS, &probe->transport)))
+    if ((status = transport_create(&options, &probe->transport)))
         goto err_free;
     status = transport_add(probe->transport, fd, peer, &probe->connection);
     fd = -1;

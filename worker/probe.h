@@ -16,10 +16,10 @@ typedef void (*probe_done)(void *context);
 
 /* Serves the connected socket `fd`, whose WIRE_OPEN frame has been read, until the peer closes it
  * or breaks the protocol, or until probe_stop; takes it over (closed also on error). `peer` names
- * it in messages; copied. Errors: STATUS_NO_MEMORY, STATUS_IO, with one line; `done` then does not
- * come. */
-enum status probe_start(uv_loop_t *loop, int fd, const char *peer, probe_done done, void *context,
-                        struct probe **out);
+ * it in messages; copied. `transport` is one of TRANSPORT_CHOICES, NULL is auto. Errors:
+ * STATUS_NO_MEMORY, STATUS_IO, with one line; `done` then does not come. */
+enum status probe_start(uv_loop_t *loop, int fd, const char *peer, const char *transport,
+                        probe_done done, void *context, struct probe **out);
 
 /* Makes it end soon. On the loop's thread, before `done`. */
 void probe_stop(struct probe *probe);

@@ -721,7 +721,8 @@ void session_accept_data(struct session *session, int fd, uint64_t session_id, c
     if (is_known && session->service) {
         service_attach(session->service, fd, peer);
     } else if (is_known && session->state == SESSION_GREETED && !session->probe) {
-        probe_start(session->options.loop, fd, peer, on_probe_done, session, &session->probe);
+        probe_start(session->options.loop, fd, peer, session->options.transport, on_probe_done,
+                    session, &session->probe);
     } else {
         log_error("%s opened a data connection for a session that does not exist, or not now; "
                   "closing it",

@@ -47,9 +47,9 @@ enum status transport_create(const struct transport_options *options, struct tra
     if (any || strcmp(wanted, URING_BACKEND.name) == 0)
         error = open_backend(&URING_BACKEND, options, out);
     if (error && any)
-        log_info("io_uring cannot be used (%s): it needs Linux 5.19 and a system that allows it; "
-                 "using plain sockets",
-                 strerror(error));
+        log_info("io_uring cannot be used (%s): it needs %s; using plain sockets", strerror(error),
+                 error == ENOMEM ? "memory that may be locked (ulimit -l)"
+                                 : "Linux 5.19 and a system that allows it");
     if ((error && any) || strcmp(wanted, SOCKETS_BACKEND.name) == 0)
         error = open_backend(&SOCKETS_BACKEND, options, out);
     if (error)

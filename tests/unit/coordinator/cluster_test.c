@@ -396,7 +396,7 @@ static void test_measures(void **state) {
         addresses[i] = daemon_address(workers[i].daemon);
     }
     assert_int_equal(cluster_connect(addresses, 2, model.fingerprint, &cluster), STATUS_OK);
-    assert_int_equal(cluster_measure(cluster, &work, wanted), STATUS_OK);
+    assert_int_equal(cluster_measure(cluster, &work, wanted, NULL), STATUS_OK);
     assert_false(cluster_worker(cluster, 0)->is_measured);
     const struct worker_info *info = cluster_worker(cluster, 1);
     assert_true(info->is_measured);
@@ -645,7 +645,8 @@ static void expect_failure(enum script script, enum status wanted, const char *p
     const char *addresses[] = {impostor.address};
     enum status status = cluster_connect(addresses, 1, model.fingerprint, &cluster);
     if (!status && script >= SCRIPT_MEASURE_CLOSE)
-        status = cluster_measure(cluster, &(struct machine_work){1u << WEIGHT_BF16, false}, NULL);
+        status =
+            cluster_measure(cluster, &(struct machine_work){1u << WEIGHT_BF16, false}, NULL, NULL);
     if (!status)
         status = load(cluster, &table, NULL);
     assert_int_equal(status, wanted);

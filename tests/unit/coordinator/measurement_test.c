@@ -160,7 +160,7 @@ static struct link link_default(void) {
 
 static enum status measure(struct link *link, struct link_figures *out) {
     link_start(link);
-    enum status status = measurement_probe_link(link->fd, "a worker", out);
+    enum status status = measurement_probe_link(link->fd, "a worker", NULL, out);
     pthread_join(link->thread, NULL);
     close(link->listener);
     return status;
