@@ -52,6 +52,9 @@ unit_tests() {
     { ctest --test-dir "$1" --rerun-failed --output-on-failure; return 1; }
 }
 check "unit tests, ASan and UBSan" unit_tests build-asan -E kernel_harness
+check "unit tests of the data plane where io_uring is refused" tests/e2e/without_uring.py \
+  ctest --test-dir build-asan --output-on-failure --parallel 2 --timeout 300 \
+  -R "common_transport|worker_service|worker_session|coordinator_engine|coordinator_measurement"
 check "kernels, every variant" timeout 600 build/tests/kernel_harness
 check "kernels, ASan" timeout 600 build-asan/tests/kernel_harness
 check "unit tests of threads, TSan" unit_tests build-tsan -R "common_threads|common_transport|worker_expert_test|\
@@ -76,6 +79,7 @@ check "unseen models" /usr/bin/python3 tests/e2e/unseen_models.py build/bin/skei
 # Beside checks that mostly wait.
 check "aarch64, emulated" tests/e2e/aarch64.sh &
 check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin
+check "ways in which frames travel" /usr/bin/python3 tests/e2e/transport.py build-asan/bin/skein
 check "workers that are lost" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein
 wait
 check "figures of workers that join" /usr/bin/python3 tests/e2e/joining.py build-asan/bin/skein

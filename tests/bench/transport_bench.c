@@ -57,6 +57,7 @@ struct way {
     const char *name;
     void (*exchange)(struct way *way);
     struct bench *bench;
+    bool left_out;               /* the system refuses its backend */
     int fds[PEERS_MAX];          /* bare */
     struct transport *transport; /* frames through the transport */
     struct connection *connections[PEERS_MAX];
@@ -177,6 +178,17 @@ static struct transport *open_transport(const char *backend) {
     struct transport *transport;
     check(transport_create(&options, &transport), backend);
     return transport;
+}
+
+/* Whether the system allows io_uring; if not, the log says why. */
+static bool has_uring(void) {
+    const struct transport_options options = {sizeof(struct wire_header), wire_message_bytes,
+                                              "uring"};
+    struct transport *transport;
+    if (transport_create(&options, &transport))
+        return false;
+    transport_destroy(transport);
+    return true;
 }
 
 /* The same through the transport, in the order of worker/service.c. */
@@ -408,6 +420,8 @@ static void open_dispatch(struct way *way, const char *backend, const char *cons
 /* ---- Measuring. */
 
 static void run(struct way *way) {
+    if (way->left_out)
+        return;
     for (uint32_t i = 0; i < WARM_UP; i++)
         way->exchange(way);
     for (uint32_t i = 0; i < way->bench->settings.layers; i++) {
@@ -430,6 +444,10 @@ static double quantile(const struct way *way, double part) {
 static void report(const char *title, struct way *ways, uint32_t count) {
     printf("%-36s %9s %9s %9s   %s\n", title, "p10", "median", "p90", "beyond bare");
     for (uint32_t i = 0; i < count; i++) {
+        if (ways[i].left_out) {
+            printf("  %-34s left out: the system refuses it\n", ways[i].name);
+            continue;
+        }
         qsort(ways[i].samples_us, ways[i].sample_count, sizeof(double), compare);
         printf("  %-34s %6.1f us %6.1f us %6.1f us", ways[i].name, quantile(&ways[i], 0.1),
                quantile(&ways[i], 0.5), quantile(&ways[i], 0.9));
@@ -480,18 +498,25 @@ static void open_ways(struct bench *bench, struct way ways[WAYS]) {
         ways[i].bench = bench;
         ways[i].samples_us = malloc(RUNS * bench->settings.layers * sizeof(double));
     }
+    bool uring = has_uring();
+    ways[FRAMES_URING].left_out = ways[URING].left_out = !uring;
     /* All processes before any thread. */
-    for (uint32_t i = 0; i < 2 * bench->settings.workers; i++)
-        addresses[i % 2][i / 2] = start_daemon(bench, i % 2 ? "uring" : "sockets");
+    for (uint32_t i = 0; i < bench->settings.workers; i++) {
+        addresses[0][i] = start_daemon(bench, "sockets");
+        if (uring)
+            addresses[1][i] = start_daemon(bench, "uring");
+    }
     open_bare(&ways[BARE], false);
     memcpy(ways[SPINNING].fds, ways[BARE].fds, sizeof ways[BARE].fds);
     open_frames(&ways[FRAMES_SOCKETS], "sockets");
-    open_frames(&ways[FRAMES_URING], "uring");
+    if (uring)
+        open_frames(&ways[FRAMES_URING], "uring");
     open_bare(&ways[BARE_EXPERT], true);
     struct threads *threads;
     check(threads_create(1, &threads), "threads");
     open_dispatch(&ways[SOCKETS], "sockets", addresses[0], threads);
-    open_dispatch(&ways[URING], "uring", addresses[1], threads);
+    if (uring)
+        open_dispatch(&ways[URING], "uring", addresses[1], threads);
 }
 
 static void measure(struct bench *bench) {
@@ -508,9 +533,9 @@ static void measure(struct bench *bench) {
     printf("\n");
     report("with a small expert on each worker", ways + BARE_EXPERT, WAYS - BARE_EXPERT);
     for (uint32_t i = SOCKETS; i <= URING; i++) {
-        dispatch_destroy(ways[i].dispatch);
         failover_destroy(ways[i].failover);
         holders_destroy(ways[i].holders);
+        dispatch_destroy(ways[i].dispatch);
         cluster_destroy(ways[i].cluster);
     }
     for (uint32_t i = 0; i < bench->child_count; i++)

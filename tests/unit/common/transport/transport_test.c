@@ -359,6 +359,35 @@ static void test_flush_sends(void **state) {
     half_close(&half);
 }
 
+/* With io_uring the frames of a layer leave together: none of them until the flush, which makes one
+ * call of the kernel for all. */
+static void test_flush_sends_all_together(void **state) {
+    struct transport *left = open_transport(*state);
+    struct connection *to_right[PEERS];
+    int right[PEERS];
+    uint8_t messages[PEERS][50], buffers[PEERS][50], found[50];
+    for (int i = 0; i < PEERS; i++) {
+        int ends[2];
+        connect_pair(ends);
+        right[i] = ends[1];
+        assert_int_equal(transport_add(left, ends[0], "right", &to_right[i]), STATUS_OK);
+        fill_message(messages[i], sizeof messages[i], (uint8_t)i);
+        transport_post_receive(left, to_right[i], buffers[i], sizeof buffers[i]);
+        transport_post_send(left, to_right[i], messages[i], sizeof messages[i]);
+    }
+    for (int i = 0; i < PEERS; i++) {
+        assert_int_equal(recv(right[i], found, sizeof found, MSG_DONTWAIT), -1);
+        assert_int_equal(errno, EAGAIN);
+    }
+    transport_flush(left);
+    for (int i = 0; i < PEERS; i++) {
+        assert_int_equal(recv(right[i], found, sizeof found, MSG_WAITALL), sizeof found);
+        assert_memory_equal(found, messages[i], sizeof found);
+        close(right[i]);
+    }
+    transport_destroy(left);
+}
+
 static void test_peer_closes(void **state) {
     struct pair pair;
     pair_open(&pair, *state);
@@ -758,11 +787,13 @@ static int run_suite(const char *backend) {
 
 int main(void) {
     const struct CMUnitTest choice[] = {cmocka_unit_test(test_refused_by_the_system)};
-    const struct CMUnitTest pinning[] = {cmocka_unit_test(test_pins_what_it_may)};
+    const char *backend = "uring";
+    const struct CMUnitTest uring_only[] = {TEST(test_flush_sends_all_together),
+                                            cmocka_unit_test(test_pins_what_it_may)};
     signal(SIGPIPE, SIG_IGN);
     int failed = run_suite("sockets") + cmocka_run_group_tests(choice, NULL, NULL);
     if (has_uring())
-        failed += run_suite("uring") + cmocka_run_group_tests(pinning, NULL, NULL);
+        failed += run_suite("uring") + cmocka_run_group_tests(uring_only, NULL, NULL);
     else
         print_message("skipped the tests of io_uring: this system refuses it\n");
     return failed;
