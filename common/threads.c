@@ -1,8 +1,11 @@
 /* A loop is published as a generation number. Each thread works through a run of consecutive tasks,
  * the same part of a loop each time, so that weights stream without gaps and stay near their
- * thread; a thread that is through takes tasks from the others' runs. A decode step runs several
- * hundred short loops, so waiting threads spin for a moment before they sleep in a futex; the
- * moment is short, because local workers share cores with the coordinator. */
+ * thread; a thread that is through takes tasks from the others' runs. The loop is over when all
+ * tasks are done, whoever did them: a helper that the system has not given a processor by then is
+ * not waited for, and finds the loop closed.
+ *
+ * A decode step runs several hundred short loops, so waiting threads spin for a moment before they
+ * sleep in a futex; the moment is short, because local workers share cores with the coordinator. */
 #include "common/threads.h"
 
 #include <limits.h>
@@ -39,8 +42,12 @@ struct threads {
     atomic_uint sleepers;                /* threads in a futex or on the way there */
     _Alignas(64) atomic_uint generation; /* futex: a new value is a new loop */
     atomic_bool stopping;                /* read after `generation` */
-    _Alignas(64) atomic_uint busy;       /* futex: helpers that have not finished the loop */
+    _Alignas(64) atomic_uint inside;     /* futex: helpers in the loop, and CLOSED */
 };
+
+/* Nobody may enter the loop any more. What a loop consists of changes while it is closed and no
+ * helper is inside. */
+#define CLOSED (1u << 31)
 
 /* Waits until *word differs from `value` and returns what it became. A sleeper counts itself before
  * the kernel looks at the word, and whoever changes the word looks at the count afterwards: one of
@@ -78,6 +85,20 @@ static void take_tasks(struct threads *threads, unsigned thread) {
     }
 }
 
+/* False: the loop is closed. */
+static bool enter(struct threads *threads) {
+    unsigned inside = atomic_load(&threads->inside);
+    while (!(inside & CLOSED))
+        if (atomic_compare_exchange_weak(&threads->inside, &inside, inside + 1))
+            return true;
+    return false;
+}
+
+static void leave(struct threads *threads) {
+    if (atomic_fetch_sub(&threads->inside, 1) == (CLOSED | 1))
+        wake(threads, &threads->inside);
+}
+
 static void *thread_main(void *argument) {
     struct threads *threads = argument;
     unsigned id = atomic_fetch_add(&threads->ids, 1);
@@ -88,9 +109,10 @@ static void *thread_main(void *argument) {
         generation = wait_change(threads, &threads->generation, generation);
         if (atomic_load(&threads->stopping))
             return NULL;
+        if (!enter(threads))
+            continue;
         take_tasks(threads, id);
-        if (atomic_fetch_sub(&threads->busy, 1) == 1)
-            wake(threads, &threads->busy);
+        leave(threads);
     }
 }
 
@@ -111,6 +133,7 @@ enum status threads_create(unsigned count, struct threads **out) {
         return STATUS_NO_MEMORY;
     *threads = (struct threads){.count = 1, .wanted = count};
     atomic_init(&threads->ids, 1);
+    atomic_init(&threads->inside, CLOSED);
     (void)nodes_count(); /* before there are threads, see nodes.h */
     threads->handles = calloc(count, sizeof *threads->handles);
     threads->runs = aligned_alloc(64, count * sizeof *threads->runs);
@@ -159,10 +182,11 @@ void threads_run(struct threads *threads, size_t tasks, threads_task function, v
                               memory_order_relaxed);
         threads->runs[t].end = tasks * (t + 1) / threads->count;
     }
-    atomic_store_explicit(&threads->busy, threads->count - 1, memory_order_relaxed);
+    atomic_store(&threads->inside, 0);
     atomic_fetch_add(&threads->generation, 1);
     wake(threads, &threads->generation);
     take_tasks(threads, 0);
-    for (unsigned busy; (busy = atomic_load_explicit(&threads->busy, memory_order_acquire)) != 0;)
-        wait_change(threads, &threads->busy, busy);
+    unsigned inside = atomic_fetch_or(&threads->inside, CLOSED) | CLOSED;
+    while (inside != CLOSED)
+        inside = wait_change(threads, &threads->inside, inside);
 }
