@@ -52,7 +52,7 @@ static void *thread_main(void *argument) {
     return NULL;
 }
 
-static enum status create(uint32_t count, uint64_t fingerprint, struct cluster **out) {
+static enum status create(uint32_t count, struct cluster **out) {
     struct cluster *cluster = NULL;
     if (count > WORKERS_MAX) {
         log_error("%" PRIu32 " workers, at most %d are allowed", count, WORKERS_MAX);
@@ -73,7 +73,6 @@ static enum status create(uint32_t count, uint64_t fingerprint, struct cluster *
     uv_async_init(&cluster->loop, &cluster->bell, on_bell);
     uv_timer_init(&cluster->loop, &cluster->timer);
     cluster->timer.data = cluster->bell.data = cluster;
-    cluster->fingerprint = fingerprint;
     atomic_init(&cluster->changes, 0);
     *out = cluster;
     return STATUS_OK;
@@ -109,12 +108,28 @@ static enum status await_state(struct cluster *cluster, enum member_state state)
     return status;
 }
 
+/* Whether at least one worker has answered. */
+static enum status check_present(const struct cluster *cluster) {
+    uint32_t present = 0;
+    for (uint32_t i = 0; i < cluster->count; i++)
+        present += cluster_is_alive(cluster, i);
+    if (present == 0)
+        return STATUS_CONNECTION; /* each was logged */
+    if (present < cluster->count)
+        log_warning("goes on without %" PRIu32 " of %" PRIu32
+                    " workers, which are called until they join",
+                    cluster->count - present, cluster->count);
+    return STATUS_OK;
+}
+
 enum status cluster_connect(const char *const *addresses, uint32_t count, uint64_t fingerprint,
-                            struct cluster **out) {
+                            bool tolerates_loss, struct cluster **out) {
     struct cluster *cluster;
-    enum status status = create(count, fingerprint, &cluster);
+    enum status status = create(count, &cluster);
     if (status)
         return status;
+    cluster->fingerprint = fingerprint;
+    cluster->tolerates_loss = tolerates_loss;
     for (; cluster->count < count && !status; cluster->count++)
         status =
             member_start(&cluster->members[cluster->count], cluster, addresses[cluster->count]);
@@ -122,6 +137,8 @@ enum status cluster_connect(const char *const *addresses, uint32_t count, uint64
         status = start_thread(cluster);
     if (!status)
         status = await_state(cluster, MEMBER_GREETED);
+    if (!status)
+        status = check_present(cluster);
     if (status) {
         cluster_destroy(cluster);
         return status;
@@ -154,7 +171,13 @@ static enum status probe_link(struct cluster *cluster, struct member *member,
     else if (status)
         member_log_loss(member, NULL);
     member->info.is_measured = !status;
-    return status;
+    if (!status)
+        return STATUS_OK;
+    pthread_mutex_lock(&cluster->mutex);
+    member->dropped = true;
+    pthread_mutex_unlock(&cluster->mutex);
+    uv_async_send(&cluster->bell);
+    return cluster->tolerates_loss ? STATUS_OK : status;
 }
 
 enum status cluster_measure(struct cluster *cluster, const struct machine_work *work,
@@ -162,12 +185,13 @@ enum status cluster_measure(struct cluster *cluster, const struct machine_work *
     pthread_mutex_lock(&cluster->mutex);
     cluster->work = *work;
     for (uint32_t i = 0; i < cluster->count; i++)
-        cluster->members[i].to_measure = !wanted || wanted[i];
+        cluster->members[i].to_measure =
+            (!wanted || wanted[i]) && cluster->members[i].state == MEMBER_GREETED;
     pthread_mutex_unlock(&cluster->mutex);
     uv_async_send(&cluster->bell);
     enum status status = await_state(cluster, MEMBER_GREETED);
     for (uint32_t i = 0; i < cluster->count && !status; i++)
-        if (!wanted || wanted[i])
+        if ((!wanted || wanted[i]) && cluster_is_alive(cluster, i))
             status = probe_link(cluster, &cluster->members[i], transport);
     pthread_mutex_lock(&cluster->mutex);
     if (cluster->status) /* the loop's thread noticed first */

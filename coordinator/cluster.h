@@ -20,7 +20,8 @@
 
 struct cluster;
 
-/* What a worker said of itself when it was first greeted, and what was measured. */
+/* What a worker said of itself when it was first greeted, and what was measured; only the address
+ * where that has not happened yet. */
 struct worker_info {
     const char *address; /* HOST:PORT as given */
     char name[64];       /* its host name */
@@ -36,11 +37,13 @@ struct worker_info {
 /* Progress of loading, for display: called on the cluster's thread whenever a worker reports. */
 typedef void (*cluster_progress)(void *context, uint64_t bytes_done, uint64_t bytes_total);
 
-/* Connects to all `addresses` at once and greets them. Errors: STATUS_USAGE (malformed address),
- * STATUS_CONNECTION (unreachable, within CONNECT_TIMEOUT), STATUS_PROTOCOL (version, not a worker),
- * STATUS_REFUSED (busy with another coordinator): one line that names the worker and the remedy. */
+/* Connects to all `addresses` at once and greets them. With `tolerates_loss` it goes on, now and
+ * while measuring and loading, as long as one answers: the others are left out and called from
+ * cluster_load on. Errors: STATUS_USAGE (malformed address), STATUS_CONNECTION (unreachable, within
+ * CONNECT_TIMEOUT), STATUS_PROTOCOL (version, not a worker), STATUS_REFUSED (busy with another
+ * coordinator): one line that names the worker and the remedy. */
 enum status cluster_connect(const char *const *addresses, uint32_t count, uint64_t fingerprint,
-                            struct cluster **out);
+                            bool tolerates_loss, struct cluster **out);
 
 /* Has the workers with `wanted` (cluster_size; NULL: all) measure how fast they do `work`, all at
  * once, and measures the links to them, one after the other; the answers are in worker_info. Takes
@@ -66,7 +69,6 @@ struct cluster_load_options {
     uint32_t hidden;
     uint32_t batch_rows;       /* most rows in one frame */
     uint32_t entries_per_row;  /* most entries for one row and worker */
-    bool tolerates_loss;       /* goes on without a worker that is lost meanwhile, for now */
     bool exact;                /* weights are to meet unrounded activations */
     cluster_progress progress; /* may be NULL */
     void *context;             /* for `progress` */

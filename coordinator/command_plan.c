@@ -79,7 +79,7 @@ static enum status ask_workers(struct planned *planned) {
     if (count == 0)
         return STATUS_OK;
     enum status status =
-        cluster_connect(addresses, count, planned->fingerprint, &planned->connections);
+        cluster_connect(addresses, count, planned->fingerprint, false, &planned->connections);
     return status ? status : cluster_measure(planned->connections, &work, NULL, NULL);
 }
 

@@ -15,7 +15,7 @@
 
 struct failover {
     struct failover_options options;
-    uint64_t *memory_bytes; /* (holders) */
+    uint64_t *memory_bytes; /* (holders) for shards */
     uint32_t *asked;        /* (holders) shards that each was asked to hold */
     bool *can_hold;         /* (holders) */
     struct repair_result repair;
@@ -36,7 +36,6 @@ enum status failover_create(const struct failover_options *options, struct failo
         failover_destroy(failover);
         return STATUS_NO_MEMORY;
     }
-    memcpy(failover->memory_bytes, options->memory_bytes, count * sizeof *options->memory_bytes);
     for (uint32_t h = 0; h < count; h++)
         failover->asked[h] = options->placement->held[h].count;
     *out = failover;
@@ -137,9 +136,15 @@ enum status failover_react(struct failover *failover) {
     if (!holders->has_changed || failover->options.timeout_s == 0)
         return STATUS_OK;
     holders->has_changed = false;
-    for (uint32_t h = 0; h < holders->count; h++)
-        failover->can_hold[h] =
-            h >= holders->workers || (holders->all[h].connection && !holders->all[h].leaving);
+    for (uint32_t h = 0; h < holders->count; h++) {
+        bool is_here = h >= holders->workers;
+        bool serves = is_here || holders->all[h].connection;
+        failover->can_hold[h] = serves && !holders->all[h].leaving;
+        /* A worker may have joined since. */
+        if (serves)
+            failover->memory_bytes[h] = is_here ? failover->options.local_bytes
+                                                : cluster_worker(holders->cluster, h)->memory_bytes;
+    }
     const struct repair_input input = {failover->can_hold, failover->memory_bytes};
     enum status status = repair_placement(failover->options.placement, &input, &failover->repair);
     if (status)

@@ -20,8 +20,8 @@ struct failover_options {
     struct holders *holders;
     const struct weights *weights; /* for what this process is to hold */
     struct threads *threads;
-    const uint64_t *memory_bytes; /* (holders) for shards; copied */
-    uint32_t timeout_s;           /* that a needed expert may be without a holder; 0: it may not */
+    uint64_t local_bytes; /* of memory for shards that this process holds */
+    uint32_t timeout_s;   /* that a needed expert may be without a holder; 0: it may not */
 };
 
 /* The pointers must outlive it; the caller destroys it. Errors: STATUS_NO_MEMORY. */

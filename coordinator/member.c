@@ -66,16 +66,25 @@ static void say_goodbye(struct member *member) {
     channel_finish(member->channel);
 }
 
-/* Whether to go on without the worker for now; the mutex is held. During the first loading that is
- * not so where the reason lies here, or with the assignment, which the worker refuses. */
+/* Whether to go on without the worker for now; the mutex is held. Until all is loaded that is not
+ * so where the reason lies here or in the configuration, or where the worker refuses its
+ * assignment.
+ */
 static bool may_return(const struct member *member, enum status status) {
     const struct cluster *cluster = member->cluster;
-    if (cluster->is_loaded)
+    if (cluster->is_loaded || !cluster->tolerates_loss)
+        return cluster->is_loaded;
+    switch (status) {
+    case STATUS_CONNECTION:
+    case STATUS_TIMEOUT:
         return true;
-    bool is_loss = status == STATUS_CONNECTION || status == STATUS_PROTOCOL ||
-                   status == STATUS_TIMEOUT ||
-                   (status == STATUS_REFUSED && member->state < MEMBER_LOADING);
-    return is_loss && cluster->may_load && cluster->load.tolerates_loss;
+    case STATUS_PROTOCOL:
+        return cluster->may_load || member->state > MEMBER_GREETING;
+    case STATUS_REFUSED:
+        return cluster->may_load && member->state < MEMBER_LOADING;
+    default:
+        return false;
+    }
 }
 
 /* Gives up on a worker without a line of its own; only the first call counts. */
@@ -93,6 +102,7 @@ static void lose(struct member *member, enum status status) {
                                                                      : RECONNECT_MAX_MS;
     member->slots = 0;
     member->serves = member->silent = member->leaving = member->dropped = member->dismissed = false;
+    member->to_measure = false;
     if (member->data_fd >= 0)
         close(member->data_fd);
     member->data_fd = -1;
@@ -303,13 +313,12 @@ static void begin_serving(struct member *member, int data_fd) {
         member->data_fd = data_fd;
         member->session++;
     }
-    uint32_t session = member->session;
     pthread_mutex_unlock(&cluster->mutex);
     atomic_store(&member->alive, true);
     set_state(member, MEMBER_SERVING);
-    if (data_fd >= 0 && session > 1)
-        log_warning("worker %s is back with %" PRIu32 " shards", member->info.address,
-                    member->asked);
+    if (data_fd >= 0 && member->reconnect_ms > 0)
+        log_warning("worker %s %s with %" PRIu32 " shards", member->info.address,
+                    member->session > 1 ? "is back" : "joins", member->asked);
     member_advance(member);
 }
 
@@ -538,7 +547,7 @@ static void reconnect(struct member *member) {
     if (member->channel || elapsed_ms(member->since_ns) < member->reconnect_ms)
         return;
     pthread_mutex_lock(&member->cluster->mutex);
-    bool wanted = may_return(member, STATUS_CONNECTION);
+    bool wanted = member->cluster->may_load && may_return(member, STATUS_CONNECTION);
     member->bytes_done = 0;
     pthread_mutex_unlock(&member->cluster->mutex);
     if (!wanted)

@@ -63,7 +63,7 @@ struct cluster {
     uv_async_t bell; /* rung by the engine's thread when it has a wish */
     uv_timer_t timer;
     pthread_t thread;
-    bool has_thread;
+    bool has_thread, tolerates_loss;
     uint64_t fingerprint;
     struct machine_work work; /* to measure */
     struct cluster_load_options load;

@@ -53,7 +53,7 @@ static bool copy_figures(struct planning *planning) {
         }
         const struct planning_worker *worker = &input->workers[h];
         planning->memory_bytes[h] = worker->memory_bytes;
-        known &= worker->figures && worker->link;
+        known &= (worker->figures && worker->link) || worker->memory_bytes == 0;
         if (!worker->figures || !worker->link)
             continue;
         planning->machines[h] = *worker->figures;

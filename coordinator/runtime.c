@@ -115,6 +115,7 @@ static enum status connect_workers(struct runtime *runtime) {
         log_error("--workers, --cluster and --local-workers exclude each other; give one of them");
         return STATUS_USAGE;
     }
+    bool tolerates_loss = options->worker_timeout_s > 0;
     enum status status = weights_fingerprint(runtime->weights, &runtime->fingerprint);
     if (status)
         return status;
@@ -122,14 +123,15 @@ static enum status connect_workers(struct runtime *runtime) {
         if ((status = start_local_workers(runtime)))
             return status;
         return cluster_connect(local_workers_addresses(runtime->local_workers),
-                               options->local_workers, runtime->fingerprint, &runtime->cluster);
+                               options->local_workers, runtime->fingerprint, tolerates_loss,
+                               &runtime->cluster);
     }
     status = options->workers ? worker_list_split(options->workers, &runtime->worker_list)
                               : worker_list_read(options->cluster, &runtime->worker_list);
     if (status)
         return status;
     return cluster_connect(runtime->worker_list.addresses, runtime->worker_list.count,
-                           runtime->fingerprint, &runtime->cluster);
+                           runtime->fingerprint, tolerates_loss, &runtime->cluster);
 }
 
 /* Asks the workers that no file describes how fast they are. Those on this machine share it, so
@@ -147,7 +149,8 @@ static enum status measure_workers(struct runtime *runtime) {
     enum status status =
         cluster_measure(runtime->cluster, &work, wanted, runtime->options.transport);
     for (uint32_t w = 0; w < cluster_size(runtime->cluster) && !status; w++)
-        worker_report_log(cluster_worker(runtime->cluster, w));
+        if (cluster_is_alive(runtime->cluster, w))
+            worker_report_log(cluster_worker(runtime->cluster, w));
     return status;
 }
 
@@ -188,12 +191,15 @@ static uint32_t context_positions(const struct runtime *runtime) {
 }
 
 /* What the workers said of themselves; figures as far as they are known. Returns whether all are.
- */
+ * Workers that are not there offer no memory. */
 static bool list_workers(const struct runtime *runtime, struct planning_worker *out) {
     uint32_t count = runtime->cluster ? cluster_size(runtime->cluster) : 0;
     bool known = count > 0 && !runtime->options.local_workers;
     for (uint32_t w = 0; w < count; w++) {
         const struct cluster_file *file = &runtime->worker_list.file;
+        out[w] = (struct planning_worker){0};
+        if (!cluster_is_alive(runtime->cluster, w))
+            continue;
         out[w] = planning_worker_of(cluster_worker(runtime->cluster, w),
                                     file->count ? &file->workers[w] : NULL);
         known &= out[w].figures != NULL;
@@ -299,7 +305,6 @@ static enum status load_workers(struct runtime *runtime, struct progress *progre
         .batch_rows = runtime->options.batch_rows,
         .hidden = runtime->shape.hidden,
         .entries_per_row = runtime->shape.experts_per_token * PARTS_PER_HOLDER_MAX,
-        .tolerates_loss = runtime->options.worker_timeout_s > 0,
         .exact = runtime->options.exact,
         .progress = show_bytes_done,
         .context = progress,
@@ -348,21 +353,16 @@ static uint32_t inner_max(const struct model_shape *shape) {
 }
 
 static enum status find_holders(struct runtime *runtime) {
-    uint64_t memory_bytes[HOLDERS_MAX];
     enum status status = holders_create(runtime->cluster, runtime->store,
                                         runtime->options.transport, &runtime->holders);
     if (status)
         return status;
-    for (uint32_t h = 0; h < runtime->holders->count; h++)
-        memory_bytes[h] = h < runtime->holders->workers
-                              ? cluster_worker(runtime->cluster, h)->memory_bytes
-                              : runtime->local_bytes;
     const struct failover_options options = {
         .placement = runtime->placement,
         .holders = runtime->holders,
         .weights = runtime->weights,
         .threads = runtime->threads,
-        .memory_bytes = memory_bytes,
+        .local_bytes = runtime->local_bytes,
         .timeout_s = runtime->options.worker_timeout_s,
     };
     return failover_create(&options, &runtime->failover);

@@ -375,7 +375,7 @@ static void open_dispatch(struct way *way, const char *backend, const char *cons
     check(placement_create(&bench->layout, 1, workers, workers, &placement), "placement");
     for (uint32_t i = 0; i < workers; i++)
         check(placement_add(placement, &(struct shard){0, i, 0, INNER}, i), "placement");
-    check(cluster_connect(addresses, workers, bench->fingerprint, &way->cluster), "workers");
+    check(cluster_connect(addresses, workers, bench->fingerprint, false, &way->cluster), "workers");
     const struct cluster_load_options load = {.placement = placement,
                                               .layouts = &bench->layout,
                                               .weights = bench->weights,
@@ -385,12 +385,10 @@ static void open_dispatch(struct way *way, const char *backend, const char *cons
                                               .entries_per_row = workers};
     check(cluster_load(way->cluster, &load), "workers");
     check(holders_create(way->cluster, NULL, backend, &way->holders), "holders");
-    const uint64_t memory_bytes[PEERS_MAX] = {0};
     const struct failover_options none = {.placement = placement,
                                           .holders = way->holders,
                                           .weights = bench->weights,
-                                          .threads = threads,
-                                          .memory_bytes = memory_bytes};
+                                          .threads = threads};
     check(failover_create(&none, &way->failover), "failover");
     double read_rates[PEERS_MAX];
     for (uint32_t i = 0; i < workers; i++)

@@ -229,6 +229,26 @@ def check_memory(bench):
         return next(line for line in log.splitlines() if "memory too little" in line)
 
 
+def check_joins_late(bench):
+    """A machine that is switched on later is of use: here the only one with room for what another had."""
+    with machines(bench, memory=EXPERTS_BYTES * 16 // 27) as hosts:
+        hosts[2].worker.__exit__()
+        run = Run(bench, hosts, "--placement", "experts", "--replicas", "off")
+        time.sleep(UNDISTURBED_S / 3)
+        hosts[2].start_again()
+        deadline = time.monotonic() + RUN_TIMEOUT_S
+        while "joins with 0 shards" not in run.text():
+            if run.process.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"it does not join: {run.text()[-500:]}")
+            time.sleep(0.02)
+        hosts[0].worker.process.kill()
+        log = run.finish()
+        for part in ("goes on without 1 of 3 workers", f"{hosts[2].link.address} takes over"):
+            if part not in log:
+                raise Failed(f"it does not say '{part}': {log[-600:]}")
+        return next(line for line in log.splitlines() if f"{hosts[2].link.address} takes over" in line)
+
+
 def check_all_lost(bench):
     """All workers are gone at once, and come back."""
     with machines(bench) as hosts:
@@ -295,6 +315,7 @@ def main():
         random_cases(bench, args.rounds, args.seed)
         for name, check in (
             ("memory is short until the worker is back", check_memory),
+            ("a worker joins late", check_joins_late),
             ("all workers are lost and come back", check_all_lost),
             ("nobody comes back", check_gives_up),
             ("an idle worker is drained", check_drain_idle),

@@ -53,8 +53,8 @@ static void on_progress(void *context, uint64_t bytes_done, uint64_t bytes_total
     progress->total = bytes_total;
 }
 
-static enum status load_as(struct cluster *cluster, struct plan_table *table, bool tolerates_loss,
-                           struct progress *progress) {
+static enum status load(struct cluster *cluster, struct plan_table *table,
+                        struct progress *progress) {
     const struct cluster_load_options options = {.placement = &table->placement,
                                                  .layouts = table->layouts,
                                                  .weights = model.weights,
@@ -62,15 +62,9 @@ static enum status load_as(struct cluster *cluster, struct plan_table *table, bo
                                                  .batch_rows = 8,
                                                  .hidden = FIXTURE_HIDDEN,
                                                  .entries_per_row = FIXTURE_TOP_K,
-                                                 .tolerates_loss = tolerates_loss,
                                                  .progress = progress ? on_progress : NULL,
                                                  .context = progress};
     return cluster_load(cluster, &options);
-}
-
-static enum status load(struct cluster *cluster, struct plan_table *table,
-                        struct progress *progress) {
-    return load_as(cluster, table, false, progress);
 }
 
 /* Takes over the worker's new data connection. */
@@ -118,8 +112,9 @@ static void test_loads_and_serves(void **state) {
     for (int round = 0; round < 2; round++) {
         struct cluster *cluster;
         struct progress progress = {0};
-        assert_int_equal(cluster_connect(addresses, PLAN_HOLDERS_MAX, model.fingerprint, &cluster),
-                         STATUS_OK);
+        assert_int_equal(
+            cluster_connect(addresses, PLAN_HOLDERS_MAX, model.fingerprint, false, &cluster),
+            STATUS_OK);
         assert_int_equal(cluster_size(cluster), PLAN_HOLDERS_MAX);
         for (uint32_t i = 0; i < PLAN_HOLDERS_MAX; i++) {
             const struct worker_info *info = cluster_worker(cluster, i);
@@ -155,7 +150,7 @@ static void test_stays_connected(void **state) {
     deal(&table, 1);
     worker_start(&worker, FIXTURE_MODEL, 8 << 20);
     const char *addresses[] = {daemon_address(worker.daemon)};
-    assert_int_equal(cluster_connect(addresses, 1, model.fingerprint, &cluster), STATUS_OK);
+    assert_int_equal(cluster_connect(addresses, 1, model.fingerprint, false, &cluster), STATUS_OK);
     nanosleep(&(struct timespec){.tv_sec = 5}, NULL);
     assert_true(cluster_is_alive(cluster, 0));
     assert_int_equal(load(cluster, &table, NULL), STATUS_OK);
@@ -256,7 +251,7 @@ static void test_ships_large_shards(void **state) {
                                                  .context = &progress};
     worker_start(&worker, NULL, 64 << 20);
     const char *addresses[] = {daemon_address(worker.daemon)};
-    assert_int_equal(cluster_connect(addresses, 1, fingerprint, &cluster), STATUS_OK);
+    assert_int_equal(cluster_connect(addresses, 1, fingerprint, false, &cluster), STATUS_OK);
     assert_int_equal(cluster_load(cluster, &options), STATUS_OK);
     assert_int_equal(progress.done, held.bytes);
     int fd = take_data_fd(cluster, 0);
@@ -267,7 +262,7 @@ static void test_ships_large_shards(void **state) {
     /* The file is cut while shards are shipped: the line names the file. */
     assert_int_equal(truncate(path, LARGE_BYTES), 0);
     shards[1].begin = 16;
-    assert_int_equal(cluster_connect(addresses, 1, fingerprint, &cluster), STATUS_OK);
+    assert_int_equal(cluster_connect(addresses, 1, fingerprint, false, &cluster), STATUS_OK);
     log_file_mark();
     assert_int_not_equal(cluster_load(cluster, &options), STATUS_OK);
     log_file_expect(path);
@@ -295,7 +290,7 @@ static void test_notices_lost_worker(void **state) {
         worker_start(&workers[i], FIXTURE_MODEL, 8 << 20);
         addresses[i] = strdup(daemon_address(workers[i].daemon));
     }
-    assert_int_equal(cluster_connect(addresses, 2, model.fingerprint, &cluster), STATUS_OK);
+    assert_int_equal(cluster_connect(addresses, 2, model.fingerprint, false, &cluster), STATUS_OK);
     assert_int_equal(load(cluster, &table, NULL), STATUS_OK);
     log_file_mark();
     worker_stop(&workers[1]);
@@ -356,7 +351,7 @@ static void test_takes_workers_back_and_extends(void **state) {
         snprintf(addresses[i], sizeof addresses[i], "%s", daemon_address(workers[i].daemon));
     }
     const char *const list[] = {addresses[0], addresses[1]};
-    assert_int_equal(cluster_connect(list, 2, model.fingerprint, &cluster), STATUS_OK);
+    assert_int_equal(cluster_connect(list, 2, model.fingerprint, false, &cluster), STATUS_OK);
     assert_int_equal(load(cluster, &table, NULL), STATUS_OK);
     uint32_t slots = table.held[0].count;
     for (uint32_t i = 0; i < 2; i++) {
@@ -395,7 +390,7 @@ static void test_measures(void **state) {
         worker_start(&workers[i], FIXTURE_MODEL, 8 << 20);
         addresses[i] = daemon_address(workers[i].daemon);
     }
-    assert_int_equal(cluster_connect(addresses, 2, model.fingerprint, &cluster), STATUS_OK);
+    assert_int_equal(cluster_connect(addresses, 2, model.fingerprint, false, &cluster), STATUS_OK);
     assert_int_equal(cluster_measure(cluster, &work, wanted, NULL), STATUS_OK);
     assert_false(cluster_worker(cluster, 0)->is_measured);
     const struct worker_info *info = cluster_worker(cluster, 1);
@@ -423,7 +418,7 @@ static void test_lost_before_loading(void **state) {
     deal(&table, 1);
     worker_start(&worker, FIXTURE_MODEL, 8 << 20);
     const char *addresses[] = {daemon_address(worker.daemon)};
-    assert_int_equal(cluster_connect(addresses, 1, model.fingerprint, &cluster), STATUS_OK);
+    assert_int_equal(cluster_connect(addresses, 1, model.fingerprint, false, &cluster), STATUS_OK);
     log_file_mark();
     worker_stop(&worker);
     wait_lost(cluster, 0);
@@ -442,16 +437,17 @@ static void test_memory_and_busy(void **state) {
     deal(&table, 1);
     worker_start(&worker, FIXTURE_MODEL, 1 << 20);
     const char *addresses[] = {daemon_address(worker.daemon)};
-    assert_int_equal(cluster_connect(addresses, 1, model.fingerprint, &first), STATUS_OK);
+    assert_int_equal(cluster_connect(addresses, 1, model.fingerprint, false, &first), STATUS_OK);
     log_file_mark();
-    assert_int_equal(cluster_connect(addresses, 1, model.fingerprint, &second), STATUS_REFUSED);
+    assert_int_equal(cluster_connect(addresses, 1, model.fingerprint, false, &second),
+                     STATUS_REFUSED);
     log_file_expect("busy with coordinator");
     assert_int_equal(log_file_count("error: "), 1);
     log_file_mark();
     assert_int_equal(load(first, &table, NULL), STATUS_REFUSED);
     log_file_expect("raise its --memory");
     cluster_destroy(first);
-    assert_int_equal(cluster_connect(addresses, 1, model.fingerprint, &second), STATUS_OK);
+    assert_int_equal(cluster_connect(addresses, 1, model.fingerprint, false, &second), STATUS_OK);
     cluster_destroy(second);
     worker_stop(&worker);
 }
@@ -643,7 +639,7 @@ static void expect_failure(enum script script, enum status wanted, const char *p
     log_file_mark();
     impostor_start(&impostor, script);
     const char *addresses[] = {impostor.address};
-    enum status status = cluster_connect(addresses, 1, model.fingerprint, &cluster);
+    enum status status = cluster_connect(addresses, 1, model.fingerprint, false, &cluster);
     if (!status && script >= SCRIPT_MEASURE_CLOSE)
         status =
             cluster_measure(cluster, &(struct machine_work){1u << WEIGHT_BF16, false}, NULL, NULL);
@@ -701,8 +697,8 @@ static void expect_tolerated(enum script script, const char *part) {
     impostor_start(&impostor, script);
     const char *addresses[] = {daemon_address(worker.daemon), impostor.address};
     log_file_mark();
-    assert_int_equal(cluster_connect(addresses, 2, model.fingerprint, &cluster), STATUS_OK);
-    assert_int_equal(load_as(cluster, &table, true, NULL), STATUS_OK);
+    assert_int_equal(cluster_connect(addresses, 2, model.fingerprint, true, &cluster), STATUS_OK);
+    assert_int_equal(load(cluster, &table, NULL), STATUS_OK);
     log_file_expect(part);
     cluster_look(cluster, 1, &look);
     assert_false(look.serves);
@@ -723,7 +719,7 @@ static void test_tolerates_loss_while_loading(void **state) {
 static void expect_connect_failure(const char *address, enum status wanted, const char *part) {
     struct cluster *cluster;
     log_file_mark();
-    assert_int_equal(cluster_connect(&address, 1, 0, &cluster), wanted);
+    assert_int_equal(cluster_connect(&address, 1, 0, false, &cluster), wanted);
     log_file_expect(part);
     log_file_expect(address);
     assert_int_equal(log_file_count("error: "), 1);
@@ -764,6 +760,57 @@ static void test_unreachable(void **state) {
     close(listener);
 }
 
+/* A worker that is not there at first joins with nothing, and takes what it is then given. */
+static void test_joins_late(void **state) {
+    (void)state;
+    const struct shard more[] = {{1, 1, 0, FIXTURE_INNER}, {1, 3, 8, FIXTURE_INNER}};
+    struct worker workers[2];
+    char addresses[2][64];
+    struct cluster *cluster;
+    struct plan_table table;
+    deal(&table, 1);
+    table.placement.holders = 2;
+    for (uint32_t i = 0; i < 2; i++) {
+        worker_start(&workers[i], i == 0 ? FIXTURE_MODEL : NULL, 8 << 20);
+        snprintf(addresses[i], sizeof addresses[i], "%s", daemon_address(workers[i].daemon));
+    }
+    worker_stop(&workers[1]);
+    const char *const list[] = {addresses[0], addresses[1]};
+    log_file_mark();
+    assert_int_equal(cluster_connect(list, 2, model.fingerprint, true, &cluster), STATUS_OK);
+    log_file_expect("goes on without 1 of 2 workers");
+    assert_false(cluster_is_alive(cluster, 1));
+    assert_int_equal(cluster_measure(cluster, &(struct machine_work){0}, NULL, NULL), STATUS_OK);
+    assert_int_equal(load(cluster, &table, NULL), STATUS_OK);
+    expect_sums(cluster, &table, 0);
+    log_file_mark();
+    worker_start_at(&workers[1], addresses[1], NULL, 8 << 20);
+    int fd = wait_serving(cluster, 1, 1, 0);
+    log_file_expect("joins with 0 shards");
+    assert_int_equal(cluster_worker(cluster, 1)->memory_bytes, 8 << 20);
+    assert_int_equal(cluster_extend(cluster, 1, more, 2), STATUS_OK);
+    assert_int_equal(wait_serving(cluster, 1, 1, 2), -1);
+    expect_slots(fd, more, 0);
+    cluster_destroy(cluster);
+    for (uint32_t i = 0; i < 2; i++)
+        worker_stop(&workers[i]);
+}
+
+/* Somebody has to be there, and what is there has to be a worker. */
+static void test_absence_that_is_not_tolerated(void **state) {
+    (void)state;
+    struct impostor impostor;
+    struct cluster *cluster;
+    const char *const nobody[] = {"127.0.0.1:1", "127.0.0.1:2"};
+    log_file_mark();
+    assert_int_equal(cluster_connect(nobody, 2, 0, true, &cluster), STATUS_CONNECTION);
+    assert_int_equal(log_file_count("error: "), 2);
+    impostor_start(&impostor, SCRIPT_HTTP);
+    const char *const server[] = {"127.0.0.1:1", impostor.address};
+    assert_int_equal(cluster_connect(server, 2, 0, true, &cluster), STATUS_PROTOCOL);
+    impostor_stop(&impostor);
+}
+
 /* One bad address among good ones: the good worker is free again at once. */
 static void test_one_of_two_unreachable(void **state) {
     (void)state;
@@ -772,10 +819,10 @@ static void test_one_of_two_unreachable(void **state) {
     worker_start(&worker, NULL, 1 << 20);
     const char *addresses[] = {daemon_address(worker.daemon), "127.0.0.1:1"};
     log_file_mark();
-    assert_int_equal(cluster_connect(addresses, 2, 0, &cluster), STATUS_CONNECTION);
+    assert_int_equal(cluster_connect(addresses, 2, 0, false, &cluster), STATUS_CONNECTION);
     assert_int_equal(log_file_count("worker 127.0.0.1:1: connection refused"), 1);
     assert_int_equal(log_file_count("error: "), 1);
-    assert_int_equal(cluster_connect(addresses, 1, 0, &cluster), STATUS_OK);
+    assert_int_equal(cluster_connect(addresses, 1, 0, false, &cluster), STATUS_OK);
     cluster_destroy(cluster);
     worker_stop(&worker);
 }
@@ -801,6 +848,8 @@ int main(void) {
         cmocka_unit_test(test_notices_lost_worker),
         cmocka_unit_test(test_takes_workers_back_and_extends),
         cmocka_unit_test(test_tolerates_loss_while_loading),
+        cmocka_unit_test(test_joins_late),
+        cmocka_unit_test(test_absence_that_is_not_tolerated),
         cmocka_unit_test(test_measures),
         cmocka_unit_test(test_lost_before_loading),
         cmocka_unit_test(test_memory_and_busy),

@@ -278,6 +278,36 @@ static void test_unknown_figures(void **state) {
     fixture_cleanup(&f);
 }
 
+/* A worker that is not there is as if it were not in the list: nothing is put on it, and the others
+ * are planned for by what is known of them. */
+static void test_absent_worker(void **state) {
+    (void)state;
+    struct plan_fixture f;
+    struct model_shape shape = fixture_shape_lite();
+    struct machine_figures machine = fixture_machine(64, 20, 200);
+    const struct link_figures link = fixture_link(10, 60);
+    for (int kind = 0; kind < 3; kind++) {
+        struct cost_prediction with, without;
+        fixture_init(&f, &shape, "q4_0", 3, &machine, &link, 2);
+        f.input.kind = (enum placement_kind)kind;
+        assert_int_equal(fixture_plan(&f), STATUS_OK);
+        f.workers[1].memory_bytes = 0;
+        f.list[1] = (struct planning_worker){0};
+        planning_destroy(f.planning);
+        assert_int_equal(planning_create(&f.input, &f.planning), STATUS_OK);
+        fixture_check(&f);
+        assert_int_equal(fixture_placement(&f)->held[1].count, 0);
+        assert_true(planning_predict(f.planning, &f.input.decode, &with));
+        f.list[1] = f.list[2];
+        f.input.worker_count = 2;
+        planning_destroy(f.planning);
+        assert_int_equal(planning_create(&f.input, &f.planning), STATUS_OK);
+        assert_true(planning_predict(f.planning, &f.input.decode, &without));
+        assert_true(fabs(with.step_s - without.step_s) < 0.02 * without.step_s);
+        fixture_cleanup(&f);
+    }
+}
+
 /* What a file says goes before what was measured, and of memory the smaller one counts. */
 static void test_what_is_known_of_a_worker(void **state) {
     (void)state;
@@ -384,6 +414,7 @@ int main(void) {
         cmocka_unit_test(test_replicas_pay),
         cmocka_unit_test(test_forced_kinds_use_every_machine),
         cmocka_unit_test(test_unknown_figures),
+        cmocka_unit_test(test_absent_worker),
         cmocka_unit_test(test_what_is_known_of_a_worker),
         cmocka_unit_test(test_wire),
         cmocka_unit_test(test_overlap),
