@@ -24,6 +24,7 @@
 #include "common/transport/transport.h"
 
 #define MESSAGE_BYTES_MAX 4000000
+#define SOCKET_BYTES      200000 /* that a socket takes in each direction, about */
 
 /* Test messages open with their length; lengths over four million are refused. */
 static enum status message_bytes(const void *header, const char *peer, size_t *out) {
@@ -45,14 +46,22 @@ static struct transport *open_transport(const char *backend) {
 }
 
 /* Two ends of one TCP connection. */
+/* By itself the system may one day take megabytes that nobody reads. */
+static int open_socket(void) {
+    int fd = socket(AF_INET, SOCK_STREAM, 0), bytes = SOCKET_BYTES;
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes), 0);
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes), 0);
+    return fd;
+}
+
 static void connect_pair(int ends[2]) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;
-    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    int listener = open_socket(); /* what it accepts inherits its buffers */
     assert_int_equal(bind(listener, (struct sockaddr *)&address, length), 0);
     assert_int_equal(listen(listener, 1), 0);
     assert_int_equal(getsockname(listener, (struct sockaddr *)&address, &length), 0);
-    ends[0] = socket(AF_INET, SOCK_STREAM, 0);
+    ends[0] = open_socket();
     assert_int_equal(connect(ends[0], (struct sockaddr *)&address, length), 0);
     ends[1] = accept(listener, NULL, NULL);
     assert_true(ends[1] >= 0);
