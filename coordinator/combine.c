@@ -62,6 +62,11 @@ static enum status check_reply(struct dispatch *dispatch, uint32_t holder, const
     return STATUS_OK;
 }
 
+static void count_busy(struct dispatch *dispatch, uint32_t holder, double busy_s) {
+    dispatch->stats[holder].busy_s += busy_s;
+    dispatch->window->busy_s[holder] += busy_s;
+}
+
 static void take_completion(struct dispatch *dispatch, const struct completion *completion) {
     uint32_t holder = holders_find(dispatch->holders, completion->connection);
     if (holder == dispatch->holders->count)
@@ -80,7 +85,7 @@ static void take_completion(struct dispatch *dispatch, const struct completion *
             holders_lose(dispatch->holders, holder, NULL);
             return;
         }
-        dispatch->stats[holder].busy_s += header.busy_us * 1e-6;
+        count_busy(dispatch, holder, header.busy_us * 1e-6);
         dispatch->stats[holder].bytes_in += completion->bytes;
         statistics_load(dispatch->statistics, holder, header.layer)->bytes_in += completion->bytes;
         trace_worker(dispatch->trace, holder, header.layer, ticket->parts[holder].sent_ns,
@@ -195,7 +200,7 @@ static void compute_here(struct dispatch *dispatch, struct ticket *ticket, float
     expert_forward(dispatch->workspace, ticket->work.x, ticket->tasks, ticket->task_count, out);
     trace_work(dispatch->trace, "own experts", ticket->work.layer, started_ns);
     if (dispatch->holders->store)
-        dispatch->stats[dispatch->holders->workers].busy_s += clock_elapsed_s(started_ns);
+        count_busy(dispatch, dispatch->holders->workers, clock_elapsed_s(started_ns));
 }
 
 enum status combine_await(struct dispatch *dispatch, struct ticket *ticket, float *out) {

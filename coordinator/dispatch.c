@@ -14,6 +14,9 @@
 #include "common/log.h"
 #include "proto/wire.h"
 
+/* How long holders are watched before their load is balanced. */
+#define BALANCE_WINDOW_S 5.0
+
 /* A COMBINE frame of the largest batch, or an ERROR frame. */
 static size_t reply_bytes_max(const struct dispatch *dispatch) {
     size_t combine = wire_combine_bytes(dispatch->rows_max, dispatch->hidden, dispatch->format);
@@ -51,8 +54,9 @@ static enum status take_memory(struct dispatch *dispatch) {
     dispatch->copy_of = arena_take(arena, dispatch->placement->experts, sizeof *dispatch->copy_of);
     dispatch->loads = arena_take(arena, holders, sizeof *dispatch->loads);
     dispatch->read_rates = arena_take(arena, holders, sizeof *dispatch->read_rates);
+    dispatch->measured_rates = arena_take(arena, holders, sizeof *dispatch->measured_rates);
     if (!dispatch->stats || !dispatch->by_expert || !dispatch->expert_first || !dispatch->copy_of ||
-        !dispatch->loads || !dispatch->read_rates)
+        !dispatch->loads || !dispatch->read_rates || !dispatch->measured_rates)
         return STATUS_NO_MEMORY;
     for (uint32_t t = 0; t < TICKETS_MAX; t++) {
         struct ticket *ticket = &dispatch->tickets[t];
@@ -105,13 +109,16 @@ enum status dispatch_create(const struct dispatch_options *options, struct dispa
     enum status status = statistics_create(options->placement->holders, options->placement->layers,
                                            &dispatch->statistics);
     if (!status)
+        status = load_window_create(options->placement->holders, options->placement->layers,
+                                    options->placement->experts, &dispatch->window);
+    if (!status)
         status = take_memory(dispatch);
     if (status)
         log_error("not enough memory to dispatch %u rows; lower --batch-tokens", options->rows_max);
     for (uint32_t h = 0; status == STATUS_OK && h < options->placement->holders; h++) {
         dispatch->stats[h].address = options->holders->all[h].address;
-        dispatch->stats[h].shards = options->placement->held[h].count;
         dispatch->read_rates[h] = options->read_rates[h];
+        dispatch->measured_rates[h] = 0;
     }
     if (status) {
         dispatch_destroy(dispatch);
@@ -125,6 +132,7 @@ enum status dispatch_create(const struct dispatch_options *options, struct dispa
 void dispatch_destroy(struct dispatch *dispatch) {
     if (!dispatch)
         return;
+    load_window_destroy(dispatch->window);
     statistics_destroy(dispatch->statistics);
     arena_destroy(dispatch->arena);
     free(dispatch);
@@ -339,6 +347,35 @@ enum status dispatch_resend(struct dispatch *dispatch, struct ticket *ticket) {
     return STATUS_OK;
 }
 
+static double ffn_bytes(const struct expert *ffn) {
+    const struct matrix *parts[] = {&ffn->gate, &ffn->up, &ffn->down};
+    double bytes = 0;
+    for (int i = 0; i < 3; i++)
+        bytes += (double)matrix_bytes(parts[i]->format, parts[i]->rows, parts[i]->columns);
+    return bytes;
+}
+
+/* What the chosen copies and the coordinator's own part of the layer have holders read. */
+static void count_reads(struct dispatch *dispatch, const struct dispatch_work *work) {
+    struct load_window *window = dispatch->window;
+    const struct shard_layout *layout = &dispatch->placement->layouts[work->layer];
+    for (uint32_t expert = 0; expert < dispatch->placement->experts; expert++) {
+        if (dispatch->expert_first[expert] == dispatch->expert_first[expert + 1])
+            continue;
+        uint32_t begin, end;
+        const struct expert_places *places =
+            copy_in_use(dispatch, work->layer, expert, &begin, &end);
+        window->uses[(size_t)work->layer * window->experts + expert]++;
+        for (uint32_t i = begin; i < end; i++) {
+            const struct shard shard = {.begin = places->parts[i].begin,
+                                        .end = places->parts[i].end};
+            window->read_bytes[places->parts[i].holder] += (double)shard_bytes(layout, &shard);
+        }
+    }
+    if (work->local_ffn && dispatch->holders->store)
+        window->read_bytes[dispatch->holders->workers] += ffn_bytes(work->local_ffn);
+}
+
 static void count_visits(struct dispatch *dispatch, const struct ticket *ticket) {
     for (uint32_t row = 0; row < ticket->work.rows; row++) {
         uint32_t visited = 0;
@@ -352,16 +389,42 @@ static void count_visits(struct dispatch *dispatch, const struct ticket *ticket)
     }
 }
 
+/* Now and then: what holders did lately decides which copies are taken from now on, and whether
+ * others are made. */
+static enum status balance(struct dispatch *dispatch) {
+    struct load_window *window = dispatch->window;
+    double window_s = clock_elapsed_s(window->since_ns), slowest = 0;
+    if (window_s < BALANCE_WINDOW_S)
+        return STATUS_OK;
+    load_window_rates(window, window_s, dispatch->measured_rates);
+    for (uint32_t h = 0; h < window->holders; h++)
+        if (dispatch->measured_rates[h] > 0 &&
+            (slowest == 0 || dispatch->measured_rates[h] < slowest))
+            slowest = dispatch->measured_rates[h];
+    for (uint32_t h = 0; h < window->holders && slowest > 0; h++)
+        dispatch->read_rates[h] =
+            dispatch->measured_rates[h] > 0 ? dispatch->measured_rates[h] : slowest;
+    enum status status = STATUS_OK;
+    if (slowest > 0)
+        status = failover_balance(dispatch->failover, window, window_s, dispatch->read_rates);
+    load_window_reopen(window);
+    return status;
+}
+
 enum status dispatch_send(struct dispatch *dispatch, const struct dispatch_work *work,
                           struct ticket **out) {
     if (dispatch->failed)
         return STATUS_CONNECTION;
+    enum status status = balance(dispatch);
+    if (status)
+        return status;
     struct ticket *ticket = open_ticket(dispatch);
     ticket->in_use = true;
     ticket->work = *work;
-    enum status status = dispatch_resend(dispatch, ticket);
+    status = dispatch_resend(dispatch, ticket);
     if (status)
         return status;
+    count_reads(dispatch, work);
     count_visits(dispatch, ticket);
     *out = ticket;
     return STATUS_OK;

@@ -16,6 +16,7 @@
 #include "coordinator/failover.h"
 #include "coordinator/holders.h"
 #include "coordinator/placement.h"
+#include "coordinator/rebalance.h"
 #include "coordinator/statistics.h"
 #include "coordinator/trace.h"
 #include "proto/wire.h"
@@ -56,7 +57,7 @@ struct ticket {
 /* Figures of one holder since the start, for the user. */
 struct holder_stats {
     const char *address; /* of a worker, or "in process" */
-    uint32_t shards;
+    uint32_t shards;     /* that it holds or is to hold now */
     uint64_t rows;
     double busy_s;
     uint64_t bytes_out, bytes_in; /* as the coordinator sees it: out is to the worker */
@@ -75,11 +76,13 @@ struct dispatch {
     enum wire_format format;
     struct ticket tickets[TICKETS_MAX];
     uint64_t sequence;
-    uint32_t *expert_first;     /* (experts + 1) into by_expert */
-    uint32_t *by_expert;        /* (rows_max * k) row * k + choice, sorted by expert, then row */
-    uint32_t *copy_of;          /* (experts) the copy in use, as its first part */
-    double *loads;              /* (holders) time to read the current ticket's weights */
-    double *read_rates;         /* (holders) relative to each other */
+    uint32_t *expert_first; /* (experts + 1) into by_expert */
+    uint32_t *by_expert;    /* (rows_max * k) row * k + choice, sorted by expert, then row */
+    uint32_t *copy_of;      /* (experts) the copy in use, as its first part */
+    double *loads;          /* (holders) time to read the current ticket's weights */
+    double *read_rates;     /* (holders) relative to each other; planned, then measured */
+    double *measured_rates; /* (holders) in bytes per second; 0: not yet */
+    struct load_window *window;
     bool failed;                /* an expert found no holder in time: it ends here */
     struct holder_stats *stats; /* (holders) */
     struct statistics *statistics;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/cluster_limits.h"
 #include "common/config.h"
 #include "common/log.h"
 #include "coordinator/repair.h"
@@ -12,6 +13,11 @@
 /* How long a wait looks away, and how often it tells of its progress. */
 #define WAIT_MS  250
 #define REPORT_S 5.0
+
+/* How fast a worker is taken to read its own copy of the model, and to receive shards over a link
+ * that was not measured. */
+#define COPY_BYTES_PER_S 0.5e9
+#define LINK_BYTES_PER_S 0.1e9
 
 struct failover {
     struct failover_options options;
@@ -68,7 +74,7 @@ static enum status extend_here(struct failover *failover, const struct shard *sh
 
 /* Gives holders what the placement has for them beyond what they were asked for: workers first,
  * which load on their own. */
-static enum status extend_holders(struct failover *failover) {
+static enum status extend_holders(struct failover *failover, enum log_level level) {
     struct holders *holders = failover->options.holders;
     enum status status = STATUS_OK;
     for (uint32_t h = 0; h < holders->count && !status; h++) {
@@ -82,7 +88,8 @@ static enum status extend_holders(struct failover *failover) {
             bytes += shard_bytes(&failover->options.placement->layouts[held->shards[i].layer],
                                  &held->shards[i]);
         config_format_size(bytes, size);
-        log_warning("%s takes over %" PRIu32 " shards (%s)", holders->all[h].address, count, size);
+        log_write(level, "%s takes over %" PRIu32 " shards (%s)", holders->all[h].address, count,
+                  size);
         failover->asked[h] = held->count;
         status = h < holders->workers
                      ? cluster_extend(holders->cluster, h, held->shards + first, count)
@@ -151,10 +158,64 @@ enum status failover_react(struct failover *failover) {
         return status;
     if (failover->repair.homeless > homeless)
         report_missing(failover);
-    status = extend_holders(failover);
+    status = extend_holders(failover, LOG_WARNING);
     if (!status)
         dismiss_leaving(failover);
     return status;
+}
+
+/* How fast shards would get to each holder; 0: it is not to be given any. */
+static void find_arrival_rates(const struct failover *failover, double *rates) {
+    const struct holders *holders = failover->options.holders;
+    for (uint32_t h = 0; h < holders->count; h++) {
+        rates[h] = 0;
+        /* This process would load them while the generation waits. */
+        if (h >= holders->workers || !holders->all[h].connection || holders->all[h].silent)
+            continue;
+        const struct worker_info *info = cluster_worker(holders->cluster, h);
+        rates[h] = info->has_model     ? COPY_BYTES_PER_S
+                   : info->is_measured ? info->link.to_bytes_per_s
+                                       : LINK_BYTES_PER_S;
+    }
+}
+
+/* Whether somebody is lost, about to leave, or still has to load what it was given. */
+static bool is_unsettled(const struct failover *failover) {
+    const struct holders *holders = failover->options.holders;
+    for (uint32_t h = 0; h < holders->count; h++)
+        if (holders->all[h].leaving ||
+            holders->served[h] < failover->options.placement->held[h].count)
+            return true;
+    return false;
+}
+
+static void report_balance(const struct failover *failover, const struct load_window *window,
+                           double window_s, const struct rebalance_result *result) {
+    const struct holder *all = failover->options.holders->all;
+    char size[CONFIG_SIZE_TEXT];
+    config_format_size(result->bytes, size);
+    log_info(
+        "in the last %.1f s %s computed for %.0f %% of the time, %s for %.0f %%: the latter gets "
+        "copies of %" PRIu32 " experts (%s), which arrive within %.1f s and are to save %.0f %%",
+        window_s, all[result->from].address, 100 * window->busy_s[result->from] / window_s,
+        all[result->to].address, 100 * window->busy_s[result->to] / window_s, result->copies, size,
+        result->arrival_s, 100 * result->saved_s / window_s);
+}
+
+enum status failover_balance(struct failover *failover, const struct load_window *window,
+                             double window_s, const double *rates) {
+    if (!failover->options.balances || failover->options.timeout_s == 0 || is_unsettled(failover))
+        return STATUS_OK;
+    double arrival_rates[HOLDERS_MAX];
+    struct rebalance_result result;
+    const struct rebalance_input input = {window, window_s, rates, arrival_rates,
+                                          failover->memory_bytes};
+    find_arrival_rates(failover, arrival_rates);
+    enum status status = rebalance_placement(failover->options.placement, &input, &result);
+    if (status || result.copies == 0)
+        return status;
+    report_balance(failover, window, window_s, &result);
+    return extend_holders(failover, LOG_DEBUG);
 }
 
 static void report_waiting(struct failover *failover, uint32_t layer) {

@@ -12,6 +12,7 @@
 #include "common/weights/weights.h"
 #include "coordinator/holders.h"
 #include "coordinator/placement.h"
+#include "coordinator/rebalance.h"
 
 struct failover;
 
@@ -21,6 +22,7 @@ struct failover_options {
     const struct weights *weights; /* for what this process is to hold */
     struct threads *threads;
     uint64_t local_bytes; /* of memory for shards that this process holds */
+    bool balances;        /* adds copies where failover_balance finds that they gain */
     uint32_t timeout_s;   /* that a needed expert may be without a holder; 0: it may not */
 };
 
@@ -32,6 +34,12 @@ void failover_destroy(struct failover *failover);
  * want to leave and whose shards others serve. What this process is to hold it loads at once.
  * Errors: STATUS_NO_MEMORY, those of loading. */
 enum status failover_react(struct failover *failover);
+
+/* Has a worker load copies of experts where what holders did in the last `window_s` seconds shows
+ * that this gains (see rebalance.h); `rates` (holders) as there. Only while nobody is lost, leaves
+ * or loads. Errors: STATUS_NO_MEMORY. */
+enum status failover_balance(struct failover *failover, const struct load_window *window,
+                             double window_s, const double *rates);
 
 /* An expert of `layer` that is needed has no served copy. Says what it waits for, waits a moment
  * for something to change and takes that over. Errors: STATUS_CONNECTION (nobody came to hold it in

@@ -363,6 +363,8 @@ static enum status find_holders(struct runtime *runtime) {
         .weights = runtime->weights,
         .threads = runtime->threads,
         .local_bytes = runtime->local_bytes,
+        .balances = runtime->cluster && !runtime->options.local_workers && !runtime->node_limit &&
+                    planning_replicas(runtime->options.replicas) != REPLICAS_NONE,
         .timeout_s = runtime->options.worker_timeout_s,
     };
     return failover_create(&options, &runtime->failover);
@@ -507,8 +509,10 @@ const struct outline *runtime_outline(const struct runtime *runtime) {
 
 size_t runtime_holder_stats(const struct runtime *runtime, struct holder_stats *out, size_t max) {
     size_t holders = runtime->placement->holders;
-    for (size_t h = 0; h < holders && h < max; h++)
+    for (size_t h = 0; h < holders && h < max; h++) {
         out[h] = runtime->dispatch->stats[h];
+        out[h].shards = runtime->placement->held[h].count;
+    }
     return holders;
 }
 

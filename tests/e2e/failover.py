@@ -28,6 +28,7 @@ DELAY_S = 0.001
 UNDISTURBED_S = 1.2  # within which a run is surely at work: loading, the prompt and the answer
 RUN_TIMEOUT_S = 90
 EXPERTS_BYTES = 6 << 20
+BALANCED_TOKENS, BALANCED_S = 1000, 8  # long enough for load to be looked at, which it is every five seconds
 
 
 class Link(peers.Peer):
@@ -158,7 +159,8 @@ class Run:
 
     def __init__(self, bench, hosts, *args):
         self.bench, self.log = bench, bench.path("run.log")
-        addresses = ",".join(machine.link.address for machine in hosts)
+        self.started = time.monotonic()
+        addresses = ",".join(host if isinstance(host, str) else host.link.address for host in hosts)
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 command(bench, "--verbose", "--memory", "0", "--workers", addresses, *args),
@@ -249,6 +251,29 @@ def check_joins_late(bench):
         return next(line for line in log.splitlines() if f"{hosts[2].link.address} takes over" in line)
 
 
+def check_balance(bench):
+    """A worker that joins is soon given copies of what the other one computes, and tokens stay the same."""
+    tokens = ["--max-tokens", str(BALANCED_TOKENS)]
+    reference = subprocess.Popen(command(bench, *tokens), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with machines(bench) as hosts:
+        hosts[1].worker.__exit__()
+        # Without the links, so that computing is what takes time.
+        run = Run(bench, [machine.worker.address for machine in hosts[:2]], "--placement", "experts", *tokens)
+        hosts[1].start_again()
+        status, out = run.end()
+        ids, _ = reference.communicate(timeout=RUN_TIMEOUT_S)
+        if status or ids_of(out) != ids_of(ids):
+            raise Failed(f"exit status {status}, or other tokens: {run.text()[-800:]}")
+        lines = [line for line in run.text().splitlines() if "gets copies of" in line]
+        helper = json.loads(out)["stats"]["workers"][1]
+        if not lines and time.monotonic() - run.started < BALANCED_S:
+            print("skipped the balance of load: the run was over before it was looked at")
+            return None
+        if not lines or helper["experts"] == 0 or helper["rows"] == 0:
+            raise Failed(f"no copies were made: {helper}: {run.text()[-800:]}")
+        return lines[0]
+
+
 def check_all_lost(bench):
     """All workers are gone at once, and come back."""
     with machines(bench) as hosts:
@@ -316,6 +341,7 @@ def main():
         for name, check in (
             ("memory is short until the worker is back", check_memory),
             ("a worker joins late", check_joins_late),
+            ("load moves to a worker that joins", check_balance),
             ("all workers are lost and come back", check_all_lost),
             ("nobody comes back", check_gives_up),
             ("an idle worker is drained", check_drain_idle),
