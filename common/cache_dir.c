@@ -65,8 +65,7 @@ enum status cache_dir_read(const char *directory, const char *name, void *out, s
     return STATUS_OK;
 }
 
-/* Makes the directory and what leads to it; a failure shows when a file is written there. */
-static void make_directory(const char *directory) {
+void cache_dir_make(const char *directory) {
     char path[PATH_MAX];
     if (!join(directory, "", "", path))
         return;
@@ -98,7 +97,7 @@ enum status cache_dir_write(const char *directory, const char *name, const void 
                     directory);
         return STATUS_IO;
     }
-    make_directory(directory);
+    cache_dir_make(directory);
     int fd = mkostemp(temporary, O_CLOEXEC);
     bool written = fd >= 0 && write_all(fd, data, bytes);
     bool renamed = written && rename(temporary, path) == 0;

@@ -1,6 +1,6 @@
-/* A directory for what can be made again: figures of machines. Nothing in it is needed and nothing
- * in it is trusted; where it cannot be used the program goes on without, and says so once in a
- * warning.
+/* A directory for what can be made again: figures of machines, shards. Nothing in it is needed and
+ * nothing in it is trusted; where it cannot be used the program goes on without, and says so once
+ * in a warning.
  *
  * Used by both binaries, from one thread at a time. A directory of NULL is empty and keeps nothing.
  */
@@ -15,6 +15,10 @@
  * warning. */
 enum status cache_dir_read(const char *directory, const char *name, void *out, size_t capacity,
                            size_t *bytes);
+
+/* Makes the directory and what leads to it, where it is missing. A failure shows when a file is
+ * written there. */
+void cache_dir_make(const char *directory);
 
 /* Writes the file `name`, replacing one that is there, in one step: whoever reads it, or starts
  * after this process was ended in the middle, finds the old bytes or the new. Makes the directory

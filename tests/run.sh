@@ -80,6 +80,7 @@ check "unseen models" /usr/bin/python3 tests/e2e/unseen_models.py build/bin/skei
 check "aarch64, emulated" tests/e2e/aarch64.sh &
 check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin
 check "ways in which frames travel" /usr/bin/python3 tests/e2e/transport.py build-asan/bin/skein
+check "shards on disk" /usr/bin/python3 tests/e2e/shard_cache.py build-asan/bin/skein
 check "workers that are lost" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein
 wait
 check "figures of workers that join" /usr/bin/python3 tests/e2e/joining.py build-asan/bin/skein

@@ -105,6 +105,7 @@ static enum status open_resources(struct daemon *daemon, const struct daemon_opt
     session->isa = kernel_get()->name;
     session->weights = daemon->weights;
     session->cache_directory = options->cache;
+    session->cache_bytes_max = options->cache_bytes_max;
     session->transport = options->transport;
     session->drained = on_drained;
     session->context = daemon;

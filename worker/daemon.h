@@ -13,14 +13,15 @@
 struct daemon;
 
 struct daemon_options {
-    const char *listen;    /* HOST:PORT, port 0 for any free one */
-    bool insecure;         /* other addresses than loopback are allowed */
-    unsigned threads;      /* 0: one for each core */
-    uint64_t memory_bytes; /* for shards; 0: nine tenths of what is available */
-    const char *model;     /* the worker's own copy; NULL: everything is shipped */
-    const char *transport; /* of the data plane: one of TRANSPORT_CHOICES; NULL is auto */
-    const char *cache;     /* directory for what can be made again; NULL: none */
-    bool handle_signals;   /* SIGTERM drains, SIGINT or a second signal ends at once */
+    const char *listen;       /* HOST:PORT, port 0 for any free one */
+    bool insecure;            /* other addresses than loopback are allowed */
+    unsigned threads;         /* 0: one for each core */
+    uint64_t memory_bytes;    /* for shards; 0: nine tenths of what is available */
+    const char *model;        /* the worker's own copy; NULL: everything is shipped */
+    const char *transport;    /* of the data plane: one of TRANSPORT_CHOICES; NULL is auto */
+    const char *cache;        /* directory for what can be made again; NULL: none */
+    uint64_t cache_bytes_max; /* for shards there, see shard_cache_open; 0: none are kept */
+    bool handle_signals;      /* SIGTERM drains, SIGINT or a second signal ends at once */
 };
 
 /* Opens the model and listens. The kernels must have been selected. Errors: as listener_create and

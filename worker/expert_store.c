@@ -336,13 +336,31 @@ static enum status pack_slot(const struct expert_store *store, struct slot *slot
     return status ? status : panel_pack_matrix(&slot->expert.down, store->exact);
 }
 
-/* One expert_store_load, shared by the threads of the pool. */
+/* One expert_store_load or _kept, shared by the threads of the pool. */
 struct load {
     struct expert_store *store;
-    const struct weights *weights;
+    const struct weights *weights;     /* either these */
+    const struct shard_cache *cache;   /* or this */
     atomic_uint_least64_t *bytes_done; /* may be NULL */
     atomic_int status;                 /* the first error */
 };
+
+/* STATUS_NOT_FOUND: it is not in the cache. */
+static enum status read_slot(const struct load *load, struct slot *slot) {
+    const struct expert_store *store = load->store;
+    place_slot(slot);
+    if (load->weights) {
+        enum status status = shard_read(load->weights, &store->layouts[slot->shard.layer],
+                                        &slot->shard, slot->storage);
+        return status ? status : pack_slot(store, slot);
+    }
+    if (!shard_cache_read(load->cache, &slot->shard, slot->storage, slot->bytes))
+        return STATUS_NOT_FOUND;
+    panel_adopt_matrix(&slot->expert.gate, store->exact);
+    panel_adopt_matrix(&slot->expert.up, store->exact);
+    panel_adopt_matrix(&slot->expert.down, store->exact);
+    return STATUS_OK;
+}
 
 static void load_slot(void *context, size_t index, unsigned thread) {
     (void)thread;
@@ -350,17 +368,12 @@ static void load_slot(void *context, size_t index, unsigned thread) {
     struct slot *slot = &load->store->slots[index];
     if (slot->filled == slot->bytes || atomic_load(&load->status))
         return;
-    enum status status = STATUS_CANCELLED;
-    if (!atomic_load(&load->store->cancelled)) {
-        const struct shard_layout *layout = &load->store->layouts[slot->shard.layer];
-        place_slot(slot);
-        status = shard_read(load->weights, layout, &slot->shard, slot->storage);
-        if (status == STATUS_OK)
-            status = pack_slot(load->store, slot);
-    }
+    enum status status =
+        atomic_load(&load->store->cancelled) ? STATUS_CANCELLED : read_slot(load, slot);
     if (status) {
         slot->filled = 0;
-        atomic_compare_exchange_strong(&load->status, &(int){STATUS_OK}, (int)status);
+        if (status != STATUS_NOT_FOUND || load->weights)
+            atomic_compare_exchange_strong(&load->status, &(int){STATUS_OK}, (int)status);
         return;
     }
     slot->filled = slot->bytes;
@@ -368,15 +381,30 @@ static void load_slot(void *context, size_t index, unsigned thread) {
         atomic_fetch_add(load->bytes_done, slot->bytes);
 }
 
+static enum status load_slots(struct load *load, struct threads *threads) {
+    atomic_init(&load->status, STATUS_OK);
+    if (threads)
+        threads_run(threads, load->store->count, load_slot, load);
+    for (uint32_t slot = 0; !threads && slot < load->store->count; slot++)
+        load_slot(load, slot, 0);
+    return (enum status)atomic_load(&load->status);
+}
+
 enum status expert_store_load(struct expert_store *store, const struct weights *weights,
                               struct threads *threads, atomic_uint_least64_t *bytes_done) {
     struct load load = {.store = store, .weights = weights, .bytes_done = bytes_done};
-    atomic_init(&load.status, STATUS_OK);
-    if (threads)
-        threads_run(threads, store->count, load_slot, &load);
-    for (uint32_t slot = 0; !threads && slot < store->count; slot++)
-        load_slot(&load, slot, 0);
-    return (enum status)atomic_load(&load.status);
+    return load_slots(&load, threads);
+}
+
+enum status expert_store_load_kept(struct expert_store *store, const struct shard_cache *cache,
+                                   struct threads *threads, atomic_uint_least64_t *bytes_done) {
+    struct load load = {.store = store, .cache = cache, .bytes_done = bytes_done};
+    return load_slots(&load, threads);
+}
+
+bool expert_store_keep(const struct expert_store *store, uint32_t slot, struct shard_cache *cache) {
+    const struct slot *kept = &store->slots[slot];
+    return shard_cache_write(cache, &kept->shard, kept->storage, kept->bytes);
 }
 
 void expert_store_cancel_load(struct expert_store *store) {

@@ -1,5 +1,5 @@
-/* The shards a worker holds: memory within a limit, filled from the worker's own copy of the model
- * or with bytes that the coordinator ships, looked up by slot while serving.
+/* The shards a worker holds: memory within a limit, filled from the worker's own copy of the model,
+ * from its cache, or with bytes that the coordinator ships, looked up by slot while serving.
  *
  * Owned by the worker's main thread (assign, extend, fill, load). Lookups come from the service's
  * thread and only of slots that are served, which stay as they are while others are added. The
@@ -14,6 +14,7 @@
 #include "common/status.h"
 #include "common/threads.h"
 #include "common/weights/shard.h"
+#include "worker/shard_cache.h"
 
 struct expert_store;
 
@@ -64,9 +65,17 @@ uint64_t expert_store_bytes_filled(const struct expert_store *store);
 
 /* Reads every missing shard from the worker's own copy, over all threads of the pool, or by the
  * calling thread alone where `threads` is NULL. Adds to `*bytes_done` (may be NULL) as it goes, for
- * progress shown from another thread. */
+ * progress shown from another thread. Errors: STATUS_CANCELLED, those of shard_read. */
 enum status expert_store_load(struct expert_store *store, const struct weights *weights,
                               struct threads *threads, atomic_uint_least64_t *bytes_done);
+
+/* The same from the cache: what is not there stays missing. Errors: STATUS_CANCELLED. */
+enum status expert_store_load_kept(struct expert_store *store, const struct shard_cache *cache,
+                                   struct threads *threads, atomic_uint_least64_t *bytes_done);
+
+/* Writes the shard in `slot`, which must be filled, to the cache. False: as shard_cache_write. From
+ * any thread. */
+bool expert_store_keep(const struct expert_store *store, uint32_t slot, struct shard_cache *cache);
 
 /* Makes an expert_store_load that is running, and those until the next assignment, end soon with
  * STATUS_CANCELLED; shards read by then are kept. From any thread. */

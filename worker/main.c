@@ -12,6 +12,7 @@
 #include "common/transport/transport.h"
 #include "worker/daemon.h"
 #include "worker/notify.h"
+#include "worker/shard_cache.h"
 
 struct settings {
     struct daemon_options daemon;
@@ -61,8 +62,13 @@ static enum status read_settings(struct config *config, int argc, char **argv,
          .type = OPTION_PATH,
          .target = &settings->daemon.cache,
          .argument = "DIR",
-         .help = "Where measured figures of this machine are remembered; without it "
-                 "~/.cache/skein, or what systemd gives the service."},
+         .help = "Where measured figures of this machine and experts that were sent to it are "
+                 "kept; without it ~/.cache/skein, or what systemd gives the service."},
+        {.name = "cache-size",
+         .type = OPTION_SIZE,
+         .target = &settings->daemon.cache_bytes_max,
+         .argument = "SIZE",
+         .help = "Most disk for experts that were sent, without it all but a tenth; 0 keeps none."},
         {.name = "isa",
          .type = OPTION_CHOICE,
          .target = &settings->isa,
@@ -128,9 +134,11 @@ static enum status serve(const struct settings *settings) {
 }
 
 int main(int argc, char **argv) {
-    struct settings settings = {
-        .daemon = {.listen = "127.0.0.1:7717", .transport = "auto", .handle_signals = true},
-        .isa = "auto"};
+    struct settings settings = {.daemon = {.listen = "127.0.0.1:7717",
+                                           .transport = "auto",
+                                           .cache_bytes_max = SHARD_CACHE_AUTO,
+                                           .handle_signals = true},
+                                .isa = "auto"};
     bool done = false;
     log_init("skein-worker", LOG_INFO, NULL);
     log_set_journal(config_logs_to_journal());

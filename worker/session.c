@@ -9,7 +9,10 @@
  * them.
  *
  * A session that is ready may be given more to hold. It then loads and receives a second time with
- * the service at work; that one has the pool, so the job reads with its own thread alone. */
+ * the service at work; that one has the pool, so the job reads with its own thread alone.
+ *
+ * What was shipped is written to the cache by a job beside all that: it has a run of slots that are
+ * filled, which nothing changes any more while the session lasts. */
 #include "worker/session.h"
 
 #include <assert.h>
@@ -21,6 +24,7 @@
 #include <unistd.h>
 
 #include "common/address.h"
+#include "common/clock.h"
 #include "common/cluster_limits.h"
 #include "common/config.h"
 #include "common/log.h"
@@ -87,10 +91,18 @@ struct load_job {
     struct shard *shards;
     struct assignment assignment;
     bool extends;                  /* the store by the assignment's shards */
-    const struct weights *weights; /* NULL: nothing can be read here */
+    const struct weights *weights; /* NULL: there is no own copy */
+    struct shard_cache *cache;     /* NULL: neither that */
     atomic_bool cancelled;
     atomic_uint_least64_t bytes_done, bytes_total;
     enum status status;
+};
+
+/* A run of slots that is being written to the cache. */
+struct keep_job {
+    uv_work_t work;
+    uint32_t begin, end;
+    atomic_bool cancelled;
 };
 
 struct session {
@@ -108,6 +120,10 @@ struct session {
     struct load_job *job;            /* while loading */
     uint64_t bytes_filled;           /* while receiving */
     uint32_t slots_missing;
+    struct shard_cache *cache; /* from the first assignment until the end; NULL: none */
+    uint32_t slots_kept;       /* [0, slots_kept) have been offered to it */
+    bool is_keeping;           /* keep_job is under way */
+    struct keep_job keep_job;
     struct service *service; /* from the first time it is ready until the end */
     struct service_options service_options;
     uv_work_t stop_work;
@@ -234,6 +250,9 @@ static void greet(struct session *session, struct client *client) {
 
 static void become_idle(struct session *session) {
     set_state(session, SESSION_IDLE);
+    shard_cache_close(session->cache);
+    session->cache = NULL;
+    session->slots_kept = 0;
     session->id = 0;
     if (session->closing) {
         set_state(session, SESSION_CLOSED);
@@ -257,7 +276,7 @@ static void become_idle(struct session *session) {
 /* Of an ending session: whether it is over. */
 static void end_when_quiet(struct session *session) {
     if (session->state == SESSION_ENDING && !session->measure_job && !session->probe &&
-        !session->job && !session->service)
+        !session->job && !session->is_keeping && !session->service)
         become_idle(session);
 }
 
@@ -282,6 +301,8 @@ static void session_end(struct session *session) {
         atomic_store(&session->job->cancelled, true);
         expert_store_cancel_load(session->options.store);
     }
+    if (session->is_keeping)
+        atomic_store(&session->keep_job.cancelled, true);
     if (session->service) {
         session->stop_work.data = session;
         uv_queue_work(session->options.loop, &session->stop_work, stop_service, on_service_stopped);
@@ -308,6 +329,43 @@ static void on_progress(uv_timer_t *timer) {
         say_progress(session, session->bytes_filled, expert_store_bytes(session->options.store));
 }
 
+static void run_keep_job(uv_work_t *work) {
+    struct session *session = work->data;
+    const struct keep_job *job = &session->keep_job;
+    for (uint32_t slot = job->begin; slot < job->end && !atomic_load(&job->cancelled); slot++)
+        expert_store_keep(session->options.store, slot, session->cache);
+}
+
+static void on_kept(uv_work_t *work, int error);
+
+/* Has the next slots that are filled written to the cache, if there are any. */
+static void keep_shards(struct session *session) {
+    const struct expert_store *store = session->options.store;
+    struct keep_job *job = &session->keep_job;
+    uint32_t end = session->slots_kept;
+    if (!session->cache || session->is_keeping)
+        return;
+    while (end < expert_store_count(store) && expert_store_is_filled(store, end))
+        end++;
+    if (end == session->slots_kept)
+        return;
+    job->begin = session->slots_kept;
+    job->end = session->slots_kept = end;
+    job->work.data = session;
+    atomic_init(&job->cancelled, false);
+    session->is_keeping = true;
+    uv_queue_work(session->options.loop, &job->work, run_keep_job, on_kept);
+}
+
+static void on_kept(uv_work_t *work, int error) {
+    (void)error;
+    struct session *session = work->data;
+    session->is_keeping = false;
+    if (session->state == SESSION_RECEIVING || session->state == SESSION_READY)
+        keep_shards(session);
+    end_when_quiet(session);
+}
+
 /* All shards are there. */
 static void become_ready(struct session *session) {
     struct expert_store *store = session->options.store;
@@ -330,6 +388,7 @@ static void become_ready(struct session *session) {
              session->coordinator->name);
     say_progress(session, bytes, bytes);
     say_ready(session);
+    keep_shards(session);
 }
 
 static void run_measure_job(uv_work_t *work) {
@@ -404,6 +463,24 @@ static void handle_measure(struct session *session, const Control__Measure *meas
     uv_queue_work(options->loop, &job->work, run_measure_job, on_measured);
 }
 
+/* Reads what the cache has. */
+static void load_kept(struct load_job *job) {
+    const struct session_options *options = &job->session->options;
+    char size[CONFIG_SIZE_TEXT];
+    uint64_t started_ns = clock_now_ns(), before = atomic_load(&job->bytes_done);
+    if (!job->extends &&
+        shard_cache_open(options->cache_directory, job->assignment.fingerprint,
+                         job->assignment.exact, options->cache_bytes_max, &job->cache))
+        return;
+    expert_store_load_kept(options->store, job->cache, job->extends ? NULL : options->threads,
+                           &job->bytes_done);
+    uint64_t bytes = atomic_load(&job->bytes_done) - before;
+    double seconds = clock_elapsed_s(started_ns);
+    if (bytes > 0)
+        log_info("read %s of shards from %s in %.2f s, %.2f GB/s", config_format_size(bytes, size),
+                 options->cache_directory, seconds, (double)bytes / seconds / 1e9);
+}
+
 static void run_load_job(uv_work_t *work) {
     struct load_job *job = work->data;
     const struct session_options *options = &job->session->options;
@@ -421,6 +498,9 @@ static void run_load_job(uv_work_t *work) {
         !atomic_load(&job->cancelled))
         log_warning("%s cannot be read to the end; asking the coordinator for the rest",
                     weights_path(job->weights));
+    bool caches = options->cache_directory && options->cache_bytes_max > 0;
+    if (!job->weights && caches && (job->cache || !job->extends) && !atomic_load(&job->cancelled))
+        load_kept(job);
 }
 
 static void free_load_job(struct load_job *job) {
@@ -442,6 +522,7 @@ static void on_loaded(uv_work_t *work, int error) {
     struct expert_store *store = session->options.store;
     enum status status = job->status;
     session->job = NULL;
+    session->cache = job->cache;
     free_load_job(job);
     if (session->state == SESSION_ENDING) {
         end_when_quiet(session);
@@ -543,6 +624,7 @@ static void handle_assign(struct session *session, const Control__Assign *assign
     if (options->weights && options->fingerprint == assign->fingerprint)
         job->weights = options->weights;
     job->session = session;
+    job->cache = session->cache;
     job->extends = session->state == SESSION_READY;
     job->work.data = job;
     session->job = job;
@@ -558,8 +640,12 @@ static void handle_shard_data(struct session *session, const Control__ShardData 
         return;
     }
     session->bytes_filled += data->data.len;
-    if (expert_store_is_filled(store, data->slot) && --session->slots_missing == 0)
+    if (!expert_store_is_filled(store, data->slot))
+        return;
+    if (--session->slots_missing == 0)
         become_ready(session);
+    else
+        keep_shards(session);
 }
 
 void session_drain(struct session *session) {

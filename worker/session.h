@@ -26,7 +26,8 @@ struct session_options {
     const struct weights *weights;  /* the worker's own copy of a model; may be NULL */
     uint64_t fingerprint;           /* of `weights` */
     const char *transport;          /* of the data plane, see service_options */
-    const char *cache_directory;    /* where figures of this machine are remembered; may be NULL */
+    const char *cache_directory;    /* for figures of this machine and shards; may be NULL */
+    uint64_t cache_bytes_max;       /* for shards, see shard_cache_open; 0: none are kept */
     void (*drained)(void *context); /* session_drain is through; may call session_close */
     void *context;
 };

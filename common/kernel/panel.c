@@ -262,6 +262,10 @@ enum status panel_pack_matrix(struct matrix *matrix, bool exact) {
     return STATUS_OK;
 }
 
+void panel_adopt_matrix(struct matrix *matrix, bool exact) {
+    matrix->packed = panel_can_pack(matrix, exact) && matrix->rows >= PANEL_ROWS;
+}
+
 void panel_quantise(const float *x, size_t count, struct q8_block *out) {
     assert(count % Q8_BLOCK_VALUES == 0);
     for (size_t b = 0; b < count / Q8_BLOCK_VALUES; b++, x += Q8_BLOCK_VALUES) {

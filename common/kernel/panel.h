@@ -41,6 +41,9 @@ bool panel_can_pack(const struct matrix *matrix, bool exact);
  * of one panel). */
 enum status panel_pack_matrix(struct matrix *matrix, bool exact);
 
+/* The same where the bytes are there already, as panel_pack_matrix left them. */
+void panel_adopt_matrix(struct matrix *matrix, bool exact);
+
 /* Packs sixteen rows as stored, weight_row_bytes() apart, into `panel`; they do not overlap. */
 void panel_pack(enum weight_format format, const uint8_t *rows, uint32_t columns, uint8_t *panel);
 

@@ -142,7 +142,7 @@ class Worker:
         self.log = bench.path(name + ".log")
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                [bench.worker_program, "--listen", self.address, "--threads", "1", *args],
+                [bench.worker_program, "--listen", self.address, "--threads", "1", "--cache-size", "0", *args],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -21,7 +21,7 @@ if [ -z "${SKEIN_ROLLOUT_INSIDE:-}" ]; then
   [ -f "$build/rollout-root.tar" ] || {
     mmdebstrap --quiet --variant=minbase \
       --include=systemd-sysv,dbus,openssh-server,python3,python3-apt \
-      --include=libjansson4,libnuma1,libopenblas0-pthread,libprotobuf-c1,libsystemd0,liburing2,libuv1,libyaml-0-2 \
+      --include=libjansson4,libnuma1,libopenblas0-pthread,libprotobuf-c1,libsystemd0,liburing2,libuv1,libxxhash0,libyaml-0-2 \
       --include=libedit2,libpcre2-8-0 bookworm "$build/rollout-root.part.tar"
     mv "$build/rollout-root.part.tar" "$build/rollout-root.tar"
   }

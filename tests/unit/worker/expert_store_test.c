@@ -2,6 +2,7 @@
  * memory that is given back. */
 #include "tests/unit/test.h"
 
+#include <stdio.h>
 #include <unistd.h>
 
 #include "common/cluster_limits.h"
@@ -122,6 +123,50 @@ static void test_load_can_fail_and_be_cancelled(void **state) {
     expert_store_destroy(store);
     threads_destroy(threads);
     weights_close(weights);
+}
+
+/* What was shipped to one store comes out of the cache into the next, packed; the rest stays
+ * missing. */
+static void test_keeps_and_reads_back(void **state) {
+    (void)state;
+    char folder[] = "/tmp/skein-expert-store-XXXXXX", command[64];
+    struct shard_cache *cache;
+    struct assignment three = assignment(SHARDS, 3);
+    struct expert_store *stores[2];
+    atomic_uint_least64_t done;
+    atomic_init(&done, 0);
+    assert_non_null(mkdtemp(folder));
+    for (int i = 0; i < 2; i++) {
+        stores[i] = create(1 << 20);
+        assert_int_equal(expert_store_assign(stores[i], &three), STATUS_OK);
+    }
+    assert_int_equal(shard_cache_open(folder, 5, false, SHARD_CACHE_AUTO, &cache), STATUS_OK);
+    for (uint32_t slot = 0; slot < 2; slot++) {
+        fill(stores[0], slot, (uint8_t)(7 + slot));
+        assert_true(expert_store_keep(stores[0], slot, cache));
+    }
+    shard_cache_close(cache);
+    assert_int_equal(shard_cache_open(folder, 5, false, SHARD_CACHE_AUTO, &cache), STATUS_OK);
+    assert_int_equal(expert_store_load_kept(stores[1], cache, NULL, &done), STATUS_OK);
+    assert_int_equal(atomic_load(&done), expert_store_bytes_filled(stores[1]));
+    for (uint32_t slot = 0; slot < 2; slot++) {
+        const struct expert *kept = expert_store_get(stores[0], slot),
+                            *read = expert_store_get(stores[1], slot);
+        assert_true(expert_store_is_filled(stores[1], slot));
+        assert_memory_equal(kept->gate.data, read->gate.data,
+                            expert_store_slot_bytes(stores[1], slot));
+        assert_int_equal(kept->gate.packed, read->gate.packed);
+        assert_int_equal(kept->up.packed, read->up.packed);
+        assert_int_equal(kept->down.packed, read->down.packed);
+    }
+    assert_false(expert_store_is_filled(stores[1], 2));
+    expert_store_cancel_load(stores[1]);
+    assert_int_equal(expert_store_load_kept(stores[1], cache, NULL, NULL), STATUS_CANCELLED);
+    shard_cache_close(cache);
+    expert_store_destroy(stores[0]);
+    expert_store_destroy(stores[1]);
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    assert_int_equal(system(command), 0);
 }
 
 /* More behind what is there, which stays where it is; refused where that does not fit. */
@@ -364,6 +409,7 @@ int main(void) {
         cmocka_unit_test(test_takes_shipped_bytes),
         cmocka_unit_test(test_reads_the_model),
         cmocka_unit_test(test_load_can_fail_and_be_cancelled),
+        cmocka_unit_test(test_keeps_and_reads_back),
         cmocka_unit_test(test_extends),
         cmocka_unit_test(test_keeps_what_matches),
         cmocka_unit_test(test_other_layout_is_not_kept),

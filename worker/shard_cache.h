@@ -1,0 +1,41 @@
+/* Shards on this machine's disk, so that what a coordinator shipped once need not travel again:
+ * after a restart, or in the next try after a cut. They are kept as kernels read them, packed.
+ *
+ * One folder for each checkpoint, one file for each shard: its name says what it is and has the
+ * hash of its bytes, which is checked when it is read. What does not fit, or has been damaged, is
+ * as if it were not there; a disk that fails costs a warning. Opened and closed by the session;
+ * reading is safe from several threads, writing from one beside them. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/status.h"
+#include "common/weights/shard.h"
+
+struct shard_cache;
+
+/* A value of `bytes_max`: all but a tenth of the disk. */
+#define SHARD_CACHE_AUTO UINT64_MAX
+
+/* The shards of the checkpoint `fingerprint`, as packed with `exact` (panel_can_pack), below
+ * `directory`, whose caches take `bytes_max` bytes in all. Errors: STATUS_NO_MEMORY. The caller
+ * closes it. */
+enum status shard_cache_open(const char *directory, uint64_t fingerprint, bool exact,
+                             uint64_t bytes_max, struct shard_cache **out);
+void shard_cache_close(struct shard_cache *cache);
+
+/* Whether there was a file for the shard when the cache was opened. */
+bool shard_cache_has(const struct shard_cache *cache, const struct shard *shard);
+
+/* Reads the shard's `bytes` bytes into `storage`. False: it is not there, or was damaged and is now
+ * removed (a warning). */
+bool shard_cache_read(const struct shard_cache *cache, const struct shard *shard, void *storage,
+                      size_t bytes);
+
+/* Keeps the shard's bytes; caches of other checkpoints give way, the least recently opened first.
+ * False: it is there already, or there is no room or no way to write (a line, once); the cache then
+ * takes nothing more. */
+bool shard_cache_write(struct shard_cache *cache, const struct shard *shard, const void *storage,
+                       size_t bytes);
