@@ -4,8 +4,10 @@
     hosts.py MODEL [--skein build/bin/skein] [--hosts 2] [--mbit 10000] [--delay-us 0] [-p 32] [-n 16] [-r 3] [-- OPTIONS]
 
 The first host runs the coordinator, and workers run on the others; each is pinned to a core and behind a link of --mbit
-in each direction with --delay-us on the way. In alternation `skein bench` runs on the first host alone and on all of
-them; OPTIONS go to the latter. Prints the medians, their ratio, and what was predicted. Needs root and iproute2."""
+in each direction with --delay-us on the way. In alternation `skein bench` runs on the first host alone, on each host for
+itself at the same time, and on all of them together; OPTIONS go to the last. Prints the medians, their ratios, and what
+was predicted. The hosts share one memory, so the second figure is what one host of its own would be worth here. Needs
+root, iproute2, and memory for the model on each host."""
 
 import argparse
 import contextlib
@@ -67,10 +69,14 @@ class Hosts:
         process.stdout.readline()  # "listening …"
         self.processes.append(process)
 
-    def __exit__(self, *_):
+    def stop_all(self):
         for process in self.processes:
             process.kill()
             process.wait()
+        self.processes = []
+
+    def __exit__(self, *_):
+        self.stop_all()
         for name in self.names:
             with contextlib.suppress(subprocess.CalledProcessError):
                 call("ip", "netns", "del", name)
@@ -78,27 +84,52 @@ class Hosts:
             call("ip", "link", "del", self.bridge)
 
 
-def bench(hosts, args, *options):
+def begin_bench(hosts, index, args, *options):
     """One repetition."""
     command = hosts.command(
-        0, args.skein, "bench", "--model", args.model, "--threads", "1", "-p", str(args.p), "-n", str(args.n), "-r", "1",
+        index, args.skein, "bench", "--model", args.model, "--threads", "1", "-p", str(args.p), "-n", str(args.n), "-r", "1",
         "--json", *options,
     )  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if result.returncode:
-        sys.exit(f"bench fails: {result.stderr.strip()[-400:]}")
-    return json.loads(result.stdout)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
 
 
-def report(title, alone, together):
-    rates = [[run[title]["tokens_per_s"] for run in runs] for runs in (alone, together)]
-    one, all_of_them = (statistics.median(rate) for rate in rates)
-    spread = ["–".join(f"{value:.2f}" for value in (min(rate), max(rate))) for rate in rates]
+def end_bench(process):
+    out, said = process.communicate()
+    if process.returncode:
+        sys.exit(f"bench fails: {said.strip()[-400:]}")
+    return json.loads(out)
+
+
+def bench_together(hosts, args, *options):
+    memory = memory_of_each(args.hosts)
+    addresses = [f"{PREFIX}{i + 1}:7717" for i in range(1, args.hosts)]
+    for i, address in enumerate(addresses):
+        hosts.start(
+            i + 1, f"{args.skein}-worker", "--listen", address, "--insecure", "--threads", "1", "--model", args.model,
+            "--memory", memory,
+        )  # fmt: skip
+    result = end_bench(begin_bench(hosts, 0, args, "--workers", ",".join(addresses), "--memory", memory, *options))
+    hosts.stop_all()
+    return result
+
+
+def memory_of_each(hosts):
+    """Of this machine's memory, which by itself each daemon would take for its own."""
+    with open("/proc/meminfo") as f:
+        available_kib = next(int(line.split()[1]) for line in f if line.startswith("MemAvailable"))
+    return str(available_kib * 1024 * 8 // 10 // hosts)
+
+
+def report(title, alone, side_by_side, together):
+    runs = (alone, side_by_side, together)
+    rates = [[result[title]["tokens_per_s"] for result in results] for results in runs]
+    one, beside, all_of_them = (statistics.median(rate) for rate in rates)
+    spread = [f"{min(rate):.2f}–{max(rate):.2f}" for rate in rates]
     plan = together[0]["predicted"].get("plan")
     predicted = f"{plan[f'{title}_tokens_per_s']:.2f}" if plan else "nothing"
     print(
-        f"{title:8}  alone {one:.2f} ({spread[0]})  together {all_of_them:.2f} ({spread[1]}) tokens/s: "
-        f"{all_of_them / one:.2f}x; predicted {predicted}"
+        f"{title:8}  alone {one:.2f} ({spread[0]}), beside others {beside:.2f} ({spread[1]}), together {all_of_them:.2f} "
+        f"({spread[2]}) tokens/s: {all_of_them / one:.2f}x and {all_of_them / beside:.2f}x; predicted {predicted}"
     )
 
 
@@ -115,20 +146,17 @@ def main():
     parser.add_argument("options", nargs="*")
     args = parser.parse_args()
     args.skein, args.model = os.path.abspath(args.skein), os.path.abspath(args.model)
-    alone, together = [], []
+    alone, side_by_side, together = [], [], []
     with Hosts(args.hosts, args.mbit, args.delay_us) as hosts:
-        addresses = [f"{PREFIX}{i + 1}:7717" for i in range(1, args.hosts)]
-        for i, address in enumerate(addresses):
-            hosts.start(
-                i + 1, f"{args.skein}-worker", "--listen", address, "--insecure", "--threads", "1", "--model", args.model
-            )  # fmt: skip
         for _ in range(args.r):
-            alone.append(bench(hosts, args))
-            together.append(bench(hosts, args, "--workers", ",".join(addresses), *args.options))
+            alone.append(end_bench(begin_bench(hosts, 0, args)))
+            each = [begin_bench(hosts, i, args) for i in range(args.hosts)]
+            side_by_side += map(end_bench, each)
+            together.append(bench_together(hosts, args, *args.options))
     placement = together[0]["predicted"].get("plan", {}).get("placement", "")
     print(f"{args.hosts} hosts of one core, {args.mbit} Mbit/s, {args.delay_us} us; {placement}")
-    report("decode", alone, together)
-    report("prefill", alone, together)
+    report("decode", alone, side_by_side, together)
+    report("prefill", alone, side_by_side, together)
 
 
 if __name__ == "__main__":
