@@ -51,8 +51,8 @@ static enum status check_reply(struct dispatch *dispatch, uint32_t holder, const
         return STATUS_PROTOCOL;
     }
     const struct ticket *ticket = find_ticket(dispatch, header->sequence);
-    if (header->type != WIRE_COMBINE || header->format != dispatch->format || !ticket ||
-        ticket->parts[holder].reply != reply || header->layer != ticket->work.layer ||
+    if (header->type != WIRE_COMBINE || header->format != wire_answer_format(dispatch->format) ||
+        !ticket || ticket->parts[holder].reply != reply || header->layer != ticket->work.layer ||
         header->rows != ticket->parts[holder].rows || header->hidden != dispatch->hidden) {
         log_error("worker %s: answered frame %llu (layer %u, %u rows), which was not asked of it; "
                   "install the same release on both machines",
@@ -177,9 +177,10 @@ static void add_row(void *context, size_t row, unsigned thread) {
     (void)thread;
     const struct addition *addition = context;
     const struct ticket *ticket = addition->ticket;
-    size_t hidden = addition->dispatch->hidden;
-    size_t row_bytes = hidden * wire_value_bytes(addition->dispatch->format);
-    enum weight_format weights = addition->dispatch->format == WIRE_BF16 ? WEIGHT_BF16 : WEIGHT_F32;
+    uint32_t hidden = addition->dispatch->hidden;
+    enum wire_format format = wire_answer_format(addition->dispatch->format);
+    size_t row_bytes = wire_row_bytes(format, hidden);
+    enum weight_format weights = format == WIRE_BF16 ? WEIGHT_BF16 : WEIGHT_F32;
     float *out = addition->out + row * hidden;
     if (ticket->task_count)
         kernel_get()->add_scaled(1.0f, ticket->sums + row * hidden, hidden, out);

@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/wire.h"
-
 /* What the coordinator does for each expert layer and message besides computing, and a worker for
  * each message: taking it from the socket, waking its threads, answering. */
 #define LAYER_S   10e-6
@@ -45,7 +43,7 @@ struct cost_model {
     struct unit_cost *units; /* (holders, layers) */
     struct tally *tallies;   /* (holders) */
     uint32_t *copies;        /* (experts) the copy in use */
-    size_t value_bytes;      /* of rows on the way */
+    enum wire_format wire;   /* of rows on the way */
 };
 
 /* ---- Machines. */
@@ -105,7 +103,6 @@ enum status cost_model_create(const struct cost_input *input, struct cost_model 
     struct cost_model *model = calloc(1, sizeof *model);
     if (!model)
         return STATUS_NO_MEMORY;
-    model->value_bytes = sizeof(float);
     model->input = *input;
     model->units = calloc((size_t)input->holders * input->layers + 1, sizeof *model->units);
     model->tallies = calloc(input->holders + 1u, sizeof *model->tallies);
@@ -242,18 +239,24 @@ static void tally_batch(struct cost_model *model, const struct placement *placem
 
 /* ---- From there to time. */
 
-static double row_bytes(const struct cost_model *model) {
-    return (double)model->value_bytes * model->input.shape->hidden;
+/* Of a row to a worker, and of its answer. */
+static double out_row_bytes(const struct cost_model *model) {
+    return (double)wire_row_bytes(model->wire, model->input.shape->hidden);
+}
+
+static double in_row_bytes(const struct cost_model *model) {
+    return (double)wire_row_bytes(wire_answer_format(model->wire), model->input.shape->hidden);
 }
 
 static double out_bytes(const struct cost_model *model, const struct tally *tally) {
-    return tally->rows > 0 ? (double)sizeof(struct wire_header) + tally->rows * row_bytes(model) +
-                                 tally->entries * (double)sizeof(struct wire_entry)
-                           : 0;
+    return tally->rows > 0
+               ? (double)sizeof(struct wire_header) + tally->rows * out_row_bytes(model) +
+                     tally->entries * (double)sizeof(struct wire_entry)
+               : 0;
 }
 
 static double in_bytes(const struct cost_model *model, const struct tally *tally) {
-    return tally->rows > 0 ? (double)sizeof(struct wire_header) + tally->rows * row_bytes(model)
+    return tally->rows > 0 ? (double)sizeof(struct wire_header) + tally->rows * in_row_bytes(model)
                            : 0;
 }
 
@@ -423,8 +426,8 @@ static void add_layer(struct cost_model *model, const struct placement *placemen
     }
 }
 
-void cost_model_set_value_bytes(struct cost_model *model, size_t value_bytes) {
-    model->value_bytes = value_bytes;
+void cost_model_set_wire(struct cost_model *model, enum wire_format wire) {
+    model->wire = wire;
 }
 
 void cost_model_predict(struct cost_model *model, const struct placement *placement,
@@ -473,7 +476,7 @@ void cost_model_profile(const struct cost_model *model, uint32_t rows, double vi
                         double *fixed_s, double *load_s) {
     const struct cost_input *input = &model->input;
     double k = input->shape->experts_per_token, layers = fmax(1, model->expert_layers);
-    double bytes = rows * row_bytes(model);
+    double out_bytes = rows * out_row_bytes(model), in_bytes = rows * in_row_bytes(model);
     for (uint32_t h = 0; h < input->holders; h++) {
         double compute_s = 0, local_s = 0;
         for (uint32_t layer = 0; layer < input->shape->layers; layer++) {
@@ -488,7 +491,7 @@ void cost_model_profile(const struct cost_model *model, uint32_t rows, double vi
         if (h >= input->workers)
             continue;
         const struct link_figures *link = &input->links[h];
-        double row_s = bytes / link->to_bytes_per_s + bytes / link->from_bytes_per_s;
+        double row_s = out_bytes / link->to_bytes_per_s + in_bytes / link->from_bytes_per_s;
         fixed_s[h] = link->round_trip_s + REQUEST_S + visits * row_s;
         /* What is not fixed comes with each expert; several of a token's share a row. */
         load_s[h] += (1 - visits) * row_s / 2;

@@ -21,6 +21,7 @@
 #include "coordinator/placement.h"
 #include "coordinator/routing.h"
 #include "coordinator/shape.h"
+#include "proto/wire.h"
 
 struct cost_input {
     const struct model_shape *shape;
@@ -78,8 +79,8 @@ struct cost_model;
 enum status cost_model_create(const struct cost_input *input, struct cost_model **out);
 void cost_model_destroy(struct cost_model *model);
 
-/* Rows travel as values of so many bytes from now on; at first 4. */
-void cost_model_set_value_bytes(struct cost_model *model, size_t value_bytes);
+/* Rows travel as this from now on; at first f32. */
+void cost_model_set_wire(struct cost_model *model, enum wire_format wire);
 
 void cost_model_predict(struct cost_model *model, const struct placement *placement,
                         const struct cost_step *step, struct cost_prediction *out);

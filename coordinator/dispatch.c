@@ -19,7 +19,8 @@
 
 /* A COMBINE frame of the largest batch, or an ERROR frame. */
 static size_t reply_bytes_max(const struct dispatch *dispatch) {
-    size_t combine = wire_combine_bytes(dispatch->rows_max, dispatch->hidden, dispatch->format);
+    size_t combine = wire_combine_bytes(dispatch->rows_max, dispatch->hidden,
+                                        wire_answer_format(dispatch->format));
     size_t error = sizeof(struct wire_header) + WIRE_ERROR_BYTES_MAX;
     return combine > error ? combine : error;
 }
@@ -296,7 +297,7 @@ static void send_part(struct dispatch *dispatch, struct ticket *ticket, uint32_t
     };
     wire_encode_header(&header, part->frame);
     uint8_t *rows = wire_dispatch_rows(part->frame);
-    size_t row_bytes = dispatch->hidden * wire_value_bytes(dispatch->format);
+    size_t row_bytes = wire_row_bytes(dispatch->format, dispatch->hidden);
     for (uint32_t row = 0; row < work->rows; row++)
         if (part->row_of[row] != UINT32_MAX)
             wire_store(dispatch->format, work->x + (size_t)row * dispatch->hidden, dispatch->hidden,

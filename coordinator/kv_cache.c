@@ -8,14 +8,13 @@
 #include "coordinator/kv_cache.h"
 
 #include <assert.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/arena.h"
-#include "common/kernel/block_formats.h"
 #include "common/kernel/half.h"
 #include "common/kernel/kernel.h"
+#include "common/kernel/q8_rows.h"
 #include "common/log.h"
 
 struct sequence {
@@ -164,30 +163,12 @@ static uint8_t *row_at(const struct kv_cache *cache, uint32_t layer, uint32_t se
            (page * KV_PAGE_POSITIONS + position % KV_PAGE_POSITIONS) * cache->row_bytes;
 }
 
-/* Values over the largest multiple of the scale that f16 can hold are cut off, and so are those
- * over 127 times a scale that f16 rounds down. */
-static void write_q8(const float *x, uint32_t count, struct block_q8_0 *out) {
-    for (; count > 0; out++) {
-        uint32_t some = count < 32 ? count : 32;
-        float largest = 0;
-        for (uint32_t i = 0; i < some; i++)
-            largest = fmaxf(largest, fabsf(x[i]));
-        out->scale = f16_from_f32(largest / 127);
-        float scale = f32_from_f16(out->scale), inverse = scale > 0 ? 1 / scale : 0;
-        for (uint32_t i = 0; i < 32; i++)
-            out->values[i] =
-                i < some ? (int8_t)nearbyintf(fminf(fmaxf(x[i] * inverse, -127), 127)) : 0;
-        x += some;
-        count -= some;
-    }
-}
-
 static void write_part(enum weight_format format, const float *x, uint32_t count, void *out) {
     uint16_t *halves = out;
     if (format == WEIGHT_F32)
         memcpy(out, x, count * sizeof *x);
     else if (format == WEIGHT_Q8_0)
-        write_q8(x, count, out);
+        q8_row_store(x, count, out);
     else
         for (uint32_t i = 0; i < count; i++)
             halves[i] = format == WEIGHT_F16 ? f16_from_f32(x[i]) : bf16_from_f32(x[i]);

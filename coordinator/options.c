@@ -125,8 +125,8 @@ static void add_placement_rows(struct model_options *options, struct option_tabl
          .argument = "FORMAT",
          .choices = PLANNING_WIRES,
          .help =
-             "What rows travel as between machines; auto takes bf16 for quantised experts where "
-             "that is predicted to gain."},
+             "What rows travel to other machines as; their sums come back in the same, for q8 in "
+             "bf16. auto takes q8 for quantised experts where that is predicted to gain."},
         {.name = "overlap",
          .type = OPTION_CHOICE,
          .target = &options->overlap,

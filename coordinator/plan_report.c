@@ -229,7 +229,7 @@ static void print_plan(const struct gathered *gathered, FILE *stream) {
         "\nfan-out      %.2f machines for each token and layer in decode, %.2f in prefill; rows "
         "travel as %s\n",
         gathered->decode.prediction.fanout, gathered->prefill.prediction.fanout,
-        planning_wire(gathered->report->planning) == WIRE_BF16 ? "bf16" : "f32");
+        wire_format_name(planning_wire(gathered->report->planning)));
 }
 
 static void print_machines(const struct gathered *gathered, FILE *stream) {

@@ -12,6 +12,9 @@
 /* What rounded rows must be predicted to take at most, to be worth it. */
 #define ROUNDING_GAIN 0.98
 
+/* What auto rounds rows to: quantised experts meet activations of 8 bits in blocks of 32 anyway. */
+#define ROUNDED_WIRE WIRE_Q8
+
 struct planning {
     struct planning_input input;
     uint32_t holders;
@@ -127,21 +130,29 @@ static enum status plan(struct planning *planning) {
 static void set_wire(struct planning *planning, enum wire_format wire) {
     planning->wire = wire;
     if (planning->costs)
-        cost_model_set_value_bytes(planning->costs, wire_value_bytes(wire));
+        cost_model_set_wire(planning->costs, wire);
 }
 
-/* Whether a step of the plan, which is for bf16, gains by that. */
+/* Whether a step of the plan, which is for ROUNDED_WIRE, gains by that. */
 static bool rounding_gains(struct planning *planning) {
     const struct planning_input *input = &planning->input;
     const struct placement *placement = planning->plan.placement;
-    struct cost_prediction decode[WIRE_FORMAT_COUNT], prefill[WIRE_FORMAT_COUNT];
-    for (enum wire_format wire = WIRE_F32; wire <= WIRE_BF16; wire++) {
-        set_wire(planning, wire);
-        cost_model_predict(planning->costs, placement, &input->decode, &decode[wire]);
-        cost_model_predict_best(planning->costs, placement, input->prefill, &prefill[wire]);
+    const enum wire_format wires[] = {WIRE_F32, ROUNDED_WIRE};
+    struct cost_prediction decode[2], prefill[2];
+    for (int i = 0; i < 2; i++) {
+        set_wire(planning, wires[i]);
+        cost_model_predict(planning->costs, placement, &input->decode, &decode[i]);
+        cost_model_predict_best(planning->costs, placement, input->prefill, &prefill[i]);
     }
-    return decode[WIRE_BF16].step_s < ROUNDING_GAIN * decode[WIRE_F32].step_s ||
-           prefill[WIRE_BF16].step_s < ROUNDING_GAIN * prefill[WIRE_F32].step_s;
+    return decode[1].step_s < ROUNDING_GAIN * decode[0].step_s ||
+           prefill[1].step_s < ROUNDING_GAIN * prefill[0].step_s;
+}
+
+static enum wire_format find_wire(const char *name) {
+    enum wire_format wire = WIRE_F32;
+    while (wire + 1 < WIRE_FORMAT_COUNT && strcmp(name, wire_format_name(wire)) != 0)
+        wire++;
+    return wire;
 }
 
 /* The plan, and what rows travel as. */
@@ -149,7 +160,7 @@ static enum status plan_with_wire(struct planning *planning) {
     const char *name = planning->input.wire;
     bool is_auto = !name || strcmp(name, "auto") == 0;
     bool tries = is_auto && planning->input.may_round && planning->costs;
-    set_wire(planning, tries || (!is_auto && strcmp(name, "bf16") == 0) ? WIRE_BF16 : WIRE_F32);
+    set_wire(planning, tries ? ROUNDED_WIRE : is_auto ? WIRE_F32 : find_wire(name));
     enum status status = plan(planning);
     if (status || !tries || rounding_gains(planning))
         return status;

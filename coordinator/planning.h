@@ -38,7 +38,7 @@ struct planning_input {
     uint64_t local_bytes;    /* for routed experts of the coordinator, the last holder; 0: none */
     double link_bytes_per_s; /* of the coordinator; 0: as fast as the fastest worker's */
     enum weight_format kv_format;
-    const char *wire;       /* what rows travel as: "f32", "bf16", or NULL or "auto" */
+    const char *wire;       /* one of PLANNING_WIRES, or NULL for "auto" */
     bool may_round;         /* auto may choose bf16: the experts round activations more coarsely */
     const char *popularity; /* path of statistics; NULL: all experts are as likely */
     enum placement_kind kind;
@@ -106,5 +106,5 @@ enum planner_objective planning_objective(const char *name);
 enum planner_replicas planning_replicas(const char *name);
 #define PLANNING_KINDS      "auto|experts|slices"
 #define PLANNING_OBJECTIVES "balanced|decode|prefill"
-#define PLANNING_WIRES      "auto|f32|bf16"
+#define PLANNING_WIRES      "auto|f32|bf16|q8"
 #define PLANNING_REPLICAS   "auto|off|spare"

@@ -10,6 +10,7 @@
 
 #include "common/cluster_limits.h"
 #include "common/kernel/half.h"
+#include "common/kernel/q8_rows.h"
 #include "common/log.h"
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are little-endian");
@@ -32,12 +33,29 @@ static size_t round_up(size_t bytes) {
     return (bytes + WIRE_ALIGNMENT - 1) / WIRE_ALIGNMENT * WIRE_ALIGNMENT;
 }
 
-size_t wire_value_bytes(enum wire_format format) {
-    return format == WIRE_BF16 ? sizeof(uint16_t) : sizeof(float);
+size_t wire_row_bytes(enum wire_format format, uint32_t hidden) {
+    switch (format) {
+    case WIRE_BF16:
+        return hidden * sizeof(uint16_t);
+    case WIRE_Q8:
+        return q8_row_bytes(hidden);
+    default:
+        return hidden * sizeof(float);
+    }
+}
+
+enum wire_format wire_answer_format(enum wire_format format) {
+    return format == WIRE_Q8 ? WIRE_BF16 : format;
+}
+
+const char *wire_format_name(enum wire_format format) {
+    static const char *const names[WIRE_FORMAT_COUNT] = {
+        [WIRE_F32] = "f32", [WIRE_BF16] = "bf16", [WIRE_Q8] = "q8"};
+    return names[format];
 }
 
 static size_t rows_bytes(uint32_t rows, uint32_t hidden, enum wire_format format) {
-    return (size_t)rows * hidden * wire_value_bytes(format);
+    return rows * wire_row_bytes(format, hidden);
 }
 
 /* Where the rows of a DISPATCH frame begin. */
@@ -80,6 +98,8 @@ void wire_store(enum wire_format format, const float *values, size_t count, void
     uint16_t *rounded = out;
     if (format == WIRE_F32)
         memcpy(out, values, count * sizeof *values);
+    else if (format == WIRE_Q8)
+        q8_row_store(values, count, out);
     else
         for (size_t i = 0; i < count; i++)
             rounded[i] = bf16_from_f32(values[i]);
@@ -89,6 +109,8 @@ void wire_load(enum wire_format format, const void *values, size_t count, float 
     const uint16_t *rounded = values;
     if (format == WIRE_F32)
         memcpy(out, values, count * sizeof *out);
+    else if (format == WIRE_Q8)
+        q8_row_load(values, count, out);
     else
         for (size_t i = 0; i < count; i++)
             out[i] = f32_from_bf16(rounded[i]);
@@ -161,7 +183,8 @@ enum status wire_decode_header(const void *frame, const char *peer, struct wire_
         return STATUS_PROTOCOL;
     }
     if (header.type < WIRE_OPEN || header.type > WIRE_PROBE_REPLY ||
-        header.format >= WIRE_FORMAT_COUNT || header.rows > BATCH_ROWS_MAX ||
+        header.format >= WIRE_FORMAT_COUNT ||
+        (header.type == WIRE_COMBINE && header.format == WIRE_Q8) || header.rows > BATCH_ROWS_MAX ||
         header.hidden > HIDDEN_MAX || header.layer >= LAYERS_MAX ||
         header.entries > entries_max(&header) ||
         header.payload_bytes > payload_bytes_max(&header) ||

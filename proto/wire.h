@@ -26,6 +26,7 @@ enum wire_type {
 enum wire_format {
     WIRE_F32,
     WIRE_BF16, /* rounded to the nearest */
+    WIRE_Q8,   /* common/kernel/q8_rows.h; only DISPATCH: sums are not rounded so coarsely */
     WIRE_FORMAT_COUNT
 };
 
@@ -34,7 +35,7 @@ struct wire_header {
     uint32_t magic;         /* WIRE_MAGIC */
     uint16_t version;       /* WIRE_VERSION */
     uint8_t type;           /* enum wire_type */
-    uint8_t format;         /* enum wire_format, of the rows; in the answer as in the question */
+    uint8_t format;         /* enum wire_format, of the rows; of COMBINE wire_answer_format */
     uint64_t sequence;      /* of the ticket; for WIRE_OPEN the session */
     uint32_t layer;         /* model layer of the rows */
     uint32_t rows;          /* activation rows in the payload */
@@ -67,8 +68,14 @@ size_t wire_dispatch_bytes(uint32_t rows, uint32_t entries, uint32_t hidden,
                            enum wire_format format);
 size_t wire_combine_bytes(uint32_t rows, uint32_t hidden, enum wire_format format);
 
-/* Bytes of one value. */
-size_t wire_value_bytes(enum wire_format format);
+/* Bytes of one row of `hidden` values. */
+size_t wire_row_bytes(enum wire_format format, uint32_t hidden);
+
+/* What the answer to rows in this format has its sums in: the same, for q8 bf16. */
+enum wire_format wire_answer_format(enum wire_format format);
+
+/* "f32", "bf16" or "q8". */
+const char *wire_format_name(enum wire_format format);
 
 /* Where the parts of a frame lie, given its first byte (64-byte aligned) and its valid header; rows
  * in the frame's format. */
@@ -76,7 +83,7 @@ struct wire_entry *wire_dispatch_entries(void *frame);
 void *wire_dispatch_rows(void *frame);
 void *wire_combine_rows(void *frame);
 
-/* Rounds `count` values to the format, and back. */
+/* Rounds one row of `count` values to the format, and back. */
 void wire_store(enum wire_format format, const float *values, size_t count, void *out);
 void wire_load(enum wire_format format, const void *values, size_t count, float *out);
 

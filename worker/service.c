@@ -136,7 +136,7 @@ struct conversion {
 static void load_row(void *context, size_t row, unsigned thread) {
     (void)thread;
     const struct conversion *c = context;
-    wire_load(c->format, c->frame_rows + row * c->hidden * wire_value_bytes(c->format), c->hidden,
+    wire_load(c->format, c->frame_rows + row * wire_row_bytes(c->format, c->hidden), c->hidden,
               c->values + row * c->hidden);
 }
 
@@ -144,14 +144,14 @@ static void store_row(void *context, size_t row, unsigned thread) {
     (void)thread;
     const struct conversion *c = context;
     wire_store(c->format, c->values + row * c->hidden, c->hidden,
-               c->frame_rows + row * c->hidden * wire_value_bytes(c->format));
+               c->frame_rows + row * wire_row_bytes(c->format, c->hidden));
 }
 
 /* The frame's tasks, which are listed, over its rows; the sums in the reply. */
 static void compute_rows(struct service *service, struct frame *frame,
                          const struct wire_header *header) {
     struct threads *threads = service->options.threads;
-    enum wire_format format = (enum wire_format)header->format;
+    enum wire_format format = (enum wire_format)header->format, answer = wire_answer_format(format);
     float *x = wire_dispatch_rows(frame->request), *sums = wire_combine_rows(frame->reply);
     if (format != WIRE_F32) {
         struct conversion in = {format, header->hidden, service->rows, (uint8_t *)x};
@@ -162,7 +162,7 @@ static void compute_rows(struct service *service, struct frame *frame,
     memset(sums, 0, (size_t)header->rows * header->hidden * sizeof *sums);
     expert_forward(service->workspace, x, service->tasks, header->entries, sums);
     if (format != WIRE_F32) {
-        struct conversion out = {format, header->hidden, sums, wire_combine_rows(frame->reply)};
+        struct conversion out = {answer, header->hidden, sums, wire_combine_rows(frame->reply)};
         threads_run(threads, header->rows, store_row, &out);
     }
 }
@@ -185,17 +185,17 @@ static void serve_frame(struct service *service, struct frame *frame) {
         return;
     }
     compute_rows(service, frame, &header);
+    enum wire_format format = wire_answer_format((enum wire_format)header.format);
     struct wire_header reply = {.type = WIRE_COMBINE,
-                                .format = header.format,
+                                .format = (uint8_t)format,
                                 .sequence = header.sequence,
                                 .layer = header.layer,
                                 .rows = header.rows,
                                 .hidden = header.hidden,
                                 .busy_us = (uint32_t)((clock_now_ns() - started_ns) / 1000)};
     wire_encode_header(&reply, frame->reply);
-    if (transport_post_send(
-            service->transport, service->connection, frame->reply,
-            wire_combine_bytes(header.rows, header.hidden, (enum wire_format)header.format)))
+    if (transport_post_send(service->transport, service->connection, frame->reply,
+                            wire_combine_bytes(header.rows, header.hidden, format)))
         close_connection(service);
 }
 

@@ -318,12 +318,19 @@ def check_max_nodes(bench):
 
 def check_wire(bench):
     stats = {}
-    for wire in ("f32", "bf16"):
-        args = ("--local-workers", "2", "--placement", "slices", "--wire", wire)
+    for wire in ("f32", "bf16", "q8"):
+        args = ("--local-workers", "2", "--placement", "slices", "--batch-tokens", "16", "--wire", wire)
         result = answer_json(bench, "--prompt", SUM, *args)
         require_equal("text", result["text"], SUM_ANSWER)
-        stats[wire] = result["stats"]["workers"][0]["bytes_in"]
-    require(0.5 < stats["bf16"] / stats["f32"] < 0.7, f"bytes from a worker: {stats}")
+        stats[wire] = result["stats"]["workers"][0]
+    for way, wire, low, high in (
+        ("in", "bf16", 0.5, 0.7),
+        ("out", "bf16", 0.5, 0.7),
+        ("in", "q8", 0.5, 0.7),
+        ("out", "q8", 0.25, 0.5),
+    ):
+        part = stats[wire]["bytes_" + way] / stats["f32"]["bytes_" + way]
+        require(low < part < high, f"bytes {way} with {wire}: {part} of those in f32")
 
 
 def check_trace(bench):

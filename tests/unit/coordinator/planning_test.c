@@ -361,7 +361,7 @@ static void test_wire(void **state) {
     assert_int_equal(planning_wire(f.planning), WIRE_F32);
     f.input.may_round = true;
     assert_int_equal(fixture_plan(&f), STATUS_OK);
-    assert_int_equal(planning_wire(f.planning), WIRE_BF16);
+    assert_int_equal(planning_wire(f.planning), WIRE_Q8);
     f.input.wire = "f32";
     assert_int_equal(fixture_plan(&f), STATUS_OK);
     assert_int_equal(planning_wire(f.planning), WIRE_F32);
@@ -369,6 +369,9 @@ static void test_wire(void **state) {
     f.input.wire = "bf16";
     assert_int_equal(fixture_plan(&f), STATUS_OK);
     assert_int_equal(planning_wire(f.planning), WIRE_BF16);
+    f.input.wire = "q8";
+    assert_int_equal(fixture_plan(&f), STATUS_OK);
+    assert_int_equal(planning_wire(f.planning), WIRE_Q8);
     fixture_cleanup(&f);
 
     const struct link_figures fast = fixture_link(1000, 1);

@@ -199,12 +199,38 @@ static void test_rounded_rows(void **state) {
     assert_int_equal(wire_decode_header(frame, "peer", &found), STATUS_PROTOCOL);
 }
 
+/* Rows in q8 take a quarter and a sixteenth; what they are answered with is not rounded so. */
+static void test_q8_rows(void **state) {
+    (void)state;
+    _Alignas(64) uint8_t frame[512];
+    struct wire_header found,
+        header = {.type = WIRE_DISPATCH, .format = WIRE_Q8, .rows = 2, .entries = 3, .hidden = 70};
+    assert_int_equal(wire_row_bytes(WIRE_Q8, 70), 3 * 34);
+    assert_int_equal(wire_dispatch_bytes(2, 3, 70, WIRE_Q8) -
+                         wire_dispatch_bytes(0, 3, 70, WIRE_Q8),
+                     2 * 3 * 34);
+    wire_encode_header(&header, frame);
+    assert_int_equal(wire_decode_header(frame, "peer", &found), STATUS_OK);
+    assert_int_equal(wire_answer_format(WIRE_Q8), WIRE_BF16);
+    assert_int_equal(wire_answer_format(WIRE_F32), WIRE_F32);
+    header = (struct wire_header){.type = WIRE_COMBINE, .format = WIRE_Q8, .rows = 2, .hidden = 70};
+    wire_encode_header(&header, frame);
+    assert_int_equal(wire_decode_header(frame, "peer", &found), STATUS_PROTOCOL);
+    float values[70], back[70];
+    for (int i = 0; i < 70; i++)
+        values[i] = (float)(i - 35) / 8;
+    wire_store(WIRE_Q8, values, 70, frame);
+    wire_load(WIRE_Q8, frame, 70, back);
+    for (int i = 0; i < 70; i++)
+        assert_true(fabsf(back[i] - values[i]) <= 35.0f / 8 / 127 * 0.51f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_layout_is_fixed),
         cmocka_unit_test(test_refuses_damage), cmocka_unit_test(test_refuses_bounds),
         cmocka_unit_test(test_entries),        cmocka_unit_test(test_rounded_rows),
-        cmocka_unit_test(test_probes),
+        cmocka_unit_test(test_q8_rows),        cmocka_unit_test(test_probes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
