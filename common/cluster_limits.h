@@ -19,7 +19,7 @@
  * holders that were lost. */
 #define PARTS_PER_HOLDER_MAX 4
 /* Entries of one row in a frame. */
-#define ENTRIES_PER_ROW_MAX (EXPERTS_PER_TOKEN_MAX * PARTS_PER_HOLDER_MAX)
+#define ENTRIES_PER_ROW_MAX (EXPERTS_PER_TOKEN_MAX * PARTS_PER_HOLDER_MAX + 1)
 /* Bytes of a connection that may come in ahead of the message they belong to. So much is also asked
  * for before a message's length is known: two rows of 7168 f32, or eight in BF16 and fewer. */
 #define TRANSPORT_AHEAD_BYTES_MAX (64u << 10)

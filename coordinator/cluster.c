@@ -315,7 +315,7 @@ enum status cluster_extend(struct cluster *cluster, uint32_t worker, const struc
         member->shards = all;
         for (uint32_t i = 0; i < count; i++) {
             member->shards[member->count++] = shards[i];
-            member->bytes += shard_bytes(&cluster->load.layouts[shards[i].layer], &shards[i]);
+            member->bytes += placement_shard_bytes(cluster->load.placement, &shards[i]);
         }
     }
     pthread_mutex_unlock(&cluster->mutex);

@@ -62,10 +62,10 @@ uint32_t cluster_size(const struct cluster *cluster);
 const struct worker_info *cluster_worker(const struct cluster *cluster, uint32_t worker);
 
 struct cluster_load_options {
-    const struct placement *placement;  /* holder i is worker i; there may be more holders */
-    const struct shard_layout *layouts; /* (placement->layers); must stay, as must weights */
-    const struct weights *weights;      /* for shipping */
-    uint64_t fingerprint;               /* of `weights` */
+    const struct placement *placement; /* holder i is worker i; there may be more holders; it and
+                                          its layouts must stay, as must weights */
+    const struct weights *weights;     /* for shipping */
+    uint64_t fingerprint;              /* of `weights` */
     uint32_t hidden;
     uint32_t batch_rows;       /* most rows in one frame */
     uint32_t entries_per_row;  /* most entries for one row and worker */

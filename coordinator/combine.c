@@ -51,9 +51,10 @@ static enum status check_reply(struct dispatch *dispatch, uint32_t holder, const
         return STATUS_PROTOCOL;
     }
     const struct ticket *ticket = find_ticket(dispatch, header->sequence);
-    if (header->type != WIRE_COMBINE || header->format != wire_answer_format(dispatch->format) ||
-        !ticket || ticket->parts[holder].reply != reply || header->layer != ticket->work.layer ||
-        header->rows != ticket->parts[holder].rows || header->hidden != dispatch->hidden) {
+    if (header->type != WIRE_COMBINE || !ticket || ticket->parts[holder].reply != reply ||
+        header->format != ticket->answer_format || header->layer != ticket->work.layer ||
+        header->rows != ticket->parts[holder].rows ||
+        header->hidden != ticket->parts[holder].width) {
         log_error("worker %s: answered frame %llu (layer %u, %u rows), which was not asked of it; "
                   "install the same release on both machines",
                   address, (unsigned long long)header->sequence, header->layer, header->rows);
@@ -87,7 +88,9 @@ static void take_completion(struct dispatch *dispatch, const struct completion *
         }
         count_busy(dispatch, holder, header.busy_us * 1e-6);
         dispatch->stats[holder].bytes_in += completion->bytes;
-        statistics_load(dispatch->statistics, holder, header.layer)->bytes_in += completion->bytes;
+        if (!ticket->is_head)
+            statistics_load(dispatch->statistics, holder, header.layer)->bytes_in +=
+                completion->bytes;
         trace_worker(dispatch->trace, holder, header.layer, ticket->parts[holder].sent_ns,
                      header.busy_us, header.rows);
     }
@@ -112,7 +115,7 @@ static uint32_t count_pending(const struct dispatch *dispatch, const struct tick
 /* Whether all experts of the ticket have a copy on holders that answer. */
 static bool can_do_without_silent(const struct dispatch *dispatch, const struct ticket *ticket) {
     const struct dispatch_work *work = &ticket->work;
-    for (uint32_t p = 0; p < work->rows * dispatch->k; p++) {
+    for (uint32_t p = 0; work->experts && p < work->rows * dispatch->k; p++) {
         const struct expert_places *places =
             placement_find(dispatch->placement, work->layer, work->experts[p]);
         bool found = false;
@@ -145,8 +148,7 @@ static void check_missing(struct dispatch *dispatch, const struct ticket *ticket
     }
 }
 
-/* Waits for everything that can still come. */
-static void await_replies(struct dispatch *dispatch, const struct ticket *ticket) {
+void combine_wait(struct dispatch *dispatch, const struct ticket *ticket) {
     struct completion completions[COMPLETIONS_MAX];
     uint64_t started_ns = clock_now_ns();
     while (count_pending(dispatch, ticket) > 0) {
@@ -215,7 +217,7 @@ enum status combine_await(struct dispatch *dispatch, struct ticket *ticket, floa
         if (ticket->task_count)
             memset(ticket->sums, 0, sums * sizeof *ticket->sums);
         compute_here(dispatch, ticket, ticket->sums);
-        await_replies(dispatch, ticket);
+        combine_wait(dispatch, ticket);
         if (is_complete(dispatch, ticket))
             break;
         enum status status = dispatch_resend(dispatch, ticket);

@@ -5,6 +5,10 @@
 
 #include "coordinator/dispatch.h"
 
+/* Waits for everything that can still come of a ticket's replies: a part that is still pending then
+ * was lost with its worker. */
+void combine_wait(struct dispatch *dispatch, const struct ticket *ticket);
+
 /* out (rows, hidden) += the local feed-forward and the sums of all holders of `ticket`, which is
  * closed. Replies may come in any order; they are added in the order of holders, so results do not
  * depend on timing. What was lost with

@@ -22,7 +22,7 @@ struct planned {
     const struct plan_options *options;
     struct model_shape shape;
     struct outline *outline;
-    struct shard_layout layouts[LAYERS_MAX];
+    struct shard_layout layouts[SHARD_LAYOUTS(LAYERS_MAX)];
     struct cluster_file cluster;
     struct planning *planning;
     uint64_t fingerprint;        /* of the weights; 0: there are none yet */
@@ -55,8 +55,8 @@ static enum status read_model(struct planned *planned) {
         return status;
     status = options->type ? outline_assume(&planned->shape, options->type, &planned->outline)
                            : read_headers(planned);
-    for (uint32_t layer = 0; status == STATUS_OK && layer < planned->shape.layers; layer++)
-        planned->layouts[layer] = planned->outline->layers[layer].routed;
+    if (status == STATUS_OK)
+        outline_layouts(planned->outline, planned->shape.layers, planned->layouts);
     return status;
 }
 
@@ -152,6 +152,7 @@ static enum status make_plan(struct planned *planned, struct planning_input *inp
         .kind = planning_kind(options->placement),
         .objective = planning_objective(options->optimize),
         .replicas = planning_replicas(options->replicas),
+        .offload = planning_offload(options->offload),
         .decode = {1, options->context / 2, 1},
         .prefill = {options->batch_tokens, options->batch_tokens / 2, 1},
     };

@@ -39,11 +39,12 @@ struct tally {
 
 struct cost_model {
     struct cost_input input;
-    uint32_t expert_layers;  /* that take time */
-    struct unit_cost *units; /* (holders, layers) */
-    struct tally *tallies;   /* (holders) */
-    uint32_t *copies;        /* (experts) the copy in use */
-    enum wire_format wire;   /* of rows on the way */
+    uint32_t expert_layers;      /* that take time */
+    struct unit_cost *units;     /* (holders, layers) of routed experts */
+    struct unit_cost *ffn_units; /* (workers, layers) of what all rows meet */
+    struct tally *tallies;       /* (holders) */
+    uint32_t *copies;            /* (experts) the copy in use */
+    enum wire_format wire;       /* of rows on the way */
 };
 
 /* ---- Machines. */
@@ -99,25 +100,33 @@ static struct unit_cost *unit_of(const struct cost_model *model, uint32_t holder
     return &model->units[(size_t)holder * model->input.layers + layer];
 }
 
+static struct unit_cost *ffn_unit_of(const struct cost_model *model, uint32_t worker,
+                                     uint32_t layer) {
+    return &model->ffn_units[(size_t)worker * model->input.layers + layer];
+}
+
 enum status cost_model_create(const struct cost_input *input, struct cost_model **out) {
     struct cost_model *model = calloc(1, sizeof *model);
     if (!model)
         return STATUS_NO_MEMORY;
     model->input = *input;
     model->units = calloc((size_t)input->holders * input->layers + 1, sizeof *model->units);
+    model->ffn_units = calloc((size_t)input->workers * input->layers + 1, sizeof *model->ffn_units);
     model->tallies = calloc(input->holders + 1u, sizeof *model->tallies);
     model->copies = calloc(input->shape->experts, sizeof *model->copies);
-    if (!model->units || !model->tallies || !model->copies) {
+    if (!model->units || !model->ffn_units || !model->tallies || !model->copies) {
         cost_model_destroy(model);
         return STATUS_NO_MEMORY;
     }
     for (uint32_t layer = 0; layer < input->layers; layer++) {
+        const struct outline_layer *outline = &input->outline->layers[layer];
+        for (uint32_t h = 0; h < input->workers && outline->ffn.inner; h++)
+            *ffn_unit_of(model, h, layer) = find_unit_cost(&outline->ffn, &input->machines[h]);
         if (!input->shape->is_expert_layer[layer])
             continue;
         model->expert_layers += layer < input->shape->layers;
         for (uint32_t h = 0; h < input->holders; h++)
-            *unit_of(model, h, layer) =
-                find_unit_cost(&input->outline->layers[layer].routed, &input->machines[h]);
+            *unit_of(model, h, layer) = find_unit_cost(&outline->routed, &input->machines[h]);
     }
     *out = model;
     return STATUS_OK;
@@ -127,6 +136,7 @@ void cost_model_destroy(struct cost_model *model) {
     if (!model)
         return;
     free(model->units);
+    free(model->ffn_units);
     free(model->tallies);
     free(model->copies);
     free(model);
@@ -235,6 +245,34 @@ static void tally_batch(struct cost_model *model, const struct placement *placem
     }
     for (uint32_t d = 0; d < ROUTING_DRAWS; d++)
         add_visits(model, placement, layer, d, rows / ROUTING_DRAWS);
+}
+
+/* Of one column that all rows meet. */
+static double column_seconds(const struct unit_cost *unit, double rows) {
+    return rows <= 1 ? unit->read_s : fmax(unit->read_s, rows * unit->row_s);
+}
+
+/* Adds what workers have of the feed-forward that all rows meet, to a layer that was tallied. */
+static void add_ffn(struct cost_model *model, const struct placement *placement, uint32_t layer,
+                    double rows) {
+    const struct expert_places *places = placement_find(placement, layer, SHARD_FFN);
+    for (uint32_t i = 0; i < places->count; i++) {
+        const struct placed_shard *part = &places->parts[i];
+        struct tally *tally = &model->tallies[part->holder];
+        tally->busy_s += (part->end - part->begin) *
+                         column_seconds(ffn_unit_of(model, part->holder, layer), rows);
+        tally->rows = rows;
+        tally->entries += rows;
+    }
+}
+
+/* The part of it that is left to the coordinator. */
+static double own_ffn(const struct cost_model *model, const struct placement *placement,
+                      uint32_t layer) {
+    const struct expert_places *places = placement_find(placement, layer, SHARD_FFN);
+    return places->count
+               ? (double)places->parts[0].begin / model->input.outline->layers[layer].ffn.inner
+               : 1;
 }
 
 /* ---- From there to time. */
@@ -357,7 +395,8 @@ static void add_tallied(const struct cost_model *model, const struct cost_parts 
         layer_s = fmax(fmax(2 * own_s, 2 * occupied_s), layer_s);
     double n = weight * step->micro_batches;
     out->layer_s[layer] += weight * layer_s;
-    out->fanout += weight * visits / rows / model->expert_layers;
+    if (model->input.shape->is_expert_layer[layer])
+        out->fanout += weight * visits / rows / model->expert_layers;
     out->parts.attention += n * parts.attention;
     out->parts.router += n * parts.router;
     out->parts.shared += n * parts.shared;
@@ -410,20 +449,69 @@ static void add_layer(struct cost_model *model, const struct placement *placemen
     struct cost_parts own = {
         .attention = attention_seconds(model, layer, rows, step->context),
         .router = sum_seconds(&outline->router, machine, rows),
-        .shared = sum_seconds(&outline->local_ffn, machine, rows),
+        .shared =
+            own_ffn(model, placement, layer) * sum_seconds(&outline->local_ffn, machine, rows),
     };
-    if (!model->input.shape->is_expert_layer[layer]) {
+    bool is_dense = !model->input.shape->is_expert_layer[layer];
+    if (is_dense && placement_find(placement, layer, SHARD_FFN)->count == 0) {
         out->layer_s[layer] = step->micro_batches * (own.attention + own.shared);
         out->parts.dense += out->layer_s[layer];
+    } else if (is_dense) {
+        clear_tallies(model);
+        add_ffn(model, placement, layer, rows);
+        add_tallied(model, &own, layer, step, 1, out);
     } else if (rows < 2) {
         for (uint32_t draw = 0; draw < ROUTING_DRAWS; draw++) {
             tally_token(model, placement, layer, draw);
+            add_ffn(model, placement, layer, rows);
             add_tallied(model, &own, layer, step, 1.0 / ROUTING_DRAWS, out);
         }
     } else {
         tally_batch(model, placement, layer, rows);
+        add_ffn(model, placement, layer, rows);
         add_tallied(model, &own, layer, step, 1, out);
     }
+}
+
+/* One row of logits from so many rows of the head, by a worker. */
+static double worker_head_seconds(const struct cost_model *model, uint32_t worker, double rows) {
+    const struct link_figures *link = &model->input.links[worker];
+    const struct shard_layout *head = &model->input.outline->head_rows;
+    double out_bytes = head->hidden * sizeof(float), in_bytes = rows * sizeof(float);
+    double read_bytes = (double)weight_row_bytes(head->gate, head->hidden) * rows;
+    return link->round_trip_s + REQUEST_S + out_bytes / link->to_bytes_per_s +
+           read_bytes / read_rate(&model->input.machines[worker], head->gate) +
+           in_bytes / link->from_bytes_per_s;
+}
+
+/* One row of logits: the coordinator's own part of the head, or a worker's where that takes longer,
+ * and what comes back once more, copied and over the coordinator's own link. */
+static double head_seconds(const struct cost_model *model, const struct placement *placement) {
+    const struct cost_input *input = &model->input;
+    double seconds = sum_seconds(&input->outline->head, input->coordinator, 1), away = 0;
+    const struct expert_places *places = placement_find(placement, 0, SHARD_HEAD);
+    if (places->count == 0)
+        return seconds;
+    seconds *= (double)places->parts[0].begin / input->outline->head_rows.inner;
+    for (uint32_t i = 0; i < places->count; i++) {
+        double rows = places->parts[i].end - places->parts[i].begin;
+        seconds = fmax(seconds, worker_head_seconds(model, places->parts[i].holder, rows));
+        away += rows;
+    }
+    if (input->link_bytes_per_s > 0)
+        seconds = fmax(seconds, away * sizeof(float) / input->link_bytes_per_s);
+    return seconds + places->count * MESSAGE_S + away * sizeof(float) / COPY_BYTES_PER_S;
+}
+
+void cost_model_profile_head(const struct cost_model *model, double *ready_s, double *column_s) {
+    const struct cost_input *input = &model->input;
+    for (uint32_t h = 0; h < input->workers; h++) {
+        ready_s[h] = worker_head_seconds(model, h, 0);
+        column_s[h] = worker_head_seconds(model, h, 1) - ready_s[h];
+    }
+    ready_s[input->workers] = 0;
+    column_s[input->workers] =
+        sum_seconds(&input->outline->head, input->coordinator, 1) / input->outline->head_rows.inner;
 }
 
 void cost_model_set_wire(struct cost_model *model, enum wire_format wire) {
@@ -437,7 +525,7 @@ void cost_model_predict(struct cost_model *model, const struct placement *placem
         add_layer(model, placement, layer, step, out);
         out->step_s += out->layer_s[layer];
     }
-    out->parts.head = sum_seconds(&model->input.outline->head, model->input.coordinator, 1);
+    out->parts.head = head_seconds(model, placement);
 }
 
 uint32_t cost_model_predict_best(struct cost_model *model, const struct placement *placement,
@@ -495,5 +583,42 @@ void cost_model_profile(const struct cost_model *model, uint32_t rows, double vi
         fixed_s[h] = link->round_trip_s + REQUEST_S + visits * row_s;
         /* What is not fixed comes with each expert; several of a token's share a row. */
         load_s[h] += (1 - visits) * row_s / 2;
+    }
+}
+
+/* Adds when the workers, all of which get `rows` rows, are done with the layer that was tallied. */
+static void add_ready(struct cost_model *model, double rows, double weight, double *ready_s) {
+    uint32_t workers = model->input.workers;
+    for (uint32_t h = 0; h < workers; h++)
+        model->tallies[h].rows = rows;
+    struct exchange all = sum_exchange(model);
+    for (uint32_t h = 0; h < workers; h++) {
+        struct remote remote = find_remote(model, h, &all);
+        ready_s[h] += weight * remote_seconds(&remote);
+    }
+    for (uint32_t h = workers; h < model->input.holders; h++)
+        ready_s[workers] += weight * model->tallies[h].busy_s;
+}
+
+void cost_model_profile_ffn(struct cost_model *model, const struct placement *placement,
+                            uint32_t layer, double rows, double *ready_s, double *column_s) {
+    const struct cost_input *input = &model->input;
+    const struct outline_layer *outline = &input->outline->layers[layer];
+    for (uint32_t h = 0; h < input->workers; h++)
+        column_s[h] = column_seconds(ffn_unit_of(model, h, layer), rows);
+    column_s[input->workers] =
+        sum_seconds(&outline->local_ffn, input->coordinator, rows) / outline->ffn.inner;
+    memset(ready_s, 0, (input->workers + 1u) * sizeof *ready_s);
+    if (!input->shape->is_expert_layer[layer]) {
+        clear_tallies(model);
+        add_ready(model, rows, 1, ready_s);
+    } else if (rows < 2) {
+        for (uint32_t draw = 0; draw < ROUTING_DRAWS; draw++) {
+            tally_token(model, placement, layer, draw);
+            add_ready(model, rows, 1.0 / ROUTING_DRAWS, ready_s);
+        }
+    } else {
+        tally_batch(model, placement, layer, rows);
+        add_ready(model, rows, 1, ready_s);
     }
 }

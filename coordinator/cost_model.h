@@ -95,3 +95,13 @@ uint32_t cost_model_predict_best(struct cost_model *model, const struct placemen
  * `visits`: the part of all rows that a holder sees, as far as it does not depend on its load. */
 void cost_model_profile(const struct cost_model *model, uint32_t rows, double visits,
                         double *fixed_s, double *load_s);
+
+/* The same for the feed-forward that all rows of a layer meet, beside what the placement has of the
+ * layer's routed experts: how long after they were sent the workers would be done with `rows` rows,
+ * ready_s (workers), and how much longer each takes for one column of the inner dimension,
+ * column_s; both with the coordinator behind the workers. */
+void cost_model_profile_ffn(struct cost_model *model, const struct placement *placement,
+                            uint32_t layer, double rows, double *ready_s, double *column_s);
+
+/* The same for the output head and one row of logits; a column is one row of the head. */
+void cost_model_profile_head(const struct cost_model *model, double *ready_s, double *column_s);

@@ -17,19 +17,27 @@
 /* How long holders are watched before their load is balanced. */
 #define BALANCE_WINDOW_S 5.0
 
-/* A COMBINE frame of the largest batch, or an ERROR frame. */
+uint32_t dispatch_entries_per_row(uint32_t experts_per_token) {
+    return experts_per_token * PARTS_PER_HOLDER_MAX + 1;
+}
+
+/* A COMBINE frame of the largest batch, the logits of one row, or an ERROR frame. */
 static size_t reply_bytes_max(const struct dispatch *dispatch) {
     size_t combine = wire_combine_bytes(dispatch->rows_max, dispatch->hidden,
                                         wire_answer_format(dispatch->format));
     size_t error = sizeof(struct wire_header) + WIRE_ERROR_BYTES_MAX;
+    size_t logits = wire_combine_bytes(1, dispatch->head_rows, WIRE_F32);
+    combine = combine > logits ? combine : logits;
     return combine > error ? combine : error;
 }
 
-/* A DISPATCH frame of the largest batch. */
+/* A DISPATCH frame of the largest batch, or one row for the head. */
 static size_t frame_bytes_max(const struct dispatch *dispatch) {
-    return wire_dispatch_bytes(dispatch->rows_max,
-                               dispatch->rows_max * dispatch->k * PARTS_PER_HOLDER_MAX,
-                               dispatch->hidden, dispatch->format);
+    size_t head = wire_dispatch_bytes(1, 1, dispatch->hidden, WIRE_F32);
+    size_t batch = wire_dispatch_bytes(dispatch->rows_max,
+                                       dispatch->rows_max * dispatch_entries_per_row(dispatch->k),
+                                       dispatch->hidden, dispatch->format);
+    return batch > head ? batch : head;
 }
 
 static enum status take_part(struct dispatch *dispatch, uint32_t holder, struct ticket_part *part) {
@@ -39,9 +47,19 @@ static enum status take_part(struct dispatch *dispatch, uint32_t holder, struct 
         return STATUS_NO_MEMORY;
     if (holder >= dispatch->holders->workers)
         return STATUS_OK;
-    part->frame = arena_take(arena, frame_bytes_max(dispatch), 1);
-    part->reply = arena_take(arena, reply_bytes_max(dispatch), 1);
+    part->frame = arena_take(arena, dispatch->frame_bytes, 1);
+    part->reply = arena_take(arena, dispatch->reply_bytes, 1);
     return part->frame && part->reply ? STATUS_OK : STATUS_NO_MEMORY;
+}
+
+/* Of the feed-forwards that all rows meet, should all of their parts be computed here. */
+static size_t ffn_tasks_max(const struct dispatch *dispatch) {
+    uint32_t parts = 0;
+    for (uint32_t layer = 0; layer < dispatch->placement->layers; layer++) {
+        uint32_t count = placement_find(dispatch->placement, layer, SHARD_FFN)->count;
+        parts = count > parts ? count : parts;
+    }
+    return (size_t)dispatch->rows_max * (parts + 1);
 }
 
 static enum status take_memory(struct dispatch *dispatch) {
@@ -62,7 +80,7 @@ static enum status take_memory(struct dispatch *dispatch) {
     for (uint32_t t = 0; t < TICKETS_MAX; t++) {
         struct ticket *ticket = &dispatch->tickets[t];
         ticket->parts = arena_take(arena, holders, sizeof *ticket->parts);
-        ticket->tasks = arena_take(arena, entries * PARTS_PER_HOLDER_MAX + dispatch->rows_max,
+        ticket->tasks = arena_take(arena, entries * PARTS_PER_HOLDER_MAX + ffn_tasks_max(dispatch),
                                    sizeof *ticket->tasks);
         if (!ticket->parts || !ticket->tasks)
             return STATUS_NO_MEMORY;
@@ -85,8 +103,8 @@ static void register_frames(struct dispatch *dispatch) {
         for (uint32_t h = 0; h < dispatch->holders->workers; h++) {
             const struct ticket_part *part = &dispatch->tickets[t].parts[h];
             struct transport *transport = dispatch->holders->transport;
-            transport_register(transport, part->frame, frame_bytes_max(dispatch));
-            transport_register(transport, part->reply, reply_bytes_max(dispatch));
+            transport_register(transport, part->frame, dispatch->frame_bytes);
+            transport_register(transport, part->reply, dispatch->reply_bytes);
         }
 }
 
@@ -106,7 +124,13 @@ enum status dispatch_create(const struct dispatch_options *options, struct dispa
     dispatch->threads = options->threads;
     dispatch->trace = options->trace;
     dispatch->format = options->format;
+    const struct expert_places *head = placement_find(options->placement, 0, SHARD_HEAD);
+    for (uint32_t i = 0; i < head->count; i++)
+        if (head->parts[i].end - head->parts[i].begin > dispatch->head_rows)
+            dispatch->head_rows = head->parts[i].end - head->parts[i].begin;
     dispatch->first_copies_only = options->first_copies_only;
+    dispatch->frame_bytes = frame_bytes_max(dispatch);
+    dispatch->reply_bytes = reply_bytes_max(dispatch);
     enum status status = statistics_create(options->placement->holders, options->placement->layers,
                                            &dispatch->statistics);
     if (!status)
@@ -139,7 +163,7 @@ void dispatch_destroy(struct dispatch *dispatch) {
     free(dispatch);
 }
 
-static struct ticket *open_ticket(struct dispatch *dispatch) {
+struct ticket *dispatch_open_ticket(struct dispatch *dispatch) {
     for (uint32_t t = 0; t < TICKETS_MAX; t++)
         if (!dispatch->tickets[t].in_use)
             return &dispatch->tickets[t];
@@ -149,7 +173,7 @@ static struct ticket *open_ticket(struct dispatch *dispatch) {
 
 /* Counting sort of all (row, choice) pairs by expert; rows stay in ascending order. */
 static void sort_by_expert(struct dispatch *dispatch, const uint32_t *experts, uint32_t rows) {
-    uint32_t pairs = rows * dispatch->k, *first = dispatch->expert_first;
+    uint32_t pairs = experts ? rows * dispatch->k : 0, *first = dispatch->expert_first;
     memset(first, 0, (dispatch->placement->experts + 1u) * sizeof *first);
     for (uint32_t p = 0; p < pairs; p++)
         first[experts[p] + 1]++;
@@ -230,15 +254,32 @@ static const struct expert_places *copy_in_use(const struct dispatch *dispatch, 
     return places;
 }
 
+/* Only of one that serves it well. */
+bool dispatch_asks(const struct dispatch *dispatch, const struct placed_shard *part) {
+    const struct holder *holder = &dispatch->holders->all[part->holder];
+    return part->slot < dispatch->holders->served[part->holder] && !holder->silent &&
+           !holder->leaving;
+}
+
 /* Numbers the rows that each holder gets, in ascending order. */
 static void assign_rows(struct dispatch *dispatch, struct ticket *ticket) {
     const struct dispatch_work *work = &ticket->work;
     for (uint32_t h = 0; h < dispatch->placement->holders; h++) {
         struct ticket_part *part = &ticket->parts[h];
         part->rows = part->entries = part->pending = 0;
+        part->width = dispatch->hidden;
         memset(part->row_of, 0xff, work->rows * sizeof *part->row_of);
     }
-    for (uint32_t row = 0; row < work->rows; row++)
+    const struct expert_places *ffn = placement_find(dispatch->placement, work->layer, SHARD_FFN);
+    for (uint32_t i = 0; i < ffn->count; i++) {
+        struct ticket_part *part = &ticket->parts[ffn->parts[i].holder];
+        if (!dispatch_asks(dispatch, &ffn->parts[i]))
+            continue;
+        for (uint32_t row = 0; row < work->rows; row++)
+            part->row_of[row] = row;
+        part->rows = work->rows;
+    }
+    for (uint32_t row = 0; work->experts && row < work->rows; row++)
         for (uint32_t choice = 0; choice < dispatch->k; choice++) {
             uint32_t begin, end;
             const struct expert_places *places = copy_in_use(
@@ -281,14 +322,14 @@ static void fill_entries(struct dispatch *dispatch, struct ticket *ticket) {
 
 /* Completes the frame of one holder and posts it together with the buffer for the answer. A holder
  * that does not take it is lost, which combine finds. */
-static void send_part(struct dispatch *dispatch, struct ticket *ticket, uint32_t h) {
+void dispatch_send_part(struct dispatch *dispatch, struct ticket *ticket, uint32_t h) {
     struct ticket_part *part = &ticket->parts[h];
     const struct dispatch_work *work = &ticket->work;
     const struct holder *holder = &dispatch->holders->all[h];
     struct transport *transport = dispatch->holders->transport;
     struct wire_header header = {
         .type = WIRE_DISPATCH,
-        .format = (uint8_t)dispatch->format,
+        .format = (uint8_t)ticket->format,
         .sequence = ticket->sequence,
         .layer = work->layer,
         .rows = part->rows,
@@ -297,29 +338,41 @@ static void send_part(struct dispatch *dispatch, struct ticket *ticket, uint32_t
     };
     wire_encode_header(&header, part->frame);
     uint8_t *rows = wire_dispatch_rows(part->frame);
-    size_t row_bytes = wire_row_bytes(dispatch->format, dispatch->hidden);
+    size_t row_bytes = wire_row_bytes(ticket->format, dispatch->hidden);
     for (uint32_t row = 0; row < work->rows; row++)
         if (part->row_of[row] != UINT32_MAX)
-            wire_store(dispatch->format, work->x + (size_t)row * dispatch->hidden, dispatch->hidden,
+            wire_store(ticket->format, work->x + (size_t)row * dispatch->hidden, dispatch->hidden,
                        rows + part->row_of[row] * row_bytes);
-    size_t bytes =
-        wire_dispatch_bytes(part->rows, part->entries, dispatch->hidden, dispatch->format);
+    size_t bytes = wire_dispatch_bytes(part->rows, part->entries, dispatch->hidden, ticket->format);
     part->session = holder->session;
     part->pending = 2;
     part->sent_ns = clock_now_ns();
     dispatch->stats[h].bytes_out += bytes;
-    statistics_load(dispatch->statistics, h, work->layer)->bytes_out += bytes;
-    if (transport_post_receive(transport, holder->connection, part->reply,
-                               reply_bytes_max(dispatch)) ||
+    if (!ticket->is_head)
+        statistics_load(dispatch->statistics, h, work->layer)->bytes_out += bytes;
+    if (transport_post_receive(transport, holder->connection, part->reply, dispatch->reply_bytes) ||
         transport_post_send(transport, holder->connection, part->frame, bytes))
         holders_lose(dispatch->holders, h, "takes no more frames; see its log");
 }
 
-static void list_local_ffn(struct ticket *ticket) {
+/* What all rows meet: the coordinator's own part and those that no worker is asked for become
+ * tasks, the others entries of frames. */
+static void list_ffn(struct dispatch *dispatch, struct ticket *ticket) {
     const struct dispatch_work *work = &ticket->work;
-    ticket->task_count = 0;
-    for (uint32_t row = 0; work->local_ffn && row < work->rows; row++)
-        ticket->tasks[ticket->task_count++] = (struct expert_task){work->local_ffn, row, 1.0f};
+    const struct expert_places *places =
+        placement_find(dispatch->placement, work->layer, SHARD_FFN);
+    for (uint32_t i = 0; i < work->ffn_count; i++) {
+        const struct placed_shard *part = i > 0 ? &places->parts[i - 1] : NULL;
+        bool asked = part && dispatch_asks(dispatch, part);
+        if (!asked && work->ffn[i].gate.rows == 0)
+            continue;
+        for (uint32_t row = 0; row < work->rows; row++)
+            if (asked)
+                add_entry(dispatch, ticket, row, part, 1.0f);
+            else
+                ticket->tasks[ticket->task_count++] =
+                    (struct expert_task){&work->ffn[i], row, 1.0f};
+    }
 }
 
 enum status dispatch_resend(struct dispatch *dispatch, struct ticket *ticket) {
@@ -336,12 +389,13 @@ enum status dispatch_resend(struct dispatch *dispatch, struct ticket *ticket) {
     }
     failover_rest(dispatch->failover);
     ticket->sequence = ++dispatch->sequence;
-    list_local_ffn(ticket);
+    ticket->task_count = 0;
     assign_rows(dispatch, ticket);
+    list_ffn(dispatch, ticket);
     fill_entries(dispatch, ticket);
     for (uint32_t h = 0; h < dispatch->placement->holders; h++)
         if (ticket->parts[h].rows > 0 && h < dispatch->holders->workers)
-            send_part(dispatch, ticket, h);
+            dispatch_send_part(dispatch, ticket, h);
     if (dispatch->holders->workers)
         transport_flush(dispatch->holders->transport);
     trace_work(dispatch->trace, "dispatch", work->layer, started_ns);
@@ -373,12 +427,18 @@ static void count_reads(struct dispatch *dispatch, const struct dispatch_work *w
             window->read_bytes[places->parts[i].holder] += (double)shard_bytes(layout, &shard);
         }
     }
-    if (work->local_ffn && dispatch->holders->store)
-        window->read_bytes[dispatch->holders->workers] += ffn_bytes(work->local_ffn);
+    const struct expert_places *places =
+        placement_find(dispatch->placement, work->layer, SHARD_FFN);
+    for (uint32_t i = 0; i < work->ffn_count; i++) {
+        bool asked = i > 0 && dispatch_asks(dispatch, &places->parts[i - 1]);
+        uint32_t holder = asked ? places->parts[i - 1].holder : dispatch->holders->workers;
+        if (asked || dispatch->holders->store)
+            window->read_bytes[holder] += ffn_bytes(&work->ffn[i]);
+    }
 }
 
 static void count_visits(struct dispatch *dispatch, const struct ticket *ticket) {
-    for (uint32_t row = 0; row < ticket->work.rows; row++) {
+    for (uint32_t row = 0; ticket->work.experts && row < ticket->work.rows; row++) {
         uint32_t visited = 0;
         for (uint32_t h = 0; h < dispatch->placement->holders; h++)
             visited += ticket->parts[h].row_of[row] != UINT32_MAX;
@@ -419,9 +479,12 @@ enum status dispatch_send(struct dispatch *dispatch, const struct dispatch_work 
     enum status status = balance(dispatch);
     if (status)
         return status;
-    struct ticket *ticket = open_ticket(dispatch);
+    struct ticket *ticket = dispatch_open_ticket(dispatch);
     ticket->in_use = true;
+    ticket->is_head = false;
     ticket->work = *work;
+    ticket->format = dispatch->format;
+    ticket->answer_format = wire_answer_format(dispatch->format);
     status = dispatch_resend(dispatch, ticket);
     if (status)
         return status;

@@ -31,25 +31,30 @@ struct ticket_part {
     uint32_t entries; /* (row, shard) pairs in the part's frame */
     uint32_t pending; /* completions still to come */
     uint32_t session; /* of the holder when the frame was sent */
+    uint32_t width;   /* values in a row of the answer */
     uint64_t sent_ns;
 };
 
 /* What one layer asks for. */
 struct dispatch_work {
     uint32_t layer, rows;
-    const float *x;                 /* (rows, hidden) */
-    const uint32_t *experts;        /* (rows, k) */
-    const float *weights;           /* (rows, k) */
-    const struct expert *local_ffn; /* computed here for each row, with weight one; NULL: none */
+    const float *x;           /* (rows, hidden) */
+    const uint32_t *experts;  /* (rows, k); NULL: a layer without routed experts */
+    const float *weights;     /* (rows, k) */
+    const struct expert *ffn; /* (ffn_count) parts of what each row meets with weight one, as in
+                                 struct layer */
+    uint32_t ffn_count;
 };
 
 /* Work under way between dispatch and combine. */
 struct ticket {
     bool in_use;
+    bool is_head; /* logits and not a layer */
     uint64_t sequence;
     struct dispatch_work work;
-    struct ticket_part *parts; /* (holders) */
-    struct expert_task *tasks; /* (rows_max * (k * PARTS_PER_HOLDER_MAX + 1)) computed here */
+    enum wire_format format, answer_format; /* of rows on the way there and back */
+    struct ticket_part *parts;              /* (holders) */
+    struct expert_task *tasks;              /* (task_count) computed here */
     size_t task_count;
     float *sums; /* (rows_max, hidden) of what is computed here; NULL: no workers */
 };
@@ -63,11 +68,14 @@ struct holder_stats {
     uint64_t bytes_out, bytes_in; /* as the coordinator sees it: out is to the worker */
 };
 
-/* Shared with combine.c, which is the other half of this module; nobody else looks inside. */
+/* Shared with combine.c, which is the other half of this module, and head.c; nobody else looks
+ * inside. */
 struct dispatch {
     struct arena *arena;
     const struct placement *placement;
     uint32_t hidden, rows_max, k;
+    uint32_t head_rows; /* most rows of the output head that a worker has; 0: none has any */
+    size_t frame_bytes, reply_bytes; /* of each part's buffers */
     struct holders *holders;
     struct failover *failover;
     struct expert_workspace *workspace;
@@ -102,6 +110,9 @@ struct dispatch_options {
     uint32_t hidden, rows_max, experts_per_token;
 };
 
+/* Most entries that a frame has for one row. */
+uint32_t dispatch_entries_per_row(uint32_t experts_per_token);
+
 /* What the options point to must outlive the last step. Takes all buffers it will need. Errors:
  * STATUS_NO_MEMORY. */
 enum status dispatch_create(const struct dispatch_options *options, struct dispatch **out);
@@ -110,11 +121,18 @@ enum status dispatch_create(const struct dispatch_options *options, struct dispa
 void dispatch_destroy(struct dispatch *dispatch);
 
 /* Sends every row to the holders of its experts, each expert to the copy whose holders have least
- * to do. What `work` points to must stay as it is until combine_await. At most TICKETS_MAX tickets
- * are open at a time. Waits where experts have no holder at present. Errors: those of
- * failover_wait; nothing can be dispatched any more then. */
+ * to do, and to those of what all rows meet. What `work` points to must stay as it is until
+ * combine_await. At most TICKETS_MAX tickets are open at a time. Waits where experts have no holder
+ * at present. Errors: those of failover_wait; nothing can be dispatched any more then. */
 enum status dispatch_send(struct dispatch *dispatch, const struct dispatch_work *work,
                           struct ticket **out);
+
+/* For head: a ticket that is not in use; whether a worker is asked for its part of SHARD_FFN or
+ * SHARD_HEAD, which is here as well; and one worker's frame, whose rows are numbered and whose
+ * entries are filled in. */
+struct ticket *dispatch_open_ticket(struct dispatch *dispatch);
+bool dispatch_asks(const struct dispatch *dispatch, const struct placed_shard *part);
+void dispatch_send_part(struct dispatch *dispatch, struct ticket *ticket, uint32_t holder);
 
 /* Sends the work of an open ticket again, to the holders there are now. For combine. */
 enum status dispatch_resend(struct dispatch *dispatch, struct ticket *ticket);

@@ -18,13 +18,14 @@
 #include "common/log.h"
 #include "coordinator/attention.h"
 #include "coordinator/combine.h"
+#include "coordinator/head.h"
 #include "coordinator/router.h"
 
 /* A part of the rows, or all of them, on their way through the layers. */
 struct micro_batch {
     struct batch batch;
     struct batch_segment *segments; /* (rows_max) */
-    struct ticket *ticket;          /* of the experts that are under way; NULL: none */
+    struct ticket *ticket;          /* of the feed-forward that is under way; NULL: none */
 };
 
 struct engine {
@@ -32,7 +33,6 @@ struct engine {
     struct threads *threads;
     struct kv_cache *cache;
     struct dispatch *dispatch;
-    struct expert_workspace *workspace;
     struct attention *attention;
     struct router *router;
     struct arena *arena;
@@ -45,7 +45,6 @@ struct engine {
     uint32_t *experts; /* (rows_max, k) */
     float *weights;    /* (rows_max, k) */
     struct matmul_workspace matmul;
-    struct expert_task *tasks; /* (rows_max) every row through one feed-forward */
     uint32_t overlap_rows_min;
     struct trace *trace;
     struct micro_batch micro_batches[TICKETS_MAX];
@@ -61,7 +60,6 @@ enum status engine_create(const struct engine_options *options, struct engine **
     engine->threads = options->threads;
     engine->cache = options->cache;
     engine->dispatch = options->dispatch;
-    engine->workspace = options->workspace;
     engine->rows_max = rows;
     engine->overlap_rows_min = options->overlap_rows_min;
     engine->trace = options->trace;
@@ -79,9 +77,8 @@ enum status engine_create(const struct engine_options *options, struct engine **
     void *prepared = arena_take(arena, rows, matmul_row_bytes(2 * shape->hidden));
     engine->matmul =
         (struct matmul_workspace){options->threads, scratch, matmul_scratch_floats(), prepared};
-    engine->tasks = arena_take(arena, rows, sizeof *engine->tasks);
     if (!engine->x || !engine->normed || !engine->mixed || !engine->experts || !engine->weights ||
-        !scratch || !prepared || !engine->tasks)
+        !scratch || !prepared)
         goto err_memory;
     for (uint32_t m = 0; m < TICKETS_MAX; m++)
         if (!(engine->micro_batches[m].segments =
@@ -176,41 +173,39 @@ static void add_attention(struct engine *engine, uint32_t index, const struct mi
     trace_work(engine->trace, "attention", index, started_ns);
 }
 
-/* x += the layer's dense feed-forward, each row with weight one. */
-static void add_dense_ffn(struct engine *engine, const struct layer *layer,
-                          const struct micro_batch *micro) {
-    size_t hidden = engine->model->shape.hidden;
-    for (uint32_t r = 0; r < micro->batch.rows; r++)
-        engine->tasks[r] = (struct expert_task){&layer->local_ffn, r, 1.0f};
-    expert_forward(engine->workspace, rows_of(micro, engine->normed, hidden), engine->tasks,
-                   micro->batch.rows, rows_of(micro, engine->x, hidden));
-}
-
-/* Routes the rows and sends them to their experts. */
-static enum status send_experts(struct engine *engine, uint32_t index, struct micro_batch *micro) {
-    const struct layer *layer = &engine->model->layers[index];
-    const struct model_shape *shape = &engine->model->shape;
+static void route(struct engine *engine, uint32_t index, const struct micro_batch *micro,
+                  struct dispatch_work *work) {
     const struct batch *batch = &micro->batch;
-    size_t first = (size_t)batch->first_row * shape->experts_per_token;
-    const struct dispatch_work work = {
-        .layer = index,
-        .rows = batch->rows,
-        .x = rows_of(micro, engine->normed, shape->hidden),
-        .experts = engine->experts + first,
-        .weights = engine->weights + first,
-        .local_ffn = layer->has_local_ffn ? &layer->local_ffn : NULL,
-    };
+    size_t first = (size_t)batch->first_row * engine->model->shape.experts_per_token;
     uint64_t started_ns = clock_now_ns();
-    router_forward(engine->router, layer, index, work.x, batch->rows, engine->experts + first,
-                   engine->weights + first);
+    router_forward(engine->router, &engine->model->layers[index], index, work->x, batch->rows,
+                   engine->experts + first, engine->weights + first);
+    work->experts = engine->experts + first;
+    work->weights = engine->weights + first;
     trace_work(engine->trace, "router", index, started_ns);
     if (engine->observer)
-        engine->observer(engine->observer_context, index, batch, work.experts, work.weights);
+        engine->observer(engine->observer_context, index, batch, work->experts, work->weights);
+}
+
+/* Sends the rows to the layer's feed-forward: the experts they are routed to, if it has any, and
+ * what all rows meet. */
+static enum status send_ffn(struct engine *engine, uint32_t index, struct micro_batch *micro) {
+    const struct layer *layer = &engine->model->layers[index];
+    const struct model_shape *shape = &engine->model->shape;
+    struct dispatch_work work = {
+        .layer = index,
+        .rows = micro->batch.rows,
+        .x = rows_of(micro, engine->normed, shape->hidden),
+        .ffn = layer->ffn,
+        .ffn_count = layer->ffn_count,
+    };
+    if (shape->is_expert_layer[index])
+        route(engine, index, micro, &work);
     return dispatch_send(engine->dispatch, &work, &micro->ticket);
 }
 
-/* Waits for the experts that are under way, if any, and adds what they give. */
-static enum status finish_experts(struct engine *engine, struct micro_batch *micro) {
+/* Waits for the feed-forward that is under way, if any, and adds what it gives. */
+static enum status finish_ffn(struct engine *engine, struct micro_batch *micro) {
     struct ticket *ticket = micro->ticket;
     micro->ticket = NULL;
     if (!ticket)
@@ -219,19 +214,16 @@ static enum status finish_experts(struct engine *engine, struct micro_batch *mic
                          rows_of(micro, engine->x, engine->model->shape.hidden));
 }
 
-/* Takes in what is under way; then attention and feed-forward of a layer, which for experts are
- * under way on return. */
+/* Takes in what is under way; then attention of a layer and its feed-forward, which is under way on
+ * return. */
 static enum status begin_layer(struct engine *engine, uint32_t index, struct micro_batch *micro) {
     const struct layer *layer = &engine->model->layers[index];
-    enum status status = finish_experts(engine, micro);
+    enum status status = finish_ffn(engine, micro);
     if (status)
         return status;
     add_attention(engine, index, micro);
     norm_part(engine, micro, layer->ffn_norm);
-    if (engine->model->shape.is_expert_layer[index])
-        return send_experts(engine, index, micro);
-    add_dense_ffn(engine, layer, micro);
-    return STATUS_OK;
+    return send_ffn(engine, index, micro);
 }
 
 /* The rows [first, end) of the batch. */
@@ -275,7 +267,7 @@ static enum status run_layers(struct engine *engine, const struct batch *batch, 
             status = begin_layer(engine, layer, &engine->micro_batches[m]);
     for (uint32_t m = 0; m < parts; m++) {
         if (!status)
-            status = finish_experts(engine, &engine->micro_batches[m]);
+            status = finish_ffn(engine, &engine->micro_batches[m]);
         engine->micro_batches[m].ticket = NULL;
     }
     return status;
@@ -295,7 +287,8 @@ enum status engine_forward(struct engine *engine, const struct batch *batch, con
 }
 
 void engine_logits(struct engine *engine, const float *hidden, uint32_t rows, float *logits) {
-    matmul(&engine->matmul, &engine->model->head, hidden, rows, logits);
+    const struct head head = {engine->dispatch, &engine->matmul, &engine->model->head};
+    head_logits(&head, hidden, rows, logits);
 }
 
 enum status engine_forward_draft(struct engine *engine, const struct batch *batch,

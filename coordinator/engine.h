@@ -21,7 +21,6 @@ struct engine_options {
     struct threads *threads;
     struct kv_cache *cache;
     struct dispatch *dispatch;
-    struct expert_workspace *workspace;  /* for the feed-forwards that run here */
     struct trace *trace;                 /* NULL: none */
     const struct node_limit *node_limit; /* NULL: none */
     uint32_t rows_max;

@@ -85,8 +85,7 @@ static enum status extend_holders(struct failover *failover, enum log_level leve
         uint64_t bytes = 0;
         char size[CONFIG_SIZE_TEXT];
         for (uint32_t i = first; i < held->count; i++)
-            bytes += shard_bytes(&failover->options.placement->layouts[held->shards[i].layer],
-                                 &held->shards[i]);
+            bytes += placement_shard_bytes(failover->options.placement, &held->shards[i]);
         config_format_size(bytes, size);
         log_write(level, "%s takes over %" PRIu32 " shards (%s)", holders->all[h].address, count,
                   size);

@@ -156,22 +156,22 @@ static void say_hello(struct member *member) {
     channel_send(member->channel, &message);
 }
 
-/* The lists of an Assign for the slots from `first` on, in one allocation: 4 by layer, then 4 by
+/* The lists of an Assign for the slots from `first` on, in one allocation: 4 by layout, then 4 by
  * slot. */
 static uint32_t *list_assignment(const struct member *member, uint32_t first) {
     const struct cluster_load_options *load = &member->cluster->load;
-    size_t layers = load->placement->layers, slots = member->asked - first;
-    uint32_t *lists = calloc(4 * layers + 4 * slots + 1, sizeof *lists);
+    size_t layouts = SHARD_LAYOUTS(load->placement->layers), slots = member->asked - first;
+    uint32_t *lists = calloc(4 * layouts + 4 * slots + 1, sizeof *lists);
     if (!lists)
         return NULL;
-    for (size_t layer = 0; layer < layers; layer++) {
-        const struct shard_layout *layout = &load->layouts[layer];
-        lists[0 * layers + layer] = layout->inner;
-        lists[1 * layers + layer] = layout->gate;
-        lists[2 * layers + layer] = layout->up;
-        lists[3 * layers + layer] = layout->down;
+    for (size_t i = 0; i < layouts; i++) {
+        const struct shard_layout *layout = &load->placement->layouts[i];
+        lists[0 * layouts + i] = layout->inner;
+        lists[1 * layouts + i] = layout->gate;
+        lists[2 * layouts + i] = layout->up;
+        lists[3 * layouts + i] = layout->down;
     }
-    uint32_t *by_slot = lists + 4 * layers;
+    uint32_t *by_slot = lists + 4 * layouts;
     for (size_t i = 0; i < slots; i++) {
         const struct shard *shard = &member->shards[first + i];
         by_slot[0 * slots + i] = shard->layer;
@@ -195,7 +195,7 @@ static void say_assign(struct member *member) {
         fail(member, STATUS_NO_MEMORY, "no memory to list its shards; end other programs");
         return;
     }
-    size_t layers = load->placement->layers, slots = member->asked - first;
+    size_t layouts = SHARD_LAYOUTS(load->placement->layers), slots = member->asked - first;
     Control__Assign assign = CONTROL__ASSIGN__INIT;
     Control__Message message = CONTROL__MESSAGE__INIT;
     assign.fingerprint = load->fingerprint;
@@ -206,14 +206,14 @@ static void say_assign(struct member *member) {
     assign.first_slot = first;
     if (member->state == MEMBER_LOADING)
         assign.n_layer_inner = assign.n_layer_gate_format = assign.n_layer_up_format =
-            assign.n_layer_down_format = layers;
+            assign.n_layer_down_format = layouts;
     assign.layer_inner = lists;
-    assign.layer_gate_format = lists + layers;
-    assign.layer_up_format = lists + 2 * layers;
-    assign.layer_down_format = lists + 3 * layers;
+    assign.layer_gate_format = lists + layouts;
+    assign.layer_up_format = lists + 2 * layouts;
+    assign.layer_down_format = lists + 3 * layouts;
     assign.n_shard_layer = assign.n_shard_expert = slots;
     assign.n_shard_begin = assign.n_shard_end = slots;
-    assign.shard_layer = lists + 4 * layers;
+    assign.shard_layer = lists + 4 * layouts;
     assign.shard_expert = assign.shard_layer + slots;
     assign.shard_begin = assign.shard_layer + 2 * slots;
     assign.shard_end = assign.shard_layer + 3 * slots;
@@ -288,7 +288,7 @@ static enum status handle_need(struct member *member, const Control__Need *need)
         .loop = &member->cluster->loop,
         .channel = member->channel,
         .weights = member->cluster->load.weights,
-        .layouts = member->cluster->load.layouts,
+        .placement = member->cluster->load.placement,
         .failed = on_shipment_failed,
         .context = member,
     };

@@ -18,6 +18,7 @@
 /* A matrix that is still to be read. */
 struct pending_matrix {
     const char *name; /* the checkpoint's */
+    struct region region;
     struct matrix *matrix;
     bool pack;
     struct attention_weights *split; /* the matrix is this one's kv_b, to be taken apart, or NULL */
@@ -26,6 +27,7 @@ struct pending_matrix {
 struct loader {
     const struct weights *weights;
     const struct model_shape *shape;
+    const struct placement *placement;
     struct arena *arena;
     bool exact;
     uint32_t layer;
@@ -59,22 +61,30 @@ static enum status add_pending(struct loader *loader, struct pending_matrix matr
     return STATUS_OK;
 }
 
-/* Finds a matrix by its full name and has it read later; `pack` if it is only used in products. */
-static enum status add_matrix(struct loader *loader, const char *name, uint32_t rows,
-                              uint32_t columns, bool pack, struct matrix *out) {
+/* Finds a matrix of (rows, columns) by its full name and has a region of it read later; `pack` if
+ * it is only used in products. */
+static enum status add_region(struct loader *loader, const char *name, uint32_t rows,
+                              uint32_t columns, const struct region *region, bool pack,
+                              struct matrix *out) {
     const struct tensor *tensor;
     enum status status = weights_find_matrix(loader->weights, name, rows, columns, &tensor);
     if (status == STATUS_OK)
-        status = take_matrix(loader, name, tensor->format, rows, columns, out);
+        status = take_matrix(loader, name, tensor->format, region->rows, region->columns, out);
     if (status)
         return status;
-    return add_pending(loader, (struct pending_matrix){tensor->name, out, pack, NULL});
+    return add_pending(loader, (struct pending_matrix){tensor->name, *region, out, pack, NULL});
 }
 
-static enum status read_whole(const struct loader *loader, const struct pending_matrix *pending,
-                              const struct matrix *matrix) {
-    const struct region whole = {.rows = matrix->rows, .columns = matrix->columns};
-    return weights_read_region(loader->weights, pending->name, &whole, (void *)matrix->data);
+static enum status add_matrix(struct loader *loader, const char *name, uint32_t rows,
+                              uint32_t columns, bool pack, struct matrix *out) {
+    const struct region whole = {.rows = rows, .columns = columns};
+    return add_region(loader, name, rows, columns, &whole, pack, out);
+}
+
+static enum status read_region(const struct loader *loader, const struct pending_matrix *pending,
+                               const struct matrix *matrix) {
+    return weights_read_region(loader->weights, pending->name, &pending->region,
+                               (void *)matrix->data);
 }
 
 /* Reads a kv_b aside and takes it apart. */
@@ -88,7 +98,7 @@ static enum status read_split(const struct loader *loader, const struct pending_
         return STATUS_NO_MEMORY;
     }
     const struct matrix kv_b = matrix_view(format, rows, columns, storage);
-    enum status status = read_whole(loader, pending, &kv_b);
+    enum status status = read_region(loader, pending, &kv_b);
     if (status == STATUS_OK)
         latent_split(&kv_b, loader->shape, &parts->k_up, &parts->v_b);
     free(storage);
@@ -101,8 +111,8 @@ static void read_matrix(void *context, size_t task, unsigned thread) {
     const struct pending_matrix *pending = &loader->pending[task];
     if (atomic_load(&loader->status))
         return;
-    enum status status =
-        pending->split ? read_split(loader, pending) : read_whole(loader, pending, pending->matrix);
+    enum status status = pending->split ? read_split(loader, pending)
+                                        : read_region(loader, pending, pending->matrix);
     if (status == STATUS_OK && pending->pack)
         status = panel_pack_matrix(pending->matrix, loader->exact);
     if (status)
@@ -178,7 +188,8 @@ static enum status load_whole_expansion(struct loader *loader, bool pack,
         (status =
              take_matrix(loader, name, tensor->format, s->heads * s->v_dim, s->kv_rank, &out->v_b)))
         return status;
-    return add_pending(loader, (struct pending_matrix){tensor->name, &out->v_b, pack, out});
+    const struct region whole = {.rows = rows, .columns = s->kv_rank};
+    return add_pending(loader, (struct pending_matrix){tensor->name, whole, &out->v_b, pack, out});
 }
 
 /* What expands the compressed vector to keys and values. Each head's Wv is multiplied by itself, so
@@ -211,20 +222,52 @@ static enum status load_latent(struct loader *loader, struct attention_weights *
     return STATUS_OK;
 }
 
-/* The three matrices of a feed-forward that runs on the coordinator; `prefix` as in "mlp.". */
-static enum status load_ffn(struct loader *loader, const char *prefix, uint32_t inner,
-                            struct expert *out) {
-    uint32_t hidden = loader->shape->hidden;
-    char part[TENSOR_NAME_BYTES / 2];
-    enum status status;
-    snprintf(part, sizeof part, "%sgate_proj", prefix);
-    if ((status = load_packed(loader, part, inner, hidden, &out->gate)))
-        return status;
-    snprintf(part, sizeof part, "%sup_proj", prefix);
-    if ((status = load_packed(loader, part, inner, hidden, &out->up)))
-        return status;
-    snprintf(part, sizeof part, "%sdown_proj", prefix);
-    return load_packed(loader, part, hidden, inner, &out->down);
+/* [begin, end) of the inner dimension of the feed-forward that all rows of the layer meet. */
+static enum status load_ffn_part(struct loader *loader, uint32_t begin, uint32_t end,
+                                 struct expert *out) {
+    const struct model_shape *s = loader->shape;
+    const char *prefix = s->is_expert_layer[loader->layer] ? "mlp.shared_experts" : "mlp";
+    uint32_t hidden = s->hidden, inner = shape_ffn_inner(s, loader->layer);
+    const struct region rows = {.row = begin, .rows = end - begin, .columns = hidden};
+    const struct region columns = {.rows = hidden, .column = begin, .columns = end - begin};
+    const struct {
+        const char *projection;
+        uint32_t rows, columns;
+        const struct region *region;
+        struct matrix *out;
+    } pieces[] = {{"gate_proj", inner, hidden, &rows, &out->gate},
+                  {"up_proj", inner, hidden, &rows, &out->up},
+                  {"down_proj", hidden, inner, &columns, &out->down}};
+    enum status status = STATUS_OK;
+    for (size_t i = 0; i < 3 && !status && begin < end; i++) {
+        char part[TENSOR_NAME_BYTES / 2], name[TENSOR_NAME_BYTES];
+        snprintf(part, sizeof part, "%s.%s", prefix, pieces[i].projection);
+        layer_name(loader, part, name);
+        status = add_region(loader, name, pieces[i].rows, pieces[i].columns, pieces[i].region, true,
+                            pieces[i].out);
+    }
+    return status;
+}
+
+/* What the placement has on workers is loaded here as well, part by part, for when they are lost.
+ */
+static enum status load_ffn(struct loader *loader, struct layer *out) {
+    uint32_t inner = shape_ffn_inner(loader->shape, loader->layer);
+    const struct expert_places *places =
+        loader->placement ? placement_find(loader->placement, loader->layer, SHARD_FFN) : NULL;
+    uint32_t placed = places ? places->count : 0;
+    if (inner == 0)
+        return STATUS_OK;
+    out->ffn_count = 1 + placed;
+    out->ffn = arena_take(loader->arena, out->ffn_count, sizeof *out->ffn);
+    if (!out->ffn)
+        return STATUS_NO_MEMORY;
+    enum status status =
+        load_ffn_part(loader, 0, placed ? places->parts[0].begin : inner, &out->ffn[0]);
+    for (uint32_t i = 0; i < placed && !status; i++)
+        status =
+            load_ffn_part(loader, places->parts[i].begin, places->parts[i].end, &out->ffn[1 + i]);
+    return status;
 }
 
 /* The router decides, so it is held in f32 whatever the file stores. */
@@ -250,15 +293,9 @@ static enum status load_layer(struct loader *loader, struct layer *out) {
                                                    : load_multi_head(loader, &out->attention)) ||
         (status = load_norm(loader, "post_attention_layernorm", s->hidden, &out->ffn_norm)))
         return status;
-    if (!s->is_expert_layer[loader->layer]) {
-        out->has_local_ffn = true;
-        return load_ffn(loader, "mlp.", s->dense_inner, &out->local_ffn);
-    }
-    if ((status = load_router(loader, out)) || s->shared_experts == 0)
-        return status;
-    out->has_local_ffn = true;
-    return load_ffn(loader, "mlp.shared_experts.", s->shared_experts * s->expert_inner,
-                    &out->local_ffn);
+    if (s->is_expert_layer[loader->layer])
+        status = load_router(loader, out);
+    return status ? status : load_ffn(loader, out);
 }
 
 static enum status load_draft(struct loader *loader, struct model *model) {
@@ -322,6 +359,7 @@ enum status model_load(const struct weights *weights, const struct model_shape *
     struct loader loader = {
         .weights = weights,
         .shape = &model->shape,
+        .placement = options->placement,
         .arena = model->arena,
         .exact = options->exact,
     };

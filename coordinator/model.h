@@ -10,6 +10,7 @@
 #include "common/threads.h"
 #include "common/weights/shard.h"
 #include "common/weights/weights.h"
+#include "coordinator/placement.h"
 #include "coordinator/shape.h"
 
 /* Shapes in the names of models.md: H hidden, h heads. Matrices that a kind lacks have no data. */
@@ -34,11 +35,12 @@ struct attention_weights {
 struct layer {
     float *attention_norm; /* (H) */
     struct attention_weights attention;
-    float *ffn_norm;         /* (H) */
-    bool has_local_ffn;      /* dense layers, and expert layers with shared experts */
-    struct expert local_ffn; /* the dense feed-forward, or all shared experts as one */
-    struct matrix gate;      /* expert layers: router (experts, H), f32 */
-    float *gate_bias;        /* (experts), NULL without a balancing bias */
+    float *ffn_norm;    /* (H) */
+    struct expert *ffn; /* (ffn_count) the dense feed-forward, or all shared experts as one */
+    uint32_t ffn_count; /* 0: none; else the coordinator's part (whose inner dimension may be 0)
+                           and one for each that the placement has on a worker */
+    struct matrix gate; /* expert layers: router (experts, H), f32 */
+    float *gate_bias;   /* (experts), NULL without a balancing bias */
 };
 
 /* Multi-token prediction: what stands around its layer, which is layers[shape.layers]. */
@@ -61,8 +63,9 @@ struct model {
 };
 
 struct model_load_options {
-    bool with_draft; /* the draft module too */
-    bool exact;      /* no weights are packed for 8-bit activations */
+    const struct placement *placement; /* where each layer's feed-forward is cut; NULL: nowhere */
+    bool with_draft;                   /* the draft module too */
+    bool exact;                        /* no weights are packed for 8-bit activations */
 };
 
 /* Loads the weights of `shape` from `weights`, on all of `threads`. The caller destroys the model.

@@ -28,7 +28,8 @@ enum status node_limit_create(const struct placement *placement, uint32_t nodes_
     limit->nodes_max = nodes_max;
     limit->k = k;
     for (size_t i = 0; i < count; i++) {
-        const struct expert_places *places = &placement->experts_at[i];
+        const struct expert_places *places = placement_find(
+            placement, (uint32_t)(i / placement->experts), (uint32_t)(i % placement->experts));
         if (places->count && placement_copy_end(places, 0) > 1) {
             log_error("--max-nodes needs whole experts on machines, and they are sliced; add "
                       "--placement experts");

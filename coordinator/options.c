@@ -40,7 +40,7 @@ static void add_rows(struct option_table *table, const struct option *rows, size
 /* Where experts go, for everything that plans. */
 struct plan_rows {
     uint64_t *memory_bytes;
-    const char **placement, **optimize, **replicas, **popularity;
+    const char **placement, **optimize, **replicas, **offload, **popularity;
 };
 
 static void add_plan_rows(const struct plan_rows *targets, struct option_table *table) {
@@ -72,6 +72,14 @@ static void add_plan_rows(const struct plan_rows *targets, struct option_table *
          .choices = PLANNING_REPLICAS,
          .help = "Further copies of experts in spare memory: where they make it faster, never, or "
                  "wherever there is room, so that a machine may fail."},
+        {.name = "offload",
+         .type = OPTION_CHOICE,
+         .target = targets->offload,
+         .argument = "WHEN",
+         .choices = PLANNING_OFFLOADS,
+         .help =
+             "Slices of shared experts, dense layers and output head for workers: where it makes "
+             "it faster, never, or always. The coordinator keeps all of it in memory as well."},
         {.name = "popularity",
          .type = OPTION_PATH,
          .target = targets->popularity,
@@ -142,8 +150,9 @@ static void add_placement_rows(struct model_options *options, struct option_tabl
          .help = "How frames travel to workers and back; auto takes io_uring where the system "
                  "allows it."},
     };
-    const struct plan_rows plan = {&options->memory_bytes, &options->placement, &options->optimize,
-                                   &options->replicas, &options->popularity};
+    const struct plan_rows plan = {&options->memory_bytes, &options->placement,
+                                   &options->optimize,     &options->replicas,
+                                   &options->offload,      &options->popularity};
     ADD_ROWS(table, rows);
     add_plan_rows(&plan, table);
 }
@@ -168,6 +177,7 @@ static void set_model_defaults(struct model_options *options) {
         .placement = "auto",
         .optimize = "balanced",
         .replicas = "auto",
+        .offload = "auto",
         .batch_tokens = BATCH_TOKENS_DEFAULT,
         .activations = "auto",
         .kv_cache = "auto",
@@ -478,6 +488,7 @@ void options_describe_plan(struct plan_options *options, struct option_table *ta
         .placement = "auto",
         .optimize = "balanced",
         .replicas = "auto",
+        .offload = "auto",
         .batch_tokens = BATCH_TOKENS_DEFAULT,
         .context = PLAN_CONTEXT_DEFAULT,
     };
@@ -525,8 +536,9 @@ void options_describe_plan(struct plan_options *options, struct option_table *ta
          .target = &options->json,
          .help = "Print one JSON object."},
     };
-    const struct plan_rows plan = {&options->memory_bytes, &options->placement, &options->optimize,
-                                   &options->replicas, &options->popularity};
+    const struct plan_rows plan = {&options->memory_bytes, &options->placement,
+                                   &options->optimize,     &options->replicas,
+                                   &options->offload,      &options->popularity};
     ADD_ROWS(table, rows);
     add_plan_rows(&plan, table);
 }
@@ -869,6 +881,7 @@ struct runtime_options options_for_runtime(const struct model_options *options) 
         .placement = options->placement,
         .optimize = options->optimize,
         .replicas = options->replicas,
+        .offload = options->offload,
         .popularity = options->popularity,
         .cache_directory = options->cache_directory,
         .wire = options->wire,

@@ -19,7 +19,7 @@ struct model_options {
     uint64_t memory_bytes; /* for routed experts of this process beside workers */
     uint32_t threads;
     const char *isa;
-    const char *placement, *optimize, *replicas;
+    const char *placement, *optimize, *replicas, *offload;
     const char *popularity; /* path of statistics, or NULL */
     const char *wire, *overlap, *transport;
     const char *trace;  /* path to write, or NULL */
@@ -60,7 +60,7 @@ struct plan_options {
     const char *path, *cluster;
     const char *type; /* NULL: as the files have it */
     uint64_t memory_bytes;
-    const char *placement, *optimize, *replicas;
+    const char *placement, *optimize, *replicas, *offload;
     const char *popularity;
     const char *cache_directory;
     uint32_t batch_tokens, context;

@@ -43,6 +43,14 @@ uint32_t outline_formats(const struct outline *outline, const struct model_shape
     return formats;
 }
 
+void outline_layouts(const struct outline *outline, uint32_t layers, struct shard_layout *out) {
+    for (uint32_t l = 0; l < layers; l++) {
+        out[l] = outline->layers[l].routed;
+        out[layers + l] = outline->layers[l].ffn;
+    }
+    out[2 * layers] = outline->head_rows;
+}
+
 static void add(struct matrix_sum *sum, enum weight_format format, uint64_t values,
                 uint64_t bytes) {
     if (format >= WEIGHT_FORMAT_COUNT)
@@ -128,6 +136,18 @@ static uint32_t layers_with_draft(const struct model_shape *shape) {
     return shape->layers + (shape->draft_layers ? 1 : 0);
 }
 
+static enum status find_layouts(const struct weights *weights, const struct model_shape *shape,
+                                uint32_t layer, struct outline_layer *out) {
+    uint32_t hidden = shape->hidden, inner = shape_ffn_inner(shape, layer);
+    enum status status = STATUS_OK;
+    if (shape->is_expert_layer[layer])
+        status = shard_find_layout(weights, layer, shape->experts, hidden, shape->expert_inner,
+                                   &out->routed);
+    if (!status && inner)
+        status = shard_find_ffn_layout(weights, layer, hidden, inner, &out->ffn);
+    return status;
+}
+
 enum status outline_read(const struct weights *weights, const struct model_shape *shape,
                          struct outline **out) {
     struct outline *outline = calloc(1, sizeof *outline);
@@ -136,13 +156,18 @@ enum status outline_read(const struct weights *weights, const struct model_shape
     for (size_t i = 0; i < weights_count(weights); i++)
         add_tensor(outline, shape, weights_at(weights, i));
     for (uint32_t layer = 0; layer < layers_with_draft(shape); layer++) {
-        if (!shape->is_expert_layer[layer])
-            continue;
         /* A checkpoint may come without its draft module. */
         if (layer == shape->layers && matrix_sum_bytes(&outline->layers[layer].attention) == 0)
             break;
-        enum status status = shard_find_layout(weights, layer, shape->experts, shape->hidden,
-                                               shape->expert_inner, &outline->layers[layer].routed);
+        enum status status = find_layouts(weights, shape, layer, &outline->layers[layer]);
+        if (status) {
+            free(outline);
+            return status;
+        }
+    }
+    if (!shape->tied_head) {
+        enum status status =
+            shard_find_head_layout(weights, shape->hidden, shape->vocabulary, &outline->head_rows);
         if (status) {
             free(outline);
             return status;
@@ -213,9 +238,24 @@ static void assume_layer(const struct assumption *assumption, struct outline_lay
         assume(assumption, "ffn_gate.weight", shape->dense_inner, hidden, &layer->local_ffn);
         assume(assumption, "ffn_up.weight", shape->dense_inner, hidden, &layer->local_ffn);
         assume(assumption, "ffn_down.weight", hidden, shape->dense_inner, &layer->local_ffn);
+        layer->ffn = (struct shard_layout){
+            .hidden = hidden,
+            .inner = shape->dense_inner,
+            .gate = format_of(assumption, "ffn_gate.weight", hidden),
+            .up = format_of(assumption, "ffn_up.weight", hidden),
+            .down = format_of(assumption, "ffn_down.weight", shape->dense_inner),
+        };
         return;
     }
-    uint32_t shared = shape->shared_experts * inner;
+    uint32_t shared = shape_ffn_inner(shape, assumption->layer);
+    if (shared)
+        layer->ffn = (struct shard_layout){
+            .hidden = hidden,
+            .inner = shared,
+            .gate = format_of(assumption, "ffn_gate_shexp.weight", hidden),
+            .up = format_of(assumption, "ffn_up_shexp.weight", hidden),
+            .down = format_of(assumption, "ffn_down_shexp.weight", shared),
+        };
     assume(assumption, "ffn_gate_inp.weight", shape->experts, hidden, &layer->router);
     assume(assumption, "ffn_gate_shexp.weight", shared, hidden, &layer->local_ffn);
     assume(assumption, "ffn_up_shexp.weight", shared, hidden, &layer->local_ffn);
@@ -227,6 +267,15 @@ static void assume_layer(const struct assumption *assumption, struct outline_lay
         .up = format_of(assumption, "ffn_up_exps.weight", hidden),
         .down = format_of(assumption, "ffn_down_exps.weight", inner),
     };
+}
+
+static void assume_head(const struct assumption *assumption, struct outline *outline) {
+    const struct model_shape *shape = assumption->shape;
+    assume(assumption, "output.weight", shape->vocabulary, shape->hidden, &outline->head);
+    outline->head_rows =
+        (struct shard_layout){.hidden = shape->hidden,
+                              .inner = shape->vocabulary,
+                              .gate = format_of(assumption, "output.weight", shape->hidden)};
 }
 
 enum status outline_assume(const struct model_shape *shape, const char *type,
@@ -249,7 +298,7 @@ enum status outline_assume(const struct model_shape *shape, const char *type,
     if (shape->tied_head)
         outline->head = embedding;
     else
-        assume(&assumption, "output.weight", shape->vocabulary, shape->hidden, &outline->head);
+        assume_head(&assumption, outline);
     outline->own_bytes +=
         matrix_sum_bytes(&embedding) + (shape->tied_head ? 0 : matrix_sum_bytes(&outline->head));
     *out = outline;

@@ -26,11 +26,13 @@ struct outline_layer {
     struct matrix_sum attention, router;
     struct matrix_sum local_ffn; /* a dense layer's feed-forward, or all shared experts */
     struct shard_layout routed;  /* of expert layers */
+    struct shard_layout ffn;     /* of that feed-forward, as an expert; inner 0: there is none */
 };
 
 struct outline {
     struct outline_layer layers[LAYERS_MAX]; /* (shape.layers, then the draft module's) */
     struct matrix_sum head;
+    struct shard_layout head_rows; /* of a head that is not the embedding, else inner is 0 */
     uint64_t own_bytes; /* memory for the coordinator's weights, without the draft module */
 };
 
@@ -42,6 +44,9 @@ enum status outline_read(const struct weights *weights, const struct model_shape
 /* As if the model were there with weights of `type`, one of OUTLINE_TYPE_CHOICES. The caller frees
  * *out. Errors: STATUS_NO_MEMORY. */
 enum status outline_assume(const struct model_shape *shape, const char *type, struct outline **out);
+
+/* The layouts of the first `layers` layers and of the head, SHARD_LAYOUTS(layers), into `out`. */
+void outline_layouts(const struct outline *outline, uint32_t layers, struct shard_layout *out);
 
 /* The formats of all matrices that are multiplied: bit f stands for enum weight_format f. */
 uint32_t outline_formats(const struct outline *outline, const struct model_shape *shape);

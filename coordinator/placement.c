@@ -14,7 +14,8 @@ enum status placement_create(const struct shard_layout *layouts, uint32_t layers
     placement->layers = layers;
     placement->experts = experts;
     placement->holders = holders;
-    placement->experts_at = calloc((size_t)layers * experts + 1, sizeof *placement->experts_at);
+    placement->experts_at =
+        calloc((size_t)layers * (experts + 1u) + 1, sizeof *placement->experts_at);
     placement->held = calloc(holders, sizeof *placement->held);
     if (!placement->experts_at || !placement->held) {
         placement_destroy(placement);
@@ -27,8 +28,8 @@ enum status placement_create(const struct shard_layout *layouts, uint32_t layers
 void placement_destroy(struct placement *placement) {
     if (!placement)
         return;
-    for (size_t i = 0; placement->experts_at && i < (size_t)placement->layers * placement->experts;
-         i++)
+    size_t lists = (size_t)placement->layers * (placement->experts + 1u) + 1;
+    for (size_t i = 0; placement->experts_at && i < lists; i++)
         free(placement->experts_at[i].parts);
     for (uint32_t h = 0; placement->held && h < placement->holders; h++)
         free(placement->held[h].shards);
@@ -61,12 +62,20 @@ static uint32_t find_slot(const struct expert_places *places, const struct shard
     return UINT32_MAX;
 }
 
+static struct expert_places *places_of(const struct placement *placement, uint32_t layer,
+                                       uint32_t expert) {
+    size_t by_layer = placement->experts + 1u;
+    if (expert == SHARD_HEAD)
+        return &placement->experts_at[placement->layers * by_layer];
+    return &placement->experts_at[layer * by_layer +
+                                  (expert == SHARD_FFN ? placement->experts : expert)];
+}
+
 enum status placement_add(struct placement *placement, const struct shard *shard, uint32_t holder) {
     assert(holder < placement->holders && shard->begin < shard->end);
-    struct expert_places *places =
-        &placement->experts_at[(size_t)shard->layer * placement->experts + shard->expert];
+    struct expert_places *places = places_of(placement, shard->layer, shard->expert);
     struct holder_shards *held = &placement->held[holder];
-    assert(shard->begin == 0 ||
+    assert(shard->begin == 0 || (shard->expert >= SHARD_HEAD && places->count == 0) ||
            (places->count > 0 && places->parts[places->count - 1].end == shard->begin));
     if (!grow((void **)&places->parts, places->count, &places->capacity, sizeof *places->parts) ||
         !grow((void **)&held->shards, held->count, &held->capacity, sizeof *held->shards))
@@ -75,7 +84,7 @@ enum status placement_add(struct placement *placement, const struct shard *shard
     if (slot == UINT32_MAX) {
         slot = held->count++;
         held->shards[slot] = *shard;
-        held->bytes += shard_bytes(&placement->layouts[shard->layer], shard);
+        held->bytes += placement_shard_bytes(placement, shard);
     }
     places->parts[places->count++] = (struct placed_shard){shard->begin, shard->end, holder, slot};
     return STATUS_OK;
@@ -83,7 +92,7 @@ enum status placement_add(struct placement *placement, const struct shard *shard
 
 const struct expert_places *placement_find(const struct placement *placement, uint32_t layer,
                                            uint32_t expert) {
-    return &placement->experts_at[(size_t)layer * placement->experts + expert];
+    return places_of(placement, layer, expert);
 }
 
 uint32_t placement_copy_end(const struct expert_places *places, uint32_t first) {
@@ -99,6 +108,10 @@ bool placement_copy_is_served(const struct expert_places *places, uint32_t first
         if (places->parts[i].slot >= slots[places->parts[i].holder])
             return false;
     return true;
+}
+
+size_t placement_shard_bytes(const struct placement *placement, const struct shard *shard) {
+    return shard_bytes(shard_layout(placement->layouts, placement->layers, shard), shard);
 }
 
 uint64_t placement_bytes(const struct placement *placement) {

@@ -5,6 +5,11 @@
  * dimension once, in ascending order. So a copy begins where a part's `begin` is 0. The first copy
  * is the one to use; further ones are replicas. A layer without routed experts has none.
  *
+ * The feed-forward that all rows of a layer meet (SHARD_FFN) is the coordinator's. Its end may be
+ * placed as well, on workers that are asked first: one list of parts, whose first one begins where
+ * the coordinator's own part ends. The coordinator can compute each of them itself. So with the
+ * rows of the output head (SHARD_HEAD).
+ *
  * Plain data without a lock: used by the engine's thread, changed only between two steps. */
 #pragma once
 
@@ -37,9 +42,9 @@ struct holder_shards {
 };
 
 struct placement {
-    const struct shard_layout *layouts; /* (layers), not owned */
+    const struct shard_layout *layouts; /* SHARD_LAYOUTS(layers); not owned */
     uint32_t layers, experts, holders;
-    struct expert_places *experts_at; /* (layers * experts) */
+    struct expert_places *experts_at; /* (layers, experts + 1), SHARD_FFN last; then SHARD_HEAD */
     struct holder_shards *held;       /* (holders) */
 };
 
@@ -50,10 +55,11 @@ enum status placement_create(const struct shard_layout *layouts, uint32_t layers
 void placement_destroy(struct placement *placement);
 
 /* Appends [begin, end) of the expert on `holder`; begin 0 opens a new copy, anything else goes on
- * where the last part ended. A shard that the holder has for another copy is used for both. Errors:
- * STATUS_NO_MEMORY. */
+ * where the last part ended (SHARD_FFN and SHARD_HEAD begin anywhere). A shard that the holder has
+ * for another copy is used for both. Errors: STATUS_NO_MEMORY. */
 enum status placement_add(struct placement *placement, const struct shard *shard, uint32_t holder);
 
+/* `expert` may be SHARD_FFN, or SHARD_HEAD in layer 0. */
 const struct expert_places *placement_find(const struct placement *placement, uint32_t layer,
                                            uint32_t expert);
 
@@ -64,6 +70,9 @@ uint32_t placement_copy_end(const struct expert_places *places, uint32_t first);
  * its holder serves. */
 bool placement_copy_is_served(const struct expert_places *places, uint32_t first,
                               const uint32_t *slots);
+
+/* Bytes of a shard of this model. */
+size_t placement_shard_bytes(const struct placement *placement, const struct shard *shard);
 
 /* What all holders have together. */
 uint64_t placement_bytes(const struct placement *placement);

@@ -212,6 +212,7 @@ static void print_layers(const struct gathered *gathered, bool which, FILE *stre
 
 static void print_plan(const struct gathered *gathered, FILE *stream) {
     const struct plan *plan = gathered->plan;
+    char size[CONFIG_SIZE_TEXT];
     bool mixed = false;
     for (uint32_t layer = 0; layer < gathered->report->layers; layer++)
         mixed |= plan->second[layer];
@@ -224,6 +225,10 @@ static void print_plan(const struct gathered *gathered, FILE *stream) {
     if (plan->replicas)
         fprintf(stream, "\n             and %u further copies of experts in spare memory",
                 plan->replicas);
+    if (plan->offloaded_bytes)
+        fprintf(stream,
+                "\n             and %s of shared experts, dense layers and output head on workers",
+                config_format_size(plan->offloaded_bytes, size));
     fprintf(
         stream,
         "\nfan-out      %.2f machines for each token and layer in decode, %.2f in prefill; rows "
@@ -388,9 +393,10 @@ json_t *plan_report_to_json(const struct plan_report *report) {
     if (plan->way[1][0])
         json_array_append_new(ways, json_string(plan->way[1]));
     json_t *object = json_pack(
-        "{s:s, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:o}", "placement", plan->options[0].name,
-        "ways", ways, "layers", layers_to_json(gathered), "memory", memory, "replicas",
-        (json_int_t)plan->replicas, "tried", (json_int_t)plan->tried, "machines", machines,
+        "{s:s, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "placement",
+        plan->options[0].name, "ways", ways, "layers", layers_to_json(gathered), "memory", memory,
+        "replicas", (json_int_t)plan->replicas, "offloaded_bytes",
+        (json_int_t)plan->offloaded_bytes, "tried", (json_int_t)plan->tried, "machines", machines,
         "decode", workload_to_json(gathered, &gathered->decode), "prefill",
         workload_to_json(gathered, &gathered->prefill), "alternatives", options_to_json(plan));
     free_gathered(gathered);

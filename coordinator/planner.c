@@ -13,6 +13,7 @@
 
 #include "common/cluster_limits.h"
 #include "common/log.h"
+#include "coordinator/offload.h"
 
 #define MIB 1048576.0
 
@@ -26,6 +27,7 @@
 /* Further copies cost memory and time to load, and a mixture of layers is harder to understand:
  * they have to gain so much. */
 #define REPLICAS_GAIN 0.01
+#define OFFLOAD_GAIN  0.01
 #define MIXTURE_GAIN  0.01
 
 /* A way to place all layers. */
@@ -44,7 +46,8 @@ struct search {
     struct try *best; /* (PLAN_OPTIONS_MAX) those of plan->options, in the same order */
     struct try *next; /* being tried */
     struct cost_prediction decode, prefill;
-    uint64_t unplaced_bytes; /* the least that did not fit */
+    struct offload_input offload; /* of the best way; rows 0: none */
+    uint64_t unplaced_bytes;      /* the least that did not fit */
 };
 
 /* ---- What is asked for. */
@@ -462,6 +465,85 @@ static enum status mix_layers(struct search *search) {
     return status;
 }
 
+/* ---- What all rows meet. */
+
+/* The best way again; `by_layer` is filled for it. */
+static struct scheme_input best_scheme(const struct search *search,
+                                       const struct scheme *by_layer[LAYERS_MAX]) {
+    const struct try *best = &search->best[0];
+    for (uint32_t layer = 0; layer < search->input->layers; layer++)
+        by_layer[layer] = &best->schemes[best->second[layer] ? 1 : 0];
+    return scheme_input_of(search->input, by_layer, &best->speeds);
+}
+
+/* Fills it, with what was chosen to be offloaded. */
+static enum status fill_best(struct search *search, struct placement **out) {
+    const struct scheme *by_layer[LAYERS_MAX];
+    const struct scheme_input scheme = best_scheme(search, by_layer);
+    uint64_t unplaced_bytes;
+    enum status status = scheme_fill(&scheme, out, &unplaced_bytes);
+    if (status || search->offload.rows == 0)
+        return status;
+    status = offload_fill(&search->offload, *out);
+    if (status)
+        placement_destroy(*out);
+    return status;
+}
+
+/* Takes the placement, which goes the best way with more to it, in place of that. */
+static void replace_best(struct search *search, struct placement *placement) {
+    search->best[0] = *search->next;
+    placement_destroy(search->plan->placement);
+    search->plan->placement = placement;
+}
+
+/* The best way with what is offloaded so; stays if it gains or where that is wanted. */
+static enum status try_offload(struct search *search, const struct offload_input *offload) {
+    const struct offload_input before = search->offload;
+    struct placement *placement;
+    search->offload = *offload;
+    enum status status = fill_best(search, &placement);
+    if (status)
+        return status;
+    search->plan->tried++;
+    *search->next = search->best[0];
+    predict(search, placement, search->next);
+    double needed = search->best[0].option.seconds * (before.rows > 0 ? 1 : 1 - OFFLOAD_GAIN);
+    if (offload->regardless || search->next->option.seconds < needed) {
+        replace_best(search, placement);
+    } else {
+        search->offload = before;
+        placement_destroy(placement);
+    }
+    return STATUS_OK;
+}
+
+/* Divided for either step, among all workers, half of them and so on for each layer. */
+static enum status offload(struct search *search) {
+    const struct planner_input *input = search->input;
+    const uint32_t rows[] = {input->decode.rows, input->prefill.rows};
+    struct offload_input offload = {.workers = input->workers,
+                                    .memory_bytes = input->memory_bytes,
+                                    .costs = input->costs,
+                                    .rows = rows[0],
+                                    .members_max = input->workers,
+                                    .regardless = input->offload == OFFLOAD_ALWAYS};
+    enum status status = STATUS_OK;
+    if (input->workers == 0 || input->offload == OFFLOAD_NONE)
+        return STATUS_OK;
+    if (offload.regardless)
+        status = try_offload(search, &offload);
+    for (int i = 0; i < 2 && input->costs && !offload.regardless; i++)
+        for (offload.members_max = input->workers; offload.members_max > 0 && !status;
+             offload.members_max /= 2) {
+            offload.rows = rows[i];
+            status = try_offload(search, &offload);
+        }
+    if (!status)
+        search->plan->offloaded_bytes = offload_bytes(search->plan->placement);
+    return status;
+}
+
 /* ---- Replicas. */
 
 static uint32_t count_replicas(const struct planner_input *input,
@@ -482,12 +564,9 @@ static enum status replicate(struct search *search, double part, bool always) {
     const struct planner_input *input = search->input;
     struct try *best = &search->best[0];
     const struct scheme *by_layer[LAYERS_MAX];
-    for (uint32_t layer = 0; layer < input->layers; layer++)
-        by_layer[layer] = &best->schemes[best->second[layer] ? 1 : 0];
-    const struct scheme_input scheme = scheme_input_of(input, by_layer, &best->speeds);
+    const struct scheme_input scheme = best_scheme(search, by_layer);
     struct placement *placement;
-    uint64_t unplaced_bytes;
-    enum status status = scheme_fill(&scheme, &placement, &unplaced_bytes);
+    enum status status = fill_best(search, &placement);
     if (status)
         return status;
     status = scheme_replicate(&scheme, part, always, placement);
@@ -500,9 +579,7 @@ static enum status replicate(struct search *search, double part, bool always) {
         placement_destroy(placement);
         return status;
     }
-    *best = *search->next;
-    placement_destroy(search->plan->placement);
-    search->plan->placement = placement;
+    replace_best(search, placement);
     search->plan->replicas = count_replicas(input, placement);
     return STATUS_OK;
 }
@@ -574,6 +651,8 @@ enum status planner_plan(const struct planner_input *input, struct plan *out) {
                            input->kind == PLACEMENT_SLICES ? PLACEMENT_SLICES : PLACEMENT_EXPERTS);
     if (status == STATUS_OK && plan.option_count == 0)
         status = refuse(search);
+    if (status == STATUS_OK)
+        status = offload(search);
     if (status == STATUS_OK)
         status = add_replicas(search);
     if (status == STATUS_OK) {

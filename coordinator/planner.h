@@ -38,16 +38,24 @@ enum planner_replicas {
     REPLICAS_SPARE, /* wherever there is room, so that a lost holder's shards are there still */
 };
 
+/* When workers get slices of what all rows meet: shared experts, dense layers and output head. */
+enum planner_offload {
+    OFFLOAD_AUTO, /* where it makes steps faster */
+    OFFLOAD_NONE,
+    OFFLOAD_ALWAYS,
+};
+
 struct planner_input {
-    const struct shard_layout *layouts; /* (layers), by model layer */
+    const struct shard_layout *layouts; /* SHARD_LAYOUTS(layers) */
     const bool *is_expert_layer;        /* (layers) */
     uint32_t layers;
     uint32_t experts, groups;     /* per layer; groups is at least 1 and divides experts */
     const uint64_t *memory_bytes; /* (holders) */
-    uint32_t holders;
+    uint32_t holders, workers;    /* holders [0, workers) are not the coordinator */
     enum placement_kind kind;
     enum planner_objective objective;
     enum planner_replicas replicas;
+    enum planner_offload offload;
     struct cost_model *costs;         /* NULL: figures are not known; then AUTO is EXPERTS */
     const struct routing *routing;    /* NULL: every expert is as likely */
     struct cost_step decode, prefill; /* the steps that the workload consists of */
@@ -73,6 +81,7 @@ struct plan {
     bool second[LAYERS_MAX];      /* layers that are placed by way[1] */
     uint32_t tried;               /* placements that were filled and predicted */
     uint32_t replicas;            /* copies beyond the first */
+    uint64_t offloaded_bytes;     /* of what all rows meet, on workers */
 };
 
 /* Plans. The caller frees with planner_destroy. Errors: STATUS_NO_MEMORY with one line that says

@@ -115,9 +115,11 @@ static enum status plan(struct planning *planning) {
         .groups = input->shape->groups,
         .memory_bytes = planning->memory_bytes,
         .holders = planning->holders,
+        .workers = input->worker_count,
         .kind = input->kind,
         .objective = input->objective,
         .replicas = input->replicas,
+        .offload = input->offload,
         .costs = planning->costs,
         .routing = planning->routing,
         .decode = input->decode,
@@ -308,6 +310,11 @@ enum placement_kind planning_kind(const char *name) {
 enum planner_objective planning_objective(const char *name) {
     static const char *const NAMES[] = {"balanced", "decode", "prefill"};
     return (enum planner_objective)find_name(name, NAMES, 3);
+}
+
+enum planner_offload planning_offload(const char *name) {
+    static const char *const NAMES[] = {"auto", "off", "on"};
+    return (enum planner_offload)find_name(name, NAMES, 3);
 }
 
 enum planner_replicas planning_replicas(const char *name) {

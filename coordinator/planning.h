@@ -30,7 +30,7 @@ struct planning_worker planning_worker_of(const struct worker_info *info,
 struct planning_input {
     const struct model_shape *shape;
     const struct outline *outline;
-    const struct shard_layout *layouts;    /* (layers) */
+    const struct shard_layout *layouts;    /* SHARD_LAYOUTS(layers) */
     uint32_t layers;                       /* the draft layer counts where it is loaded */
     const struct planning_worker *workers; /* (worker_count) */
     uint32_t worker_count;
@@ -44,6 +44,7 @@ struct planning_input {
     enum placement_kind kind;
     enum planner_objective objective;
     enum planner_replicas replicas;
+    enum planner_offload offload;
     struct cost_step decode, prefill; /* the workload */
 };
 
@@ -100,11 +101,13 @@ uint64_t planning_spare_bytes(const struct planning_input *input, uint64_t avail
 /* A value of --memory: as much as can be spared. */
 #define PLANNING_MEMORY_AUTO UINT64_MAX
 
-/* The values of --placement, --optimize and --replicas; NULL is the first. */
+/* The values of --placement, --optimize, --replicas and --offload; NULL is the first. */
 enum placement_kind planning_kind(const char *name);
 enum planner_objective planning_objective(const char *name);
 enum planner_replicas planning_replicas(const char *name);
+enum planner_offload planning_offload(const char *name);
 #define PLANNING_KINDS      "auto|experts|slices"
 #define PLANNING_OBJECTIVES "balanced|decode|prefill"
 #define PLANNING_WIRES      "auto|f32|bf16|q8"
 #define PLANNING_REPLICAS   "auto|off|spare"
+#define PLANNING_OFFLOADS   "auto|off|on"

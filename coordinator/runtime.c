@@ -34,7 +34,7 @@ struct runtime {
     struct weights *weights;
     struct tokenizer *tokenizer;
     struct threads *threads;
-    struct shard_layout *layouts; /* (layers) */
+    struct shard_layout *layouts; /* SHARD_LAYOUTS(layers) */
     uint64_t fingerprint;
     struct worker_list worker_list;
     struct local_workers *local_workers;
@@ -89,12 +89,12 @@ static enum status open_checkpoint(struct runtime *runtime) {
 static enum status find_layouts(struct runtime *runtime) {
     const struct model_shape *shape = &runtime->shape;
     runtime->layers = shape->layers + (runtime->options.with_draft && shape->draft_layers ? 1 : 0);
-    runtime->layouts = calloc(runtime->layers, sizeof *runtime->layouts);
+    runtime->layouts = calloc(SHARD_LAYOUTS(runtime->layers), sizeof *runtime->layouts);
     if (!runtime->layouts)
         return STATUS_NO_MEMORY;
     enum status status = outline_read(runtime->weights, shape, &runtime->outline);
-    for (uint32_t layer = 0; status == STATUS_OK && layer < runtime->layers; layer++)
-        runtime->layouts[layer] = runtime->outline->layers[layer].routed;
+    if (status == STATUS_OK)
+        outline_layouts(runtime->outline, runtime->layers, runtime->layouts);
     return status;
 }
 
@@ -272,6 +272,7 @@ static enum status plan(struct runtime *runtime) {
         .kind = planning_kind(options->placement),
         .objective = planning_objective(options->optimize),
         .replicas = planning_replicas(options->replicas),
+        .offload = options->nodes_max ? OFFLOAD_NONE : planning_offload(options->offload),
         .decode = {1, DECODE_CONTEXT, 1},
         .prefill = {options->batch_rows, options->batch_rows / 2, 1},
     };
@@ -299,12 +300,11 @@ static void show_bytes_done(void *context, uint64_t bytes_done, uint64_t bytes_t
 static enum status load_workers(struct runtime *runtime, struct progress *progress) {
     const struct cluster_load_options options = {
         .placement = runtime->placement,
-        .layouts = runtime->layouts,
         .weights = runtime->weights,
         .fingerprint = runtime->fingerprint,
         .batch_rows = runtime->options.batch_rows,
         .hidden = runtime->shape.hidden,
-        .entries_per_row = runtime->shape.experts_per_token * PARTS_PER_HOLDER_MAX,
+        .entries_per_row = dispatch_entries_per_row(runtime->shape.experts_per_token),
         .exact = runtime->options.exact,
         .progress = show_bytes_done,
         .context = progress,
@@ -340,7 +340,8 @@ static enum status load(struct runtime *runtime) {
     progress_stop(progress);
     if (status)
         return status;
-    const struct model_load_options own = {runtime->options.with_draft, runtime->options.exact};
+    const struct model_load_options own = {runtime->placement, runtime->options.with_draft,
+                                           runtime->options.exact};
     return model_load(runtime->weights, &runtime->shape, &own, runtime->threads, &runtime->model);
 }
 
@@ -434,7 +435,6 @@ static enum status build_engine(struct runtime *runtime) {
         .threads = runtime->threads,
         .cache = runtime->cache,
         .dispatch = runtime->dispatch,
-        .workspace = runtime->workspace,
         .rows_max = rows,
         .trace = runtime->trace,
         .node_limit = runtime->node_limit,

@@ -23,7 +23,7 @@ struct runtime_options {
     uint64_t memory_bytes; /* for experts in this process beside workers; PLANNING_MEMORY_AUTO */
     uint32_t threads;      /* 0: one per core */
     const char *isa;       /* "auto" or a kernel's name */
-    const char *placement, *optimize, *replicas; /* as in planning.h */
+    const char *placement, *optimize, *replicas, *offload; /* as in planning.h */
     const char *cache_directory; /* where figures of this machine are remembered, or NULL */
     const char *popularity;      /* path of statistics, or NULL */
     uint32_t nodes_max;          /* machines of one token at most; 0: as many as it has */

@@ -32,7 +32,7 @@ struct scheme_speeds {
 };
 
 struct scheme_input {
-    const struct shard_layout *layouts; /* (layers), by model layer */
+    const struct shard_layout *layouts; /* SHARD_LAYOUTS(layers) */
     const bool *is_expert_layer;        /* (layers) */
     uint32_t layers;
     uint32_t experts;             /* per layer */

@@ -407,6 +407,11 @@ enum status model_shape_read(const char *path, struct model_shape *out) {
     return gguf_is_path(path) ? read_gguf(path, out) : read_directory(path, out);
 }
 
+uint32_t shape_ffn_inner(const struct model_shape *shape, uint32_t layer) {
+    return shape->is_expert_layer[layer] ? shape->shared_experts * shape->expert_inner
+                                         : shape->dense_inner;
+}
+
 const char *family_name(enum family family) {
     static const char *const NAMES[] = {
         [FAMILY_DEEPSEEK_V1] = "DeepSeek V1",

@@ -83,5 +83,9 @@ enum status model_shape_read(const char *path, struct model_shape *out);
 /* As model_shape_read, from what config.json holds; `place` is named in errors. */
 enum status model_shape_parse(const json_t *config, const char *place, struct model_shape *out);
 
+/* Inner dimension of the feed-forward that all rows of a layer meet: a dense layer's, or all shared
+ * experts as one; 0: there is none. */
+uint32_t shape_ffn_inner(const struct model_shape *shape, uint32_t layer);
+
 /* "DeepSeek V1", "DeepSeek V2", "DeepSeek V3". */
 const char *family_name(enum family family);

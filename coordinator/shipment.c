@@ -27,15 +27,16 @@ static void shipment_free(struct shipment *shipment) {
 }
 
 static size_t item_bytes(const struct shipment *shipment, const struct shipment_item *item) {
-    return shard_bytes(&shipment->options.layouts[item->shard.layer], &item->shard);
+    return placement_shard_bytes(shipment->options.placement, &item->shard);
 }
 
 static void run_read(uv_work_t *work) {
     struct shipment *shipment = work->data;
     const struct shipment_item *item = &shipment->items[shipment->next];
-    shipment->status =
-        shard_read(shipment->options.weights, &shipment->options.layouts[item->shard.layer],
-                   &item->shard, shipment->buffer);
+    const struct placement *placement = shipment->options.placement;
+    shipment->status = shard_read(shipment->options.weights,
+                                  shard_layout(placement->layouts, placement->layers, &item->shard),
+                                  &item->shard, shipment->buffer);
 }
 
 static void on_read_done(uv_work_t *work, int error) {

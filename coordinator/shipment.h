@@ -7,8 +7,8 @@
 #include <uv.h>
 
 #include "common/status.h"
-#include "common/weights/shard.h"
 #include "common/weights/weights.h"
+#include "coordinator/placement.h"
 #include "proto/channel.h"
 
 struct shipment;
@@ -23,7 +23,7 @@ struct shipment_options {
     uv_loop_t *loop;
     struct channel *channel;
     const struct weights *weights;
-    const struct shard_layout *layouts; /* by layer */
+    const struct placement *placement; /* for the layouts of shards */
     /* The checkpoint cannot be read; one line was logged. */
     void (*failed)(void *context, enum status status);
     void *context;

@@ -151,6 +151,11 @@ static uint32_t entries_max(const struct wire_header *header) {
     return header->type == WIRE_PROBE ? WIRE_PROBE_BYTES_MAX : header->rows * ENTRIES_PER_ROW_MAX;
 }
 
+/* Logits are as long as a part of the vocabulary. */
+static uint32_t hidden_max(const struct wire_header *header) {
+    return header->type == WIRE_COMBINE ? VOCABULARY_MAX : HIDDEN_MAX;
+}
+
 void wire_encode_header(const struct wire_header *header, void *frame) {
     struct wire_header out = *header;
     out.magic = WIRE_MAGIC;
@@ -185,7 +190,7 @@ enum status wire_decode_header(const void *frame, const char *peer, struct wire_
     if (header.type < WIRE_OPEN || header.type > WIRE_PROBE_REPLY ||
         header.format >= WIRE_FORMAT_COUNT ||
         (header.type == WIRE_COMBINE && header.format == WIRE_Q8) || header.rows > BATCH_ROWS_MAX ||
-        header.hidden > HIDDEN_MAX || header.layer >= LAYERS_MAX ||
+        header.hidden > hidden_max(&header) || header.layer >= LAYERS_MAX ||
         header.entries > entries_max(&header) ||
         header.payload_bytes > payload_bytes_max(&header) ||
         header.payload_bytes != payload_bytes(&header)) {

@@ -41,7 +41,7 @@ struct wire_header {
     uint32_t rows;          /* activation rows in the payload */
     uint32_t entries;       /* DISPATCH: (row, slot, weight) entries in the payload; PROBE: bytes
                                of payload that the answer is to have; else 0 */
-    uint32_t hidden;        /* values in a row */
+    uint32_t hidden;        /* values in a row; in the answer to a head's slot its rows */
     uint64_t payload_bytes; /* bytes behind the header */
     uint32_t busy_us;       /* COMBINE: microseconds the worker computed; else 0 */
     uint32_t checksum;      /* wire_checksum of the bytes before this field */
@@ -55,7 +55,10 @@ struct wire_entry {
     float weight;  /* gate weight */
 };
 
-/* DISPATCH payload: wire_entry[entries], padding to 64 bytes, x (rows, hidden). COMBINE payload:
+/* A slot with rows of the output head stands alone in its frame, with one entry for each row, and
+ * is answered with the logits of its rows in f32.
+ *
+ * DISPATCH payload: wire_entry[entries], padding to 64 bytes, x (rows, hidden). COMBINE payload:
  * sums (rows, hidden), behind the header padded to 64 bytes: the first row is always 64-byte
  * aligned. */
 #define WIRE_ALIGNMENT 64u

@@ -32,7 +32,7 @@ struct slot {
 struct expert_store {
     uint64_t memory_bytes;
     uint64_t fingerprint;
-    struct shard_layout *layouts; /* (layer_count) */
+    struct shard_layout *layouts; /* SHARD_LAYOUTS(layer_count) */
     uint32_t layer_count;
     bool exact;
     struct slot *slots; /* (SHARDS_MAX), of which count are in use */
@@ -103,9 +103,9 @@ static bool layout_is_valid(const struct shard_layout *layout) {
 
 static bool shard_is_valid(const struct shard_layout *layouts, uint32_t layer_count,
                            const struct shard *shard) {
-    if (shard->layer >= layer_count || shard->expert >= EXPERTS_MAX)
+    if (shard->layer >= layer_count || (shard->expert >= EXPERTS_MAX && shard->expert < SHARD_HEAD))
         return false;
-    const struct shard_layout *layout = &layouts[shard->layer];
+    const struct shard_layout *layout = shard_layout(layouts, layer_count, shard);
     if (!layout_is_valid(layout) || shard->begin >= shard->end || shard->end > layout->inner)
         return false;
     uint32_t quantum = shard_quantum(layout);
@@ -133,7 +133,8 @@ static enum status check_shards(const struct expert_store *store,
                       first + i, shard->layer, shard->expert, shard->begin, shard->end);
             return STATUS_PROTOCOL;
         }
-        bytes += shard_bytes(&assignment->layouts[shard->layer], shard);
+        bytes +=
+            shard_bytes(shard_layout(assignment->layouts, assignment->layer_count, shard), shard);
     }
     if (bytes > store->memory_bytes) {
         log_error("the assignment takes %" PRIu64 " bytes, %" PRIu64
@@ -158,6 +159,11 @@ static int compare_slots(const void *a, const void *b) {
     return compare_shards(&((const struct slot *)a)->shard, &((const struct slot *)b)->shard);
 }
 
+static const struct shard_layout *layout_of(const struct expert_store *store,
+                                            const struct slot *slot) {
+    return shard_layout(store->layouts, store->layer_count, &slot->shard);
+}
+
 static bool same_layout(const struct shard_layout *a, const struct shard_layout *b) {
     return a->hidden == b->hidden && a->inner == b->inner && a->gate == b->gate && a->up == b->up &&
            a->down == b->down;
@@ -175,9 +181,8 @@ static void take_over(struct expert_store *store, struct expert_store *next) {
         struct slot *old = store->count == 0 ? NULL
                                              : bsearch(slot, store->slots, store->count,
                                                        sizeof *slot, compare_slots);
-        uint32_t layer = slot->shard.layer;
         if (!old || !old->storage || old->filled != old->bytes ||
-            !same_layout(&store->layouts[layer], &next->layouts[layer]))
+            !same_layout(layout_of(store, old), layout_of(next, slot)))
             continue;
         slot->storage = old->storage;
         slot->expert = old->expert;
@@ -192,15 +197,15 @@ static void append_slots(struct expert_store *store, const struct assignment *as
     for (uint32_t i = 0; i < assignment->shard_count; i++) {
         struct slot *slot = &store->slots[store->count++];
         *slot = (struct slot){.shard = assignment->shards[i]};
-        slot->bytes = shard_bytes(&store->layouts[slot->shard.layer], &slot->shard);
+        slot->bytes = shard_bytes(layout_of(store, slot), &slot->shard);
         store->bytes += slot->bytes;
     }
 }
 
 /* Copies the assignment's lists to the empty store `out`. */
 static enum status copy_assignment(const struct assignment *assignment, struct expert_store *out) {
-    /* One more than needed, so that an empty list is no special case. */
-    out->layouts = calloc((size_t)assignment->layer_count + 1, sizeof *out->layouts);
+    size_t layouts = SHARD_LAYOUTS(assignment->layer_count);
+    out->layouts = calloc(layouts, sizeof *out->layouts);
     out->slots = calloc(SHARDS_MAX, sizeof *out->slots);
     if (!out->layouts || !out->slots) {
         log_error("no memory for a table of %" PRIu32 " shards; lower --memory",
@@ -210,8 +215,7 @@ static enum status copy_assignment(const struct assignment *assignment, struct e
     out->fingerprint = assignment->fingerprint;
     out->layer_count = assignment->layer_count;
     out->exact = assignment->exact;
-    for (uint32_t i = 0; i < out->layer_count; i++)
-        out->layouts[i] = assignment->layouts[i];
+    memcpy(out->layouts, assignment->layouts, layouts * sizeof *out->layouts);
     append_slots(out, assignment);
     return STATUS_OK;
 }
@@ -229,8 +233,7 @@ static enum status take_storage(struct expert_store *store, uint32_t first) {
                       slot->bytes, i, store->count);
             return STATUS_NO_MEMORY;
         }
-        const struct shard_layout *layout = &store->layouts[slot->shard.layer];
-        slot->expert = shard_view(layout, &slot->shard, slot->storage);
+        slot->expert = shard_view(layout_of(store, slot), &slot->shard, slot->storage);
     }
     return STATUS_OK;
 }
@@ -350,8 +353,8 @@ static enum status read_slot(const struct load *load, struct slot *slot) {
     const struct expert_store *store = load->store;
     place_slot(slot);
     if (load->weights) {
-        enum status status = shard_read(load->weights, &store->layouts[slot->shard.layer],
-                                        &slot->shard, slot->storage);
+        enum status status =
+            shard_read(load->weights, layout_of(store, slot), &slot->shard, slot->storage);
         return status ? status : pack_slot(store, slot);
     }
     if (!shard_cache_read(load->cache, &slot->shard, slot->storage, slot->bytes))

@@ -18,12 +18,12 @@
 
 struct expert_store;
 
-/* What a coordinator assigns. `layouts` is indexed by layer, LAYERS_MAX entries at most; slot i of
- * the data plane is shards[i]. Nothing is kept by reference. */
+/* What a coordinator assigns; slot i of the data plane is shards[i]. Nothing is kept by reference.
+ */
 struct assignment {
-    uint64_t fingerprint; /* of the checkpoint, see weights_fingerprint */
-    const struct shard_layout *layouts;
-    uint32_t layer_count;
+    uint64_t fingerprint;               /* of the checkpoint, see weights_fingerprint */
+    const struct shard_layout *layouts; /* SHARD_LAYOUTS(layer_count) */
+    uint32_t layer_count;               /* at most LAYERS_MAX */
     const struct shard *shards;
     uint32_t shard_count;
     bool exact; /* no weights are packed for 8-bit activations */

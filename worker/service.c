@@ -18,6 +18,7 @@
 #include "common/arena.h"
 #include "common/clock.h"
 #include "common/cluster_limits.h"
+#include "common/kernel/matmul.h"
 #include "common/log.h"
 #include "common/transport/transport.h"
 #include "proto/wire.h"
@@ -38,8 +39,9 @@ struct service {
     struct frame frames[SERVICE_FRAMES];
     size_t request_bytes, reply_bytes;
     uint32_t entries_max;
-    struct expert_task *tasks; /* (entries_max) */
-    float *rows, *sums;        /* (batch_rows, hidden), for frames that are not in f32 */
+    struct expert_task *tasks;      /* (entries_max) */
+    float *rows, *sums;             /* (batch_rows, hidden), for frames that are not in f32 */
+    struct matmul_workspace matmul; /* for the output head */
     struct connection *connection;
     bool failing; /* the connection closes when the ERROR frame has left */
 
@@ -105,17 +107,45 @@ static enum status check_frame(struct service *service, const struct wire_header
     return STATUS_PROTOCOL;
 }
 
-/* Makes tasks of checked entries, which must all be of the frame's layer. */
+/* The rows of the output head that the frame is for; NULL: it is for experts. */
+static const struct expert *head_of(const struct service *service, const struct frame *frame,
+                                    const struct wire_header *header) {
+    const struct expert_store *store = service->options.store;
+    uint32_t slot = header->entries ? wire_dispatch_entries(frame->request)->slot : 0;
+    return header->entries && expert_store_shard(store, slot)->expert == SHARD_HEAD
+               ? expert_store_get(store, slot)
+               : NULL;
+}
+
+/* Each row has to be named once, with the same slot, and the logits have to fit into the answer. */
+static enum status check_head(struct service *service, const struct frame *frame,
+                              const struct wire_header *header, const struct expert *head,
+                              char text[ERROR_TEXT_BYTES]) {
+    const struct wire_entry *entries = wire_dispatch_entries(frame->request);
+    uint32_t same = 1;
+    while (same < header->entries && entries[same].slot == entries[0].slot)
+        same++;
+    if (same == header->rows && same == header->entries &&
+        wire_combine_bytes(header->rows, head->gate.rows, WIRE_F32) <= service->reply_bytes)
+        return STATUS_OK;
+    complain(service, text,
+             "frame of %" PRIu32 " rows and %" PRIu32 " entries for %" PRIu32
+             " rows of the output head in slot %" PRIu32,
+             header->rows, header->entries, head->gate.rows, entries[0].slot);
+    return STATUS_PROTOCOL;
+}
+
+/* Makes tasks of checked entries, which must all be of experts of the frame's layer. */
 static enum status list_tasks(struct service *service, struct frame *frame,
                               const struct wire_header *header, char text[ERROR_TEXT_BYTES]) {
     const struct expert_store *store = service->options.store;
     const struct wire_entry *entries = wire_dispatch_entries(frame->request);
     for (uint32_t i = 0; i < header->entries; i++) {
         uint32_t slot = entries[i].slot, layer = expert_store_shard(store, slot)->layer;
-        if (layer != header->layer) {
+        if (layer != header->layer || expert_store_shard(store, slot)->expert == SHARD_HEAD) {
             complain(service, text,
-                     "slot %" PRIu32 " holds an expert of layer %" PRIu32
-                     ", the frame is of %" PRIu32,
+                     "slot %" PRIu32 " holds a shard of layer %" PRIu32
+                     ", the frame is for experts of %" PRIu32,
                      slot, layer, header->layer);
             return STATUS_PROTOCOL;
         }
@@ -147,18 +177,25 @@ static void store_row(void *context, size_t row, unsigned thread) {
                c->frame_rows + row * wire_row_bytes(c->format, c->hidden));
 }
 
+/* The frame's rows in f32. */
+static const float *load_rows(struct service *service, struct frame *frame,
+                              const struct wire_header *header) {
+    enum wire_format format = (enum wire_format)header->format;
+    void *rows = wire_dispatch_rows(frame->request);
+    struct conversion in = {format, header->hidden, service->rows, rows};
+    if (format == WIRE_F32)
+        return rows;
+    threads_run(service->options.threads, header->rows, load_row, &in);
+    return service->rows;
+}
+
 /* The frame's tasks, which are listed, over its rows; the sums in the reply. */
 static void compute_rows(struct service *service, struct frame *frame,
                          const struct wire_header *header) {
     struct threads *threads = service->options.threads;
     enum wire_format format = (enum wire_format)header->format, answer = wire_answer_format(format);
-    float *x = wire_dispatch_rows(frame->request), *sums = wire_combine_rows(frame->reply);
-    if (format != WIRE_F32) {
-        struct conversion in = {format, header->hidden, service->rows, (uint8_t *)x};
-        threads_run(threads, header->rows, load_row, &in);
-        x = service->rows;
-        sums = service->sums;
-    }
+    const float *x = load_rows(service, frame, header);
+    float *sums = format == WIRE_F32 ? wire_combine_rows(frame->reply) : service->sums;
     memset(sums, 0, (size_t)header->rows * header->hidden * sizeof *sums);
     expert_forward(service->workspace, x, service->tasks, header->entries, sums);
     if (format != WIRE_F32) {
@@ -177,25 +214,32 @@ static void serve_frame(struct service *service, struct frame *frame) {
         close_connection(service);
         return;
     }
+    const struct expert *head = NULL;
     if (check_frame(service, &header, text) ||
         wire_check_entries(frame->request, &header, expert_store_served(service->options.store),
                            peer) ||
-        list_tasks(service, frame, &header, text)) {
+        ((head = head_of(service, frame, &header)) ? check_head(service, frame, &header, head, text)
+                                                   : list_tasks(service, frame, &header, text))) {
         reply_error(service, frame, header.sequence, text);
         return;
     }
-    compute_rows(service, frame, &header);
-    enum wire_format format = wire_answer_format((enum wire_format)header.format);
+    enum wire_format format = head ? WIRE_F32 : wire_answer_format((enum wire_format)header.format);
+    uint32_t width = head ? head->gate.rows : header.hidden;
+    if (head)
+        matmul(&service->matmul, &head->gate, load_rows(service, frame, &header), header.rows,
+               wire_combine_rows(frame->reply));
+    else
+        compute_rows(service, frame, &header);
     struct wire_header reply = {.type = WIRE_COMBINE,
                                 .format = (uint8_t)format,
                                 .sequence = header.sequence,
                                 .layer = header.layer,
                                 .rows = header.rows,
-                                .hidden = header.hidden,
+                                .hidden = width,
                                 .busy_us = (uint32_t)((clock_now_ns() - started_ns) / 1000)};
     wire_encode_header(&reply, frame->reply);
     if (transport_post_send(service->transport, service->connection, frame->reply,
-                            wire_combine_bytes(header.rows, header.hidden, format)))
+                            wire_combine_bytes(header.rows, width, format)))
         close_connection(service);
 }
 
@@ -268,12 +312,26 @@ static void *service_main(void *argument) {
 static enum status check_options(const struct service_options *options) {
     if (options->hidden >= 1 && options->hidden <= HIDDEN_MAX && options->batch_rows >= 1 &&
         options->batch_rows <= BATCH_ROWS_MAX && options->entries_per_row >= 1 &&
-        options->entries_per_row <= ENTRIES_PER_ROW_MAX)
+        options->entries_per_row <= ENTRIES_PER_ROW_MAX && options->head_rows <= VOCABULARY_MAX)
         return STATUS_OK;
     log_error("assignment for frames of %" PRIu32 " rows of %" PRIu32 " values and %" PRIu32
               " entries for each is out of bounds; is the coordinator of the same release?",
               options->batch_rows, options->hidden, options->entries_per_row);
     return STATUS_PROTOCOL;
+}
+
+/* For the output head, if any of it is here. */
+static bool take_matmul(struct service *service) {
+    const struct service_options *options = &service->options;
+    struct matmul_workspace *matmul = &service->matmul;
+    if (options->head_rows == 0)
+        return true;
+    *matmul = (struct matmul_workspace){options->threads, NULL, matmul_scratch_floats(), NULL};
+    matmul->scratch = arena_take(
+        service->arena, threads_count(options->threads) * matmul->scratch_stride, sizeof(float));
+    matmul->prepared =
+        arena_take(service->arena, options->batch_rows, matmul_row_bytes(options->hidden));
+    return matmul->scratch && matmul->prepared;
 }
 
 static enum status take_buffers(struct service *service) {
@@ -284,6 +342,9 @@ static enum status take_buffers(struct service *service) {
     service->reply_bytes = wire_combine_bytes(options->batch_rows, options->hidden, WIRE_F32);
     if (service->reply_bytes < sizeof(struct wire_header) + WIRE_ERROR_BYTES_MAX)
         service->reply_bytes = sizeof(struct wire_header) + WIRE_ERROR_BYTES_MAX;
+    size_t logits_bytes = wire_combine_bytes(1, options->head_rows, WIRE_F32);
+    if (service->reply_bytes < logits_bytes)
+        service->reply_bytes = logits_bytes;
     service->arena = arena_create(0);
     if (!service->arena)
         return STATUS_NO_MEMORY;
@@ -291,7 +352,7 @@ static enum status take_buffers(struct service *service) {
     size_t values = (size_t)options->batch_rows * options->hidden;
     service->rows = arena_take(service->arena, values, sizeof *service->rows);
     service->sums = arena_take(service->arena, values, sizeof *service->sums);
-    bool taken = service->tasks && service->rows && service->sums;
+    bool taken = service->tasks && service->rows && service->sums && take_matmul(service);
     for (size_t i = 0; i < SERVICE_FRAMES && taken; i++) {
         service->frames[i].request = arena_take(service->arena, service->request_bytes, 1);
         service->frames[i].reply = arena_take(service->arena, service->reply_bytes, 1);

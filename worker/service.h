@@ -23,6 +23,7 @@ struct service_options {
     uint32_t inner_max;       /* the widest expert that the store may ever hold */
     uint32_t batch_rows;      /* most rows in one frame */
     uint32_t entries_per_row; /* most entries for one row */
+    uint32_t head_rows;       /* most rows of the output head in a slot; 0: none has any */
     const char *transport;    /* one of TRANSPORT_CHOICES; NULL is auto */
 };
 

@@ -547,17 +547,18 @@ static void on_loaded(uv_work_t *work, int error) {
 
 /* Why the message cannot be taken; NULL if it can. */
 static const char *find_fault(const struct session *session, const Control__Assign *assign) {
-    size_t layers = assign->n_layer_inner, shards = assign->n_shard_layer;
-    if (layers > LAYERS_MAX || assign->n_layer_gate_format != layers ||
-        assign->n_layer_up_format != layers || assign->n_layer_down_format != layers ||
-        shards > SHARDS_MAX || assign->n_shard_expert != shards ||
-        assign->n_shard_begin != shards || assign->n_shard_end != shards)
+    size_t layouts = assign->n_layer_inner, shards = assign->n_shard_layer;
+    if (layouts > SHARD_LAYOUTS(LAYERS_MAX) || (layouts > 0 && layouts % 2 == 0) ||
+        assign->n_layer_gate_format != layouts || assign->n_layer_up_format != layouts ||
+        assign->n_layer_down_format != layouts || shards > SHARDS_MAX ||
+        assign->n_shard_expert != shards || assign->n_shard_begin != shards ||
+        assign->n_shard_end != shards)
         return "it cannot take the assignment's lists: too long, or of different lengths";
     uint32_t end = session->state == SESSION_READY ? expert_store_count(session->options.store) : 0;
     if (assign->first_slot != end)
         return "the assignment does not go on where the last one ended; install the same release "
                "on both machines";
-    for (size_t i = 0; i < layers; i++)
+    for (size_t i = 0; i < layouts; i++)
         if (assign->layer_inner[i] > INNER_MAX)
             return "the assignment has a layer that is out of bounds";
     return NULL;
@@ -585,7 +586,7 @@ static struct load_job *create_load_job(const Control__Assign *assign) {
     job->assignment = (struct assignment){
         .fingerprint = assign->fingerprint,
         .layouts = job->layouts,
-        .layer_count = (uint32_t)assign->n_layer_inner,
+        .layer_count = (uint32_t)assign->n_layer_inner / 2, /* SHARD_LAYOUTS */
         .shards = job->shards,
         .shard_count = (uint32_t)assign->n_shard_layer,
         .exact = assign->exact_activations,
@@ -596,11 +597,26 @@ static struct load_job *create_load_job(const Control__Assign *assign) {
     return job;
 }
 
+/* The widest shard that there may be: of routed experts further ones may follow. */
 static uint32_t inner_max(const Control__Assign *assign) {
     uint32_t max = 1;
-    for (size_t i = 0; i < assign->n_layer_inner; i++)
+    for (size_t i = 0; i < assign->n_layer_inner / 2; i++)
         if (assign->layer_inner[i] > max)
             max = assign->layer_inner[i];
+    for (size_t i = 0; i < assign->n_shard_end; i++)
+        if (assign->shard_expert[i] == SHARD_FFN &&
+            assign->shard_end[i] > max + assign->shard_begin[i])
+            max = assign->shard_end[i] - assign->shard_begin[i];
+    return max;
+}
+
+/* The most rows of the output head in one slot. */
+static uint32_t head_rows(const Control__Assign *assign) {
+    uint32_t max = 0;
+    for (size_t i = 0; i < assign->n_shard_end; i++)
+        if (assign->shard_expert[i] == SHARD_HEAD &&
+            assign->shard_end[i] > max + assign->shard_begin[i])
+            max = assign->shard_end[i] - assign->shard_begin[i];
     return max;
 }
 
@@ -620,6 +636,7 @@ static void handle_assign(struct session *session, const Control__Assign *assign
                                      .inner_max = inner_max(assign),
                                      .batch_rows = assign->batch_rows,
                                      .entries_per_row = assign->experts_per_token,
+                                     .head_rows = head_rows(assign),
                                      .transport = options->transport};
     if (options->weights && options->fingerprint == assign->fingerprint)
         job->weights = options->weights;

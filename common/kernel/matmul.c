@@ -224,8 +224,10 @@ void matmul_tile(const struct matrix *w, uint32_t row, uint32_t rows,
 struct matmul_loop {
     const struct matmul_workspace *workspace;
     const struct matrix *w;
+    uint32_t first, rows; /* of W */
     struct matmul_input input;
     float *y;
+    size_t y_stride;
 };
 
 static void prepare_row(void *context, size_t row, unsigned thread) {
@@ -237,14 +239,20 @@ static void prepare_row(void *context, size_t row, unsigned thread) {
 static void matmul_task(void *context, size_t task, unsigned thread) {
     const struct matmul_loop *loop = context;
     uint32_t row = (uint32_t)task * MATMUL_TILE_ROWS;
-    uint32_t rows = smaller(MATMUL_TILE_ROWS, loop->w->rows - row);
-    matmul_tile(loop->w, row, rows, &loop->input, loop->y + row, loop->w->rows,
+    uint32_t rows = smaller(MATMUL_TILE_ROWS, loop->rows - row);
+    matmul_tile(loop->w, loop->first + row, rows, &loop->input, loop->y + row, loop->y_stride,
                 loop->workspace->scratch + thread * loop->workspace->scratch_stride);
 }
 
-void matmul(const struct matmul_workspace *workspace, const struct matrix *w, const float *x,
-            size_t batch, float *y) {
-    struct matmul_loop loop = {workspace, w, {.x = x, .x_stride = w->columns, .batch = batch}, y};
+void matmul_rows(const struct matmul_workspace *workspace, const struct matrix *w, uint32_t row,
+                 uint32_t rows, const float *x, size_t batch, float *y, size_t y_stride) {
+    struct matmul_loop loop = {.workspace = workspace,
+                               .w = w,
+                               .first = row,
+                               .rows = rows,
+                               .input = {.x = x, .x_stride = w->columns, .batch = batch},
+                               .y = y,
+                               .y_stride = y_stride};
     if (workspace->prepared)
         loop.input.form = matmul_form(w, batch);
     if (loop.input.form != ACTIVATION_F32) {
@@ -252,6 +260,11 @@ void matmul(const struct matmul_workspace *workspace, const struct matrix *w, co
         loop.input.prepared_stride = matmul_row_blocks(w->columns);
         threads_run(workspace->threads, batch, prepare_row, &loop);
     }
-    threads_run(workspace->threads, (w->rows + MATMUL_TILE_ROWS - 1) / MATMUL_TILE_ROWS,
-                matmul_task, &loop);
+    threads_run(workspace->threads, (rows + MATMUL_TILE_ROWS - 1) / MATMUL_TILE_ROWS, matmul_task,
+                &loop);
+}
+
+void matmul(const struct matmul_workspace *workspace, const struct matrix *w, const float *x,
+            size_t batch, float *y) {
+    matmul_rows(workspace, w, 0, w->rows, x, batch, y, w->rows);
 }

@@ -71,3 +71,8 @@ struct matmul_workspace {
 /* y (batch, w->rows) = x (batch, w->columns) W^T over all threads; prepares x first. */
 void matmul(const struct matmul_workspace *workspace, const struct matrix *w, const float *x,
             size_t batch, float *y);
+
+/* The same with the rows [row, row + rows) of W alone: y[r * y_stride + i] for i in [0, rows).
+ * `row` is a multiple of PANEL_ROWS where W is packed. */
+void matmul_rows(const struct matmul_workspace *workspace, const struct matrix *w, uint32_t row,
+                 uint32_t rows, const float *x, size_t batch, float *y, size_t y_stride);

@@ -20,8 +20,9 @@ struct piece {
     struct region region;   /* of the shard in it */
 };
 
-static void list_pieces(const struct shard_layout *layout, const struct shard *shard,
-                        struct piece out[3]) {
+/* Returns how many there are. */
+static size_t list_pieces(const struct shard_layout *layout, const struct shard *shard,
+                          struct piece out[3]) {
     uint32_t hidden = layout->hidden, inner = layout->inner;
     uint32_t begin = shard->begin, width = shard->end - shard->begin;
     struct region rows = {.row = begin, .rows = width, .columns = hidden};
@@ -29,6 +30,7 @@ static void list_pieces(const struct shard_layout *layout, const struct shard *s
     out[0] = (struct piece){"gate", layout->gate, inner, hidden, rows};
     out[1] = (struct piece){"up", layout->up, inner, hidden, rows};
     out[2] = (struct piece){"down", layout->down, hidden, inner, columns};
+    return shard->expert == SHARD_HEAD ? 1 : 3;
 }
 
 static size_t piece_bytes(const struct piece *piece) {
@@ -37,8 +39,10 @@ static size_t piece_bytes(const struct piece *piece) {
 
 size_t shard_bytes(const struct shard_layout *layout, const struct shard *shard) {
     struct piece pieces[3];
-    list_pieces(layout, shard, pieces);
-    return piece_bytes(&pieces[0]) + piece_bytes(&pieces[1]) + piece_bytes(&pieces[2]);
+    size_t count = list_pieces(layout, shard, pieces), bytes = 0;
+    for (size_t i = 0; i < count; i++)
+        bytes += piece_bytes(&pieces[i]);
+    return bytes;
 }
 
 uint32_t shard_quantum(const struct shard_layout *layout) {
@@ -57,10 +61,10 @@ uint32_t shard_quantum(const struct shard_layout *layout) {
 struct expert shard_view(const struct shard_layout *layout, const struct shard *shard,
                          const void *storage) {
     struct piece pieces[3];
-    struct matrix views[3];
-    list_pieces(layout, shard, pieces);
+    struct matrix views[3] = {{0}};
+    size_t count = list_pieces(layout, shard, pieces);
     const uint8_t *at = storage;
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < count; i++) {
         const struct region *region = &pieces[i].region;
         views[i] = matrix_view(pieces[i].format, region->rows, region->columns, at);
         at += piece_bytes(&pieces[i]);
@@ -68,10 +72,21 @@ struct expert shard_view(const struct shard_layout *layout, const struct shard *
     return (struct expert){.gate = views[0], .up = views[1], .down = views[2]};
 }
 
-static void format_name(uint32_t layer, uint32_t expert, const char *projection,
-                        char out[NAME_BYTES]) {
-    snprintf(out, NAME_BYTES, "model.layers.%" PRIu32 ".mlp.experts.%" PRIu32 ".%s_proj.weight",
-             layer, expert, projection);
+static void format_name(const struct weights *weights, uint32_t layer, uint32_t expert,
+                        const char *projection, char out[NAME_BYTES]) {
+    if (expert == SHARD_HEAD) {
+        snprintf(out, NAME_BYTES, "lm_head.weight");
+        return;
+    }
+    int used = snprintf(out, NAME_BYTES, "model.layers.%" PRIu32 ".mlp.", layer);
+    size_t left = NAME_BYTES - (size_t)used;
+    if (expert != SHARD_FFN) {
+        snprintf(out + used, left, "experts.%" PRIu32 ".%s_proj.weight", expert, projection);
+        return;
+    }
+    snprintf(out + used, left, "shared_experts.%s_proj.weight", projection);
+    if (!weights_find(weights, out)) /* then it is a dense layer */
+        snprintf(out + used, left, "%s_proj.weight", projection);
 }
 
 static enum status check_format(const struct weights *weights, const struct tensor *tensor,
@@ -85,17 +100,17 @@ static enum status check_format(const struct weights *weights, const struct tens
     return STATUS_FORMAT;
 }
 
-/* Checks the three matrices of one expert against the layout. Where `first`, their formats become
- * those of the layout. */
+/* Checks the matrices of one expert, or of the head, against the layout. Where `first`, their
+ * formats become those of the layout. */
 static enum status check_expert(const struct weights *weights, uint32_t layer, uint32_t expert,
                                 bool first, struct shard_layout *layout) {
     struct piece pieces[3];
-    list_pieces(layout, &(struct shard){layer, expert, 0, layout->inner}, pieces);
+    size_t count = list_pieces(layout, &(struct shard){layer, expert, 0, layout->inner}, pieces);
     enum weight_format *const formats[3] = {&layout->gate, &layout->up, &layout->down};
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < count; i++) {
         char name[NAME_BYTES];
         const struct tensor *tensor;
-        format_name(layer, expert, pieces[i].projection, name);
+        format_name(weights, layer, expert, pieces[i].projection, name);
         enum status status =
             weights_find_matrix(weights, name, pieces[i].rows, pieces[i].columns, &tensor);
         if (status == STATUS_OK && first)
@@ -121,6 +136,24 @@ enum status shard_find_layout(const struct weights *weights, uint32_t layer, uin
     return STATUS_OK;
 }
 
+enum status shard_find_ffn_layout(const struct weights *weights, uint32_t layer, uint32_t hidden,
+                                  uint32_t inner, struct shard_layout *out) {
+    struct shard_layout layout = {.hidden = hidden, .inner = inner};
+    enum status status = check_expert(weights, layer, SHARD_FFN, true, &layout);
+    if (status == STATUS_OK)
+        *out = layout;
+    return status;
+}
+
+enum status shard_find_head_layout(const struct weights *weights, uint32_t hidden,
+                                   uint32_t vocabulary, struct shard_layout *out) {
+    struct shard_layout layout = {.hidden = hidden, .inner = vocabulary};
+    enum status status = check_expert(weights, 0, SHARD_HEAD, true, &layout);
+    if (status == STATUS_OK)
+        *out = layout;
+    return status;
+}
+
 enum status shard_read(const struct weights *weights, const struct shard_layout *layout,
                        const struct shard *shard, void *storage) {
     struct shard_layout expected = *layout;
@@ -128,11 +161,11 @@ enum status shard_read(const struct weights *weights, const struct shard_layout 
     if (status != STATUS_OK)
         return status;
     struct piece pieces[3];
-    list_pieces(layout, shard, pieces);
+    size_t count = list_pieces(layout, shard, pieces);
     uint8_t *at = storage;
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < count; i++) {
         char name[NAME_BYTES];
-        format_name(shard->layer, shard->expert, pieces[i].projection, name);
+        format_name(weights, shard->layer, shard->expert, pieces[i].projection, name);
         status = weights_read_region(weights, name, &pieces[i].region, at);
         if (status != STATUS_OK)
             return status;

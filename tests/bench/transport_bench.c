@@ -46,7 +46,7 @@ struct bench {
     uint8_t *requests[PEERS_MAX], *replies[PEERS_MAX];
     char model[64]; /* a checkpoint of one layer with an expert for each worker */
     struct weights *weights;
-    struct shard_layout layout;
+    struct shard_layout layouts[SHARD_LAYOUTS(1)]; /* of one layer */
     uint64_t fingerprint;
     pid_t children[6 * PEERS_MAX];
     uint32_t child_count;
@@ -138,7 +138,7 @@ struct kept_expert {
 
 static void load_expert(const struct bench *bench, struct kept_expert *kept) {
     const struct shard shard = {.end = INNER};
-    const struct assignment assignment = {bench->fingerprint, &bench->layout, 1, &shard, 1, false};
+    const struct assignment assignment = {bench->fingerprint, bench->layouts, 1, &shard, 1, false};
     check(threads_create(1, &kept->threads), "threads");
     check(expert_store_create(UINT64_MAX, &kept->store), "store");
     check(expert_store_assign(kept->store, &assignment), "store");
@@ -280,7 +280,7 @@ static void write_model(struct bench *bench) {
     check(weights_open(bench->model, &bench->weights), "model");
     check(weights_fingerprint(bench->weights, &bench->fingerprint), "model");
     check(shard_find_layout(bench->weights, 0, bench->settings.workers, hidden, INNER,
-                            &bench->layout),
+                            bench->layouts),
           "model");
 }
 
@@ -372,12 +372,11 @@ static void open_dispatch(struct way *way, const char *backend, const char *cons
     struct bench *bench = way->bench;
     uint32_t workers = bench->settings.workers, rows = bench->settings.rows;
     struct placement *placement;
-    check(placement_create(&bench->layout, 1, workers, workers, &placement), "placement");
+    check(placement_create(bench->layouts, 1, workers, workers, &placement), "placement");
     for (uint32_t i = 0; i < workers; i++)
         check(placement_add(placement, &(struct shard){0, i, 0, INNER}, i), "placement");
     check(cluster_connect(addresses, workers, bench->fingerprint, false, &way->cluster), "workers");
     const struct cluster_load_options load = {.placement = placement,
-                                              .layouts = &bench->layout,
                                               .weights = bench->weights,
                                               .fingerprint = bench->fingerprint,
                                               .hidden = bench->settings.hidden,

@@ -333,6 +333,23 @@ def check_wire(bench):
         require(low < part < high, f"bytes {way} with {wire}: {part} of those in f32")
 
 
+def check_offload(bench):
+    """Slices of what all tokens need on workers: the same answer, rows in every layer, and logits."""
+    with open(os.path.join(DEMO, "config.json"), encoding="utf-8") as f:
+        config = json.load(f)
+    rows = {}
+    for offload in ("off", "on"):
+        result = answer_json(bench, "--prompt", SUM, "--local-workers", "2", "--offload", offload)
+        require_equal("text", result["text"], SUM_ANSWER)
+        worker = result["stats"]["workers"][0]
+        rows[offload] = worker["layers"]["rows"]
+        logits_bytes = worker["bytes_in"] - sum(worker["layers"]["bytes_in"])
+        require((logits_bytes > 0) == (offload == "on"), f"{logits_bytes} bytes of logits came from a worker")
+    dense = config["first_k_dense_replace"]
+    require_equal("rows in dense layers without it", rows["off"][:dense], [0] * dense)
+    require(len(set(rows["on"])) == 1 and rows["on"][0] > 0, f"rows with it: {rows['on']}")
+
+
 def check_trace(bench):
     path = bench.path("trace.json")
     answer_json(bench, "--prompt", SUM, "--local-workers", "2", "--trace", path)
@@ -640,6 +657,7 @@ def output_cases(bench):
     bench.case("--json on two local workers, sliced", lambda: check_sliced(bench))
     bench.case("--max-nodes on four local workers", lambda: check_max_nodes(bench))
     bench.case("--wire on two local workers", lambda: check_wire(bench))
+    bench.case("--offload on two local workers", lambda: check_offload(bench))
     bench.case("--trace on two local workers", lambda: check_trace(bench))
     bench.case("figures go to standard error, --quiet drops them", lambda: check_figures(bench))
     bench.case("the stream has whole characters", lambda: check_stream(bench))

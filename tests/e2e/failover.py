@@ -317,11 +317,12 @@ def random_cases(bench, rounds, seed):
         placement = chance.choice(("experts", "slices"))
         replicas = chance.choice(("off", "spare"))
         overlap = chance.choice(("on", "off"))
+        offload = chance.choice(("on", "off"))
         name = (
             f"{event.__name__} worker {victim} after {after_s:.2f} s, {later_s:.2f} s later the rest; "
-            f"{placement}, replicas {replicas}, overlap {overlap}"
+            f"{placement}, replicas {replicas}, overlap {overlap}, offload {offload}"
         )
-        args = ("--placement", placement, "--replicas", replicas, "--overlap", overlap)
+        args = ("--placement", placement, "--replicas", replicas, "--overlap", overlap, "--offload", offload)
         bench.case(name, lambda: check_event(bench, event, after_s, later_s, victim, *args))
 
 

@@ -22,6 +22,7 @@ from error_bench import DEMO, NETWORK_TIMEOUT_S, Bench, Failed, Worker, run_args
 
 TOKENS = 4
 SHARDS, SHARDS_BYTES = 128, 6 << 20  # of the demo model, about
+SLICES = 6  # of five layers and the head
 SLOW_S = 0.02  # for each piece that the relay passes on, while it is to be slow
 WRITE_TIMEOUT_S = 30
 
@@ -85,14 +86,14 @@ class Machine:
                 raise Failed(f"{len(self.files())} of {count} shards are in the cache: {self.worker.text()}")
             time.sleep(0.02)
 
-    def start(self):
+    def start(self, *args):
         self.relay.bytes = 0
-        command = [self.bench.skein, *run_args(self.bench.prompt, TOKENS, self.relay.address, DEMO)]
+        command = [self.bench.skein, *run_args(self.bench.prompt, TOKENS, self.relay.address, DEMO), *args]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def run(self):
+    def run(self, *args):
         """The bytes that went to the worker in a run, which must give the right tokens."""
-        process = self.start()
+        process = self.start(*args)
         out, said = process.communicate(timeout=NETWORK_TIMEOUT_S)
         if process.returncode or "Sanitizer" in said or json.loads(out)["ids"] != self.bench.tokens:
             raise Failed(f"exit status {process.returncode}: {out[:200]} {said[-400:]}")
@@ -110,6 +111,18 @@ def check_comes_back(bench):
             raise Failed(f"{first} bytes went to the worker at first, {second} after a restart")
         if "of shards from" not in machine.worker.text():
             raise Failed(f"the worker does not say that it read its cache: {machine.worker.text()}")
+        return f"{first} bytes to the worker at first, {second} after a restart"
+
+
+def check_offloaded(bench):
+    """Slices of shared experts, dense layers and output head come the same way."""
+    with Machine(bench, "offloaded") as machine:
+        first = machine.run("--offload", "on")
+        machine.await_files(SHARDS + SLICES)
+        machine.start_again()
+        second = machine.run("--offload", "on")
+        if first < SHARDS_BYTES + SHARDS_BYTES // 50 or second > first // 20:
+            raise Failed(f"{first} bytes went to the worker at first, {second} after a restart")
         return f"{first} bytes to the worker at first, {second} after a restart"
 
 
@@ -180,6 +193,7 @@ def main():
         bench.tokens = json.loads(reference.stdout)["ids"]
         for name, check in (
             ("a worker that is started again", check_comes_back),
+            ("what all tokens need, in part on a worker", check_offloaded),
             ("a worker that is cut off while it loads", check_resumes),
             ("damaged files", check_damage),
             ("a small cache", check_small),

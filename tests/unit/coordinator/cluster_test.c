@@ -20,7 +20,7 @@ struct plan_table {
     struct placement placement;
     struct shard shards[PLAN_HOLDERS_MAX][SHARDS];
     struct holder_shards held[PLAN_HOLDERS_MAX];
-    struct shard_layout layouts[FIXTURE_LAYERS];
+    struct shard_layout layouts[SHARD_LAYOUTS(FIXTURE_LAYERS)];
 };
 
 static void deal(struct plan_table *table, uint32_t holders) {
@@ -35,7 +35,8 @@ static void deal(struct plan_table *table, uint32_t holders) {
     }
     for (uint32_t i = 1; i < FIXTURE_LAYERS; i++)
         table->layouts[i] = FIXTURE_LAYOUT;
-    table->placement = (struct placement){.layers = FIXTURE_LAYERS,
+    table->placement = (struct placement){.layouts = table->layouts,
+                                          .layers = FIXTURE_LAYERS,
                                           .experts = FIXTURE_EXPERTS,
                                           .holders = holders,
                                           .held = table->held};
@@ -56,7 +57,6 @@ static void on_progress(void *context, uint64_t bytes_done, uint64_t bytes_total
 static enum status load(struct cluster *cluster, struct plan_table *table,
                         struct progress *progress) {
     const struct cluster_load_options options = {.placement = &table->placement,
-                                                 .layouts = table->layouts,
                                                  .weights = model.weights,
                                                  .fingerprint = model.fingerprint,
                                                  .batch_rows = 8,
@@ -232,16 +232,17 @@ static void test_ships_large_shards(void **state) {
     uint64_t fingerprint;
     assert_int_equal(weights_open(path, &weights), STATUS_OK);
     assert_int_equal(weights_fingerprint(weights, &fingerprint), STATUS_OK);
-    const struct shard_layout layout = {LARGE_DIM, LARGE_DIM, WEIGHT_F32, WEIGHT_F32, WEIGHT_F32};
+    const struct shard_layout layouts[SHARD_LAYOUTS(1)] = {
+        {LARGE_DIM, LARGE_DIM, WEIGHT_F32, WEIGHT_F32, WEIGHT_F32}};
     struct shard shards[] = {{0, 0, 0, LARGE_DIM}, {0, 1, 8, LARGE_DIM - 8}};
     struct holder_shards held = {.shards = shards,
                                  .count = 2,
-                                 .bytes = shard_bytes(&layout, &shards[0]) +
-                                          shard_bytes(&layout, &shards[1])};
-    const struct placement placement = {.layers = 1, .experts = 2, .holders = 1, .held = &held};
+                                 .bytes = shard_bytes(layouts, &shards[0]) +
+                                          shard_bytes(layouts, &shards[1])};
+    const struct placement placement = {
+        .layouts = layouts, .layers = 1, .experts = 2, .holders = 1, .held = &held};
     struct progress progress = {0};
     const struct cluster_load_options options = {.placement = &placement,
-                                                 .layouts = &layout,
                                                  .weights = weights,
                                                  .fingerprint = fingerprint,
                                                  .batch_rows = 1,
@@ -255,7 +256,7 @@ static void test_ships_large_shards(void **state) {
     assert_int_equal(cluster_load(cluster, &options), STATUS_OK);
     assert_int_equal(progress.done, held.bytes);
     int fd = take_data_fd(cluster, 0);
-    expect_large_sums(fd, weights, &layout, &shards[1]);
+    expect_large_sums(fd, weights, layouts, &shards[1]);
     close(fd);
     cluster_destroy(cluster);
 

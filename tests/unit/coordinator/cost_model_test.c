@@ -173,6 +173,44 @@ static void test_missing_formats(void **state) {
     fixture_cleanup(&f);
 }
 
+/* What all rows meet, cut in two: the coordinator reads less of it, the worker more, and a dense
+ * layer waits for whoever takes longer. */
+static void test_offload(void **state) {
+    (void)state;
+    struct plan_fixture f;
+    struct cost_prediction *alone = calloc(1, sizeof *alone), *shared = calloc(1, sizeof *shared);
+    init(&f, 8, 100);
+    f.input.kind = PLACEMENT_SLICES;
+    const struct cost_step step = {1, 0, 1};
+    predict(&f, &step, alone);
+    f.input.offload = OFFLOAD_AUTO;
+    predict(&f, &step, shared);
+    const struct placement *placement = fixture_placement(&f);
+    double own = 0, worker = 0;
+    for (uint32_t layer = 0; layer < 27; layer++) {
+        const struct expert_places *places = placement_find(placement, layer, SHARD_FFN);
+        double begin = places->count ? places->parts[0].begin : f.layouts[27 + layer].inner;
+        own += layer > 0 ? begin : 0;
+        for (uint32_t i = 0; i < places->count; i++)
+            worker +=
+                places->parts[i].holder == 0 ? places->parts[i].end - places->parts[i].begin : 0;
+    }
+    double dense = placement_find(placement, 0, SHARD_FFN)->parts[0].begin;
+    expect_near(shared->parts.shared, (own + dense) * 3 * 2048 * 2 / READ_RATE, 0.001);
+    expect_near(shared->holders[0].busy_s,
+                alone->holders[0].busy_s + worker * 3 * 2048 * 2 / READ_RATE, 0.001);
+    assert_true(shared->parts.dense == 0 && shared->layer_s[0] < 0.6 * alone->layer_s[0]);
+    assert_true(shared->step_s < alone->step_s);
+    /* A third of the head each; the workers' logits travel, which 50 us and 25 us come on top of.
+     */
+    assert_true(shared->parts.head < 0.6 * alone->parts.head);
+    assert_true(shared->parts.head > alone->parts.head / 3);
+    expect_near(shared->fanout, 2, 1e-9);
+    free(alone);
+    free(shared);
+    fixture_cleanup(&f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_decode_parts),
@@ -181,6 +219,7 @@ int main(void) {
         cmocka_unit_test(test_micro_batches),
         cmocka_unit_test(test_coordinators_link),
         cmocka_unit_test(test_missing_formats),
+        cmocka_unit_test(test_offload),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,7 +17,7 @@ static void check_read(const char *path) {
     assert_int_equal(weights_open(path, &weights), STATUS_OK);
     assert_int_equal(outline_read(weights, &shape, &outline), STATUS_OK);
     assert_int_equal(threads_create(1, &threads), STATUS_OK);
-    const struct model_load_options options = {false, false};
+    const struct model_load_options options = {NULL, false, false};
     assert_int_equal(model_load(weights, &shape, &options, threads, &model), STATUS_OK);
     /* Arenas come in mappings of 2 MiB, and small models have many vectors of 64 bytes. */
     double held = (double)model_bytes(model);
@@ -33,7 +33,7 @@ static void check_read(const char *path) {
         const struct outline_layer *at = &outline->layers[layer];
         assert_true(matrix_sum_bytes(&at->attention) > 0);
         assert_int_equal(matrix_sum_bytes(&at->router) > 0, shape.is_expert_layer[layer]);
-        assert_int_equal(matrix_sum_bytes(&at->local_ffn) > 0, model->layers[layer].has_local_ffn);
+        assert_int_equal(matrix_sum_bytes(&at->local_ffn) > 0, model->layers[layer].ffn_count > 0);
         routed += shape.is_expert_layer[layer] ? at->routed.inner : 0;
     }
     assert_true(routed > 0);

@@ -3,8 +3,11 @@
 
 #include "coordinator/placement.h"
 
-static const struct shard_layout LAYOUTS[] = {{64, 32, WEIGHT_F32, WEIGHT_F32, WEIGHT_F32},
-                                              {64, 32, WEIGHT_F32, WEIGHT_F32, WEIGHT_F32}};
+static const struct shard_layout LAYOUTS[SHARD_LAYOUTS(2)] = {
+    {64, 32, WEIGHT_F32, WEIGHT_F32, WEIGHT_F32},
+    {64, 32, WEIGHT_F32, WEIGHT_F32, WEIGHT_F32},
+    {64, 128, WEIGHT_F32, WEIGHT_F32, WEIGHT_F32},
+    {64, 64, WEIGHT_F32, WEIGHT_F32, WEIGHT_F16}};
 
 static void add(struct placement *placement, uint32_t expert, uint32_t begin, uint32_t end,
                 uint32_t holder) {
@@ -36,7 +39,26 @@ static void test_copies(void **state) {
     placement_destroy(placement);
 }
 
+/* What all rows meet has parts from where the coordinator's own ends, in formats of its own. */
+static void test_ffn(void **state) {
+    (void)state;
+    struct placement *placement;
+    assert_int_equal(placement_create(LAYOUTS, 2, 3, 2, &placement), STATUS_OK);
+    add(placement, 2, 0, 32, 0);
+    add(placement, SHARD_FFN, 16, 24, 1);
+    add(placement, SHARD_FFN, 24, 64, 0);
+    const struct expert_places *places = placement_find(placement, 1, SHARD_FFN);
+    assert_int_equal(places->count, 2);
+    assert_int_equal(places->parts[0].begin, 16);
+    assert_int_equal(places->parts[1].slot, 1);
+    assert_int_equal(placement->held[0].shards[1].expert, SHARD_FFN);
+    assert_int_equal(placement->held[1].bytes, 64 * 8 * (4 + 4 + 2));
+    assert_int_equal(placement_find(placement, 0, SHARD_FFN)->count, 0);
+    assert_int_equal(placement_find(placement, 1, 2)->count, 1);
+    placement_destroy(placement);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_copies)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_copies), cmocka_unit_test(test_ffn)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,7 +10,7 @@
 struct plan_fixture {
     struct model_shape shape;
     struct outline *outline;
-    struct shard_layout layouts[LAYERS_MAX];
+    struct shard_layout layouts[SHARD_LAYOUTS(LAYERS_MAX)];
     struct machine_figures workers[FIXTURE_HOLDERS_MAX], coordinator;
     struct link_figures links[FIXTURE_HOLDERS_MAX];
     struct planning_worker list[FIXTURE_HOLDERS_MAX];
@@ -105,8 +105,7 @@ static inline void fixture_init(struct plan_fixture *f, const struct model_shape
     memset(f, 0, sizeof *f);
     f->shape = *shape;
     assert_int_equal(outline_assume(shape, type, &f->outline), STATUS_OK);
-    for (uint32_t layer = 0; layer < shape->layers; layer++)
-        f->layouts[layer] = f->outline->layers[layer].routed;
+    outline_layouts(f->outline, shape->layers, f->layouts);
     f->coordinator = *machine;
     for (uint32_t w = 0; w < count; w++) {
         f->workers[w] = *machine;
@@ -122,6 +121,7 @@ static inline void fixture_init(struct plan_fixture *f, const struct model_shape
         .coordinator = &f->coordinator,
         .local_bytes = (uint64_t)(local_gib * 1073741824.0),
         .kv_format = WEIGHT_F16,
+        .offload = OFFLOAD_NONE,
         .decode = {1, 256, 1},
         .prefill = {512, 256, 1},
     };
@@ -144,11 +144,33 @@ static inline uint64_t fixture_memory(const struct plan_fixture *f, uint32_t hol
     return holder < f->input.worker_count ? f->workers[holder].memory_bytes : f->input.local_bytes;
 }
 
+/* What all rows of a layer meet is on workers from some quantum on to its end, if at all. */
+static inline void fixture_check_ffn(const struct plan_fixture *f, uint32_t layer) {
+    const struct placement *plan = fixture_placement(f);
+    const struct shard_layout *layout = &f->layouts[plan->layers + layer];
+    const struct expert_places *places = placement_find(plan, layer, SHARD_FFN);
+    for (uint32_t i = 0; i < places->count; i++) {
+        const struct placed_shard *part = &places->parts[i];
+        const struct shard *shard = &plan->held[part->holder].shards[part->slot];
+        assert_true(part->holder < f->input.worker_count && part->begin < part->end);
+        assert_int_equal(part->begin % shard_quantum(layout), 0);
+        assert_true(i == 0 || part->begin == places->parts[i - 1].end);
+        assert_int_equal(shard->layer, layer);
+        assert_int_equal(shard->expert, SHARD_FFN);
+        assert_int_equal(shard->begin, part->begin);
+        assert_int_equal(shard->end, part->end);
+    }
+    if (places->count)
+        assert_int_equal(places->parts[places->count - 1].end, layout->inner);
+}
+
 /* Every copy of every expert covers it once, in ascending order and at multiples of the quantum;
  * what holders have fits their memory and is what the parts say. */
 static inline void fixture_check(const struct plan_fixture *f) {
     const struct placement *plan = fixture_placement(f);
     uint64_t *bytes = calloc(plan->holders, sizeof *bytes);
+    for (uint32_t layer = 0; layer < plan->layers; layer++)
+        fixture_check_ffn(f, layer);
     for (uint32_t layer = 0; layer < plan->layers; layer++)
         for (uint32_t e = 0; e < plan->experts; e++) {
             const struct expert_places *places = placement_find(plan, layer, e);
@@ -170,8 +192,7 @@ static inline void fixture_check(const struct plan_fixture *f) {
         }
     for (uint32_t h = 0; h < plan->holders; h++) {
         for (uint32_t i = 0; i < plan->held[h].count; i++)
-            bytes[h] +=
-                shard_bytes(&f->layouts[plan->held[h].shards[i].layer], &plan->held[h].shards[i]);
+            bytes[h] += placement_shard_bytes(plan, &plan->held[h].shards[i]);
         assert_int_equal(bytes[h], plan->held[h].bytes);
         assert_true(bytes[h] <= fixture_memory(f, h));
     }

@@ -382,6 +382,37 @@ static void test_wire(void **state) {
     fixture_cleanup(&f);
 }
 
+/* A slow coordinator gives away what all rows meet, but not over a slow link, and never where that
+ * is off. */
+static void test_offload(void **state) {
+    (void)state;
+    struct plan_fixture f;
+    struct model_shape shape = fixture_shape_lite();
+    struct machine_figures machine = fixture_machine(64, 40, 400);
+    const struct link_figures fast = fixture_link(10, 30), slow = fixture_link(0.1, 20000);
+    fixture_init(&f, &shape, "q4_0", 4, &machine, &fast, 0);
+    f.coordinator = fixture_machine(16, 10, 100);
+    assert_int_equal(fixture_plan(&f), STATUS_OK);
+    assert_int_equal(planning_plan(f.planning)->offloaded_bytes, 0);
+    double before = planning_plan(f.planning)->options[0].decode_tokens_per_s;
+    f.input.offload = OFFLOAD_AUTO;
+    assert_int_equal(fixture_plan(&f), STATUS_OK);
+    fixture_check(&f);
+    assert_true(planning_plan(f.planning)->offloaded_bytes > 0);
+    assert_true(planning_plan(f.planning)->options[0].decode_tokens_per_s > 1.1 * before);
+    f.input.replicas = REPLICAS_SPARE; /* beside it */
+    assert_int_equal(fixture_plan(&f), STATUS_OK);
+    fixture_check(&f);
+    assert_true(planning_plan(f.planning)->offloaded_bytes > 0);
+    assert_true(planning_plan(f.planning)->replicas > 0);
+    f.input.replicas = REPLICAS_NONE;
+    for (int w = 0; w < 4; w++)
+        f.links[w] = slow;
+    assert_int_equal(fixture_plan(&f), STATUS_OK);
+    assert_int_equal(planning_plan(f.planning)->offloaded_bytes, 0);
+    fixture_cleanup(&f);
+}
+
 /* Two micro-batches are worth it where workers take as long as this machine, and not for one row.
  */
 static void test_overlap(void **state) {
@@ -420,6 +451,7 @@ int main(void) {
         cmocka_unit_test(test_absent_worker),
         cmocka_unit_test(test_what_is_known_of_a_worker),
         cmocka_unit_test(test_wire),
+        cmocka_unit_test(test_offload),
         cmocka_unit_test(test_overlap),
         cmocka_unit_test(test_spare_bytes),
     };

@@ -125,6 +125,11 @@ static void test_refuses_bounds(void **state) {
     header.hidden = UINT32_MAX;
     expect_out_of_bounds(header);
     header = dispatch_header();
+    header.hidden = HIDDEN_MAX + 1;
+    expect_out_of_bounds(header);
+    header = (struct wire_header){.type = WIRE_COMBINE, .rows = 1, .hidden = VOCABULARY_MAX + 1};
+    expect_out_of_bounds(header);
+    header = dispatch_header();
     header.entries = UINT32_MAX;
     expect_out_of_bounds(header);
     header = dispatch_header();

@@ -14,9 +14,10 @@
 static const struct shard_layout LAYOUT = {128, 32, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16};
 
 /* Three layers with these experts, of which layer 0 has none. */
-static const struct shard_layout LAYOUTS[] = {{0},
-                                              {128, 32, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16},
-                                              {128, 32, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16}};
+static const struct shard_layout LAYOUTS[SHARD_LAYOUTS(3)] = {
+    {0},
+    {128, 32, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16},
+    {128, 32, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16}};
 
 static const struct shard SHARDS[] = {{1, 0, 0, 32}, {1, 7, 8, 24}, {2, 15, 0, 32}};
 
@@ -241,7 +242,7 @@ static void test_keeps_what_matches(void **state) {
 static void test_other_layout_is_not_kept(void **state) {
     (void)state;
     struct expert_store *store = create(1 << 20);
-    struct shard_layout layouts[3] = {LAYOUTS[0], LAYOUTS[1], LAYOUTS[2]};
+    struct shard_layout layouts[SHARD_LAYOUTS(3)] = {LAYOUTS[0], LAYOUTS[1], LAYOUTS[2]};
     struct assignment three = assignment(SHARDS, 3);
     assert_int_equal(expert_store_assign(store, &three), STATUS_OK);
     for (uint32_t slot = 0; slot < 3; slot++)
@@ -272,7 +273,7 @@ static void expect_refused(const struct shard_layout *layout, struct shard shard
                            const char *part) {
     struct expert_store *store = create(1 << 20);
     struct assignment good = assignment(SHARDS, 3);
-    struct shard_layout layouts[] = {*layout, *layout, *layout};
+    struct shard_layout layouts[SHARD_LAYOUTS(3)] = {*layout, *layout, *layout};
     const struct shard shards[] = {SHARDS[0], shard};
     struct assignment bad = {5, layouts, 3, shards, 2, false};
     struct log_capture capture;
@@ -381,7 +382,8 @@ static uint64_t resident_bytes(void) {
 static void test_memory_is_taken_and_given_back(void **state) {
     (void)state;
     enum { COUNT = 32 };
-    const struct shard_layout layouts[] = {{1024, 352, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16}};
+    const struct shard_layout layouts[SHARD_LAYOUTS(1)] = {
+        {1024, 352, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16}};
     struct shard shards[COUNT];
     for (uint32_t i = 0; i < COUNT; i++)
         shards[i] = (struct shard){0, i, 0, 352};

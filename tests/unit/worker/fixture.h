@@ -259,7 +259,7 @@ static inline void client_ship(struct client *client, uint32_t slot, uint64_t of
 struct plan {
     uint64_t fingerprint;
     uint32_t hidden, batch_rows, experts_per_token;
-    uint32_t inner[FIXTURE_LAYERS], format[FIXTURE_LAYERS];
+    uint32_t inner[SHARD_LAYOUTS(FIXTURE_LAYERS)], format[SHARD_LAYOUTS(FIXTURE_LAYERS)];
     uint32_t layer[PLAN_SLOTS], expert[PLAN_SLOTS], begin[PLAN_SLOTS], end[PLAN_SLOTS];
 };
 
@@ -288,8 +288,8 @@ static inline void client_assign(struct client *client, struct plan *plan) {
     assign.hidden = plan->hidden;
     assign.batch_rows = plan->batch_rows;
     assign.experts_per_token = plan->experts_per_token;
-    assign.n_layer_inner = assign.n_layer_gate_format = FIXTURE_LAYERS;
-    assign.n_layer_up_format = assign.n_layer_down_format = FIXTURE_LAYERS;
+    assign.n_layer_inner = assign.n_layer_gate_format = SHARD_LAYOUTS(FIXTURE_LAYERS);
+    assign.n_layer_up_format = assign.n_layer_down_format = SHARD_LAYOUTS(FIXTURE_LAYERS);
     assign.layer_inner = plan->inner;
     assign.layer_gate_format = assign.layer_up_format = assign.layer_down_format = plan->format;
     assign.n_shard_layer = assign.n_shard_expert = PLAN_SLOTS;

@@ -3,16 +3,23 @@
 
 #include <math.h>
 
+#include "common/kernel/half.h"
 #include "common/threads.h"
 #include "worker/service.h"
+
+/* The plan's experts, and some rows of the output head behind them. */
+#define SLOTS      (PLAN_SLOTS + 1)
+#define HEAD_SLOT  PLAN_SLOTS
+#define HEAD_BEGIN 64u
+#define HEAD_END   208u
 
 static struct model model;
 static struct threads *threads;
 static struct expert_store *store;
 static struct service *service;
 static struct service_options options;
-static struct expert experts[PLAN_SLOTS]; /* the test's own */
-static uint8_t *storage[PLAN_SLOTS];
+static struct expert experts[SLOTS]; /* the test's own */
+static uint8_t *storage[SLOTS];
 
 /* A connection to the service; a closed one may still be noticed, so it is tried for a while. */
 static int attach(void) {
@@ -131,13 +138,13 @@ static void test_refuses_frames(void **state) {
     const struct wire_header good = {.layer = 1, .rows = 1, .entries = 1, .hidden = FIXTURE_HIDDEN};
     const struct wire_entry entry = {0, 0, 1.0f};
     struct wire_header header = good;
-    expect_refused(good, (struct wire_entry){0, PLAN_SLOTS, 1.0f}, "entries are not valid");
+    expect_refused(good, (struct wire_entry){0, SLOTS, 1.0f}, "entries are not valid");
     expect_refused(good, (struct wire_entry){0, UINT32_MAX, 1.0f}, "entries are not valid");
     expect_refused(good, (struct wire_entry){1, 0, 1.0f}, "entries are not valid");
     expect_refused(good, (struct wire_entry){0, 0, NAN}, "entries are not valid");
-    expect_refused(good, (struct wire_entry){0, 2, 1.0f}, "holds an expert of layer 3");
+    expect_refused(good, (struct wire_entry){0, 2, 1.0f}, "holds a shard of layer 3");
     header.layer = 2;
-    expect_refused(header, entry, "the frame is of 2");
+    expect_refused(header, entry, "the frame is for experts of 2");
     header = good;
     header.hidden = FIXTURE_HIDDEN / 2;
     expect_refused(header, entry, "1 rows of 64");
@@ -219,32 +226,95 @@ static void test_refuses_options(void **state) {
     expect_options_refused(bad);
 }
 
+/* Rows of the output head are answered with logits, which are longer or shorter than rows. */
+static void test_head(void **state) {
+    (void)state;
+    const struct wire_entry entries[] = {{0, HEAD_SLOT, 1}, {1, HEAD_SLOT, 1}, {2, HEAD_SLOT, 1}};
+    const struct wire_header header = {
+        .sequence = 3, .rows = 3, .entries = 3, .hidden = FIXTURE_HIDDEN};
+    size_t bytes, reply_bytes = wire_combine_bytes(3, HEAD_END - HEAD_BEGIN, WIRE_F32);
+    uint8_t *frame = frame_create(header, entries, &bytes);
+    uint8_t *reply = aligned_alloc(64, (reply_bytes + 63) / 64 * 64);
+    int fd = attach();
+    assert_int_equal(send(fd, frame, bytes, MSG_NOSIGNAL), bytes);
+    assert_true(read_all(fd, reply, reply_bytes));
+    struct wire_header found;
+    assert_int_equal(wire_decode_header(reply, "service", &found), STATUS_OK);
+    assert_int_equal(found.hidden, HEAD_END - HEAD_BEGIN);
+    assert_int_equal(found.rows, 3);
+    const float *logits = wire_combine_rows(reply);
+    uint16_t *values = malloc((HEAD_END - HEAD_BEGIN) * FIXTURE_HIDDEN * sizeof *values);
+    const struct region region = {
+        .row = HEAD_BEGIN, .rows = HEAD_END - HEAD_BEGIN, .columns = FIXTURE_HIDDEN};
+    assert_int_equal(weights_read_region(model.weights, "lm_head.weight", &region, values),
+                     STATUS_OK);
+    for (uint32_t i = 0; i < HEAD_END - HEAD_BEGIN; i++) {
+        double sum = 0; /* rows of ones */
+        for (uint32_t c = 0; c < FIXTURE_HIDDEN; c++)
+            sum += f32_from_bf16(values[i * FIXTURE_HIDDEN + c]);
+        for (uint32_t row = 0; row < 3; row++)
+            assert_float_equal(logits[row * (HEAD_END - HEAD_BEGIN) + i], sum, 1e-3);
+    }
+    free(values);
+    free(frame);
+    free(reply);
+    close(fd);
+}
+
+static void test_refuses_head_frames(void **state) {
+    (void)state;
+    const struct wire_header header = {.rows = 2, .entries = 1, .hidden = FIXTURE_HIDDEN};
+    expect_refused(header, (struct wire_entry){0, HEAD_SLOT, 1}, "of the output head");
+    const struct wire_entry mixed[] = {{0, 0, 1}, {0, HEAD_SLOT, 1}};
+    const struct wire_header both = {.layer = 1, .rows = 1, .entries = 2, .hidden = FIXTURE_HIDDEN};
+    size_t bytes;
+    uint8_t *frame = frame_create(both, mixed, &bytes);
+    int fd = attach();
+    log_file_mark();
+    send(fd, frame, bytes, MSG_NOSIGNAL);
+    struct wire_header found;
+    assert_true(read_all(fd, &found, sizeof found));
+    assert_int_equal(found.type, WIRE_ERROR);
+    log_file_expect("the frame is for experts");
+    free(frame);
+    close(fd);
+    expect_still_serving();
+}
+
+/* A shard, and what the test knows of it. */
+static void fill_slot(uint32_t slot, const struct shard_layout *layout, const struct shard *shard) {
+    size_t bytes = shard_bytes(layout, shard);
+    storage[slot] = aligned_alloc(64, bytes);
+    assert_int_equal(shard_read(model.weights, layout, shard, storage[slot]), STATUS_OK);
+    experts[slot] = shard_view(layout, shard, storage[slot]);
+    assert_int_equal(expert_store_fill(store, slot, 0, storage[slot], bytes), STATUS_OK);
+}
+
 static int start(void **state) {
     (void)state;
     struct plan plan = plan_default(0);
-    const struct shard_layout layouts[] = {{0}, FIXTURE_LAYOUT, FIXTURE_LAYOUT, FIXTURE_LAYOUT};
-    struct shard shards[PLAN_SLOTS];
+    struct shard_layout layouts[SHARD_LAYOUTS(FIXTURE_LAYERS)] = {
+        {0}, FIXTURE_LAYOUT, FIXTURE_LAYOUT, FIXTURE_LAYOUT};
+    layouts[2 * FIXTURE_LAYERS] =
+        (struct shard_layout){.hidden = FIXTURE_HIDDEN, .inner = 320, .gate = WEIGHT_BF16};
+    struct shard shards[SLOTS] = {[HEAD_SLOT] = {0, SHARD_HEAD, HEAD_BEGIN, HEAD_END}};
     for (uint32_t slot = 0; slot < PLAN_SLOTS; slot++)
         shards[slot] = plan_shard(&plan, slot);
-    const struct assignment assignment = {1, layouts, FIXTURE_LAYERS, shards, PLAN_SLOTS, false};
+    const struct assignment assignment = {1, layouts, FIXTURE_LAYERS, shards, SLOTS, false};
     model_open(&model);
     assert_int_equal(threads_create(2, &threads), STATUS_OK);
     assert_int_equal(expert_store_create(1 << 20, &store), STATUS_OK);
     assert_int_equal(expert_store_assign(store, &assignment), STATUS_OK);
-    for (uint32_t slot = 0; slot < PLAN_SLOTS; slot++) {
-        storage[slot] = model_read(&model, &shards[slot]);
-        experts[slot] = shard_view(&FIXTURE_LAYOUT, &shards[slot], storage[slot]);
-        assert_int_equal(expert_store_fill(store, slot, 0, storage[slot],
-                                           shard_bytes(&FIXTURE_LAYOUT, &shards[slot])),
-                         STATUS_OK);
-    }
+    for (uint32_t slot = 0; slot < SLOTS; slot++)
+        fill_slot(slot, shard_layout(layouts, FIXTURE_LAYERS, &shards[slot]), &shards[slot]);
     expert_store_serve(store);
     options = (struct service_options){.threads = threads,
                                        .store = store,
                                        .hidden = FIXTURE_HIDDEN,
                                        .inner_max = FIXTURE_INNER,
                                        .batch_rows = 8,
-                                       .entries_per_row = 2};
+                                       .entries_per_row = 2,
+                                       .head_rows = HEAD_END - HEAD_BEGIN};
     assert_int_equal(service_create(&options, &service), STATUS_OK);
     return 0;
 }
@@ -254,7 +324,7 @@ static int stop(void **state) {
     service_destroy(service);
     expert_store_destroy(store);
     threads_destroy(threads);
-    for (uint32_t slot = 0; slot < PLAN_SLOTS; slot++)
+    for (uint32_t slot = 0; slot < SLOTS; slot++)
         free(storage[slot]);
     model_close(&model);
     return 0;
@@ -267,6 +337,8 @@ int main(void) {
         cmocka_unit_test(test_frames_queue),
         cmocka_unit_test(test_bounds_of_a_frame),
         cmocka_unit_test(test_refuses_frames),
+        cmocka_unit_test(test_head),
+        cmocka_unit_test(test_refuses_head_frames),
         cmocka_unit_test(test_broken_streams),
         cmocka_unit_test(test_second_connection_is_refused),
         cmocka_unit_test(test_destroy_closes),

@@ -457,8 +457,8 @@ static void test_mutated_messages(void **state) {
         assign.hidden = plan.hidden;
         assign.batch_rows = 1;
         assign.experts_per_token = 1;
-        assign.n_layer_inner = assign.n_layer_gate_format = FIXTURE_LAYERS;
-        assign.n_layer_up_format = assign.n_layer_down_format = FIXTURE_LAYERS;
+        assign.n_layer_inner = assign.n_layer_gate_format = SHARD_LAYOUTS(FIXTURE_LAYERS);
+        assign.n_layer_up_format = assign.n_layer_down_format = SHARD_LAYOUTS(FIXTURE_LAYERS);
         assign.layer_inner = plan.inner;
         assign.layer_gate_format = assign.layer_up_format = assign.layer_down_format = plan.format;
         assign.n_shard_layer = assign.n_shard_expert = PLAN_SLOTS;

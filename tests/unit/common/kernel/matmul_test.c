@@ -45,6 +45,24 @@ static void *make_storage(struct random *random, enum weight_format format, uint
     return storage;
 }
 
+/* Some rows alone give what they give among all, and nothing beyond them is touched. */
+static void check_rows(const struct matmul_workspace *workspace, const struct matrix *w,
+                       const float *x, uint32_t batch, const float *y) {
+    uint32_t first = w->rows / 32 * 16, rows = (w->rows - first + 1) / 2;
+    size_t stride = rows + 3;
+    float *some = malloc(batch * stride * sizeof *some);
+    for (size_t i = 0; i < batch * stride; i++)
+        some[i] = 77;
+    matmul_rows(workspace, w, first, rows, x, batch, some, stride);
+    for (uint32_t r = 0; r < batch; r++) {
+        for (uint32_t i = 0; i < rows; i++)
+            assert_float_equal(some[r * stride + i], y[(size_t)r * w->rows + first + i],
+                               1e-4 * (1 + fabs((double)some[r * stride + i])));
+        assert_true(some[r * stride + rows] == 77);
+    }
+    free(some);
+}
+
 static void check_case(struct threads *threads, enum weight_format format,
                        const struct case_size *wanted) {
     struct case_size whole = *wanted, *size = &whole;
@@ -77,6 +95,7 @@ static void check_case(struct threads *threads, enum weight_format format,
                          weight_format_name(format), size->rows, size->columns, size->batch, r, i,
                          got, sum);
         }
+    check_rows(&workspace, &w, x, size->batch, y);
     free(expanded);
     free(x);
     free(y);

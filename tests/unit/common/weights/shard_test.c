@@ -97,6 +97,21 @@ static void layouts_are_found(void **state) {
     weights_close(weights);
 }
 
+/* The shared experts as one, and a dense layer's feed-forward. */
+static void ffn_layouts_are_found(void **state) {
+    (void)state;
+    struct shard_layout layout;
+    struct weights *weights = open_sound(V3_MODEL);
+    assert_int_equal(shard_find_ffn_layout(weights, 0, 128, 320, &layout), STATUS_OK);
+    assert_int_equal(layout.inner, 320);
+    assert_int_equal(layout.gate, WEIGHT_BF16);
+    assert_int_equal(shard_find_ffn_layout(weights, 1, 128, 32, &layout), STATUS_OK);
+    assert_int_equal(layout.inner, 32);
+    assert_int_equal(shard_find_ffn_layout(weights, 1, 128, 64, &layout), STATUS_FORMAT);
+    assert_int_equal(shard_find_ffn_layout(weights, 99, 128, 64, &layout), STATUS_NOT_FOUND);
+    weights_close(weights);
+}
+
 static void expect_rows(const struct matrix *part, const struct matrix *whole, uint32_t first_row,
                         uint32_t first_column) {
     size_t part_bytes = weight_row_bytes(part->format, part->columns);
@@ -290,6 +305,7 @@ int main(void) {
         cmocka_unit_test(quantum_follows_the_formats),
         cmocka_unit_test(views_follow_one_another),
         cmocka_unit_test(layouts_are_found),
+        cmocka_unit_test(ffn_layouts_are_found),
         cmocka_unit_test_setup_teardown(slices_of_blocked_formats, setup, teardown),
         cmocka_unit_test(slices_are_parts_of_the_expert),
         cmocka_unit_test(whole_expert_is_its_tensors),
