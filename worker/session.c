@@ -292,7 +292,14 @@ static void on_service_stopped(uv_work_t *work, int error) {
     end_when_quiet(session);
 }
 
-/* The coordinator is gone or is being sent away; its channel ends by itself. */
+/* What is not yet in the cache stays out of it. */
+static void stop_keeping(struct session *session) {
+    if (session->is_keeping)
+        atomic_store(&session->keep_job.cancelled, true);
+}
+
+/* The coordinator is gone or is being sent away; its channel ends by itself. Its shards are written
+ * to the cache to the end, unless somebody waits for that. */
 static void session_end(struct session *session) {
     session->coordinator = NULL;
     uv_timer_stop(&session->progress);
@@ -301,8 +308,8 @@ static void session_end(struct session *session) {
         atomic_store(&session->job->cancelled, true);
         expert_store_cancel_load(session->options.store);
     }
-    if (session->is_keeping)
-        atomic_store(&session->keep_job.cancelled, true);
+    if (session->closing || session->draining)
+        stop_keeping(session);
     if (session->service) {
         session->stop_work.data = session;
         uv_queue_work(session->options.loop, &session->stop_work, stop_service, on_service_stopped);
@@ -361,7 +368,7 @@ static void on_kept(uv_work_t *work, int error) {
     (void)error;
     struct session *session = work->data;
     session->is_keeping = false;
-    if (session->state == SESSION_RECEIVING || session->state == SESSION_READY)
+    if (!session->job && !atomic_load(&session->keep_job.cancelled))
         keep_shards(session);
     end_when_quiet(session);
 }
@@ -669,6 +676,8 @@ void session_drain(struct session *session) {
     if (session->draining)
         return;
     session->draining = true;
+    if (session->state == SESSION_ENDING)
+        stop_keeping(session);
     for (struct client *client = session->clients; client; client = client->next) {
         if (client->waiting)
             say_error(client, DRAINING);
@@ -717,6 +726,7 @@ static void handle_hello(struct client *client, const Control__Hello *hello) {
         greet(session, client);
     } else {
         client->waiting = true;
+        stop_keeping(session);
     }
 }
 
@@ -842,7 +852,9 @@ void session_close(struct session *session) {
     }
     if (session->coordinator)
         session_end(session);
-    else if (session->state == SESSION_IDLE)
+    else
+        stop_keeping(session);
+    if (session->state == SESSION_IDLE)
         set_state(session, SESSION_CLOSED);
     uv_close((uv_handle_t *)&session->progress, NULL);
 }
