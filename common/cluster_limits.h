@@ -44,8 +44,12 @@
 #define CONTROL_MESSAGE_BYTES_MAX (16u << 20)
 /* Shard bytes in one control message while weights are shipped. */
 #define SHIP_CHUNK_BYTES (1u << 20)
-/* Control connections of one worker: one coordinator, and a few that are told it is busy. */
-#define CONTROL_CONNECTIONS_MAX 16
+/* Other workers that one worker gives shards to at a time: each holds SHIP_WRITES_MAX chunks, 64
+ * MiB together. Whoever is one too many asks its coordinator. */
+#define GIVERS_MAX 16
+/* Control connections of one worker: one coordinator, other workers, and a few that are told it is
+ * busy. */
+#define CONTROL_CONNECTIONS_MAX (GIVERS_MAX + 16)
 /* A control message of a peer that has not introduced itself: a Hello is under 1 KiB. */
 #define CONTROL_GREETING_BYTES_MAX (64u << 10)
 /* Memory that one control message may unpack to: lists of numbers that take one byte each as a
@@ -80,7 +84,13 @@
 #define PROBE_TIMEOUT_MS 10000
 /* A worker that reports no further byte for so long has a stuck disk or file server. */
 #define LOAD_STALL_MS 30000
+/* A worker from which another one has got nothing for so long is not waited for: a third of
+ * LOAD_STALL_MS, so that the coordinator does not take the waiting one for stuck. */
+#define FETCH_STALL_MS 10000
 /* Messages with shard bytes on their way to one worker: 4 MiB fill a link of 10 Gbit/s for 3 ms. */
 #define SHIP_WRITES_MAX 4
+/* Messages on their way to one worker beyond which no further source is named: each takes 300 bytes
+ * at most, and a worker has up to SHARDS_MAX slots. */
+#define SHIP_SOURCES_MAX 256
 /* Frames of a worker that are received, computed or sent: one for each ticket. */
 #define SERVICE_FRAMES TICKETS_MAX

@@ -59,8 +59,10 @@ static enum status create(uint32_t count, struct cluster **out) {
         return STATUS_USAGE;
     }
     cluster = calloc(1, sizeof *cluster + count * sizeof *cluster->members);
-    if (!cluster || uv_loop_init(&cluster->loop)) {
+    if (!cluster || sources_create(count, &cluster->sources) || uv_loop_init(&cluster->loop)) {
         log_error("no memory for a cluster of %" PRIu32 " workers; end other programs", count);
+        if (cluster)
+            sources_destroy(cluster->sources);
         free(cluster);
         return STATUS_NO_MEMORY;
     }
@@ -221,6 +223,7 @@ void cluster_destroy(struct cluster *cluster) {
         free(member->shards);
         free((char *)member->info.address);
     }
+    sources_destroy(cluster->sources);
     pthread_cond_destroy(&cluster->changed);
     pthread_mutex_destroy(&cluster->mutex);
     free(cluster);

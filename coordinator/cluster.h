@@ -4,8 +4,8 @@
  *
  * Owned by main. A thread of its own runs the event loop (libuv) from cluster_connect to
  * cluster_destroy; the functions below ask it for things, wait for it, or read what it found. They
- * are called by one thread, the engine's. libuv appears only in cluster.c, member, dial and
- * shipment. */
+ * are called by one thread, the engine's. libuv appears only in cluster.c, member and shipment.
+ */
 #pragma once
 
 #include <stdatomic.h>
@@ -34,8 +34,10 @@ struct worker_info {
     struct link_figures link;
 };
 
-/* Progress of loading, for display: called on the cluster's thread whenever a worker reports. */
-typedef void (*cluster_progress)(void *context, uint64_t bytes_done, uint64_t bytes_total);
+/* Progress of loading, for display: called on the cluster's thread whenever a worker reports.
+ * `bytes_given` of those that are done went from worker to worker. */
+typedef void (*cluster_progress)(void *context, uint64_t bytes_done, uint64_t bytes_given,
+                                 uint64_t bytes_total);
 
 /* Connects to all `addresses` at once and greets them. With `tolerates_loss` it goes on, now and
  * while measuring and loading, as long as one answers: the others are left out and called from

@@ -5,8 +5,8 @@
 
 #include "common/cluster_limits.h"
 #include "common/log.h"
-#include "coordinator/dial.h"
 #include "proto/channel.h"
+#include "proto/dial.h"
 
 struct drain {
     const char *address;

@@ -42,6 +42,21 @@ void member_note_change(struct cluster *cluster) {
     pthread_cond_broadcast(&cluster->changed);
 }
 
+static uint32_t member_index(const struct member *member) {
+    return (uint32_t)(member - member->cluster->members);
+}
+
+/* Says whether other workers may be sent to this one. */
+static void note_health(struct member *member) {
+    const struct source_health health = {
+        .usable = member->channel && member->state >= MEMBER_LOADING &&
+                  member->state != MEMBER_LOST && !member->silent,
+        .is_local = member->is_local,
+        .is_leaving = member->leaving,
+    };
+    sources_set_health(member->cluster->sources, member_index(member), health);
+}
+
 static void set_state(struct member *member, enum member_state state) {
     assert(NEXT_STATES[member->state] & TO(state));
     log_debug("worker %s: %s -> %s", member->info.address, STATE_NAMES[member->state],
@@ -51,6 +66,7 @@ static void set_state(struct member *member, enum member_state state) {
     member->state = state;
     member_note_change(member->cluster);
     pthread_mutex_unlock(&member->cluster->mutex);
+    note_health(member);
 }
 
 static uint64_t elapsed_ms(uint64_t since_ns) {
@@ -112,6 +128,7 @@ static void lose(struct member *member, enum status status) {
     set_state(member, MEMBER_LOST);
     shipment_end(member->shipment);
     member->shipment = NULL;
+    sources_forget(cluster->sources, member_index(member));
     if (member->dial)
         dial_cancel(member->dial);
     member->dial = NULL;
@@ -190,8 +207,13 @@ static void say_assign(struct member *member) {
     pthread_mutex_lock(&cluster->mutex);
     member->asked = member->count;
     uint32_t *lists = list_assignment(member, first);
+    enum status status = STATUS_OK;
+    for (uint32_t slot = first; slot < member->asked && !status; slot++)
+        status =
+            sources_assign(cluster->sources, member_index(member), slot, &member->shards[slot]);
     pthread_mutex_unlock(&cluster->mutex);
-    if (!lists) {
+    if (!lists || status) {
+        free(lists);
         fail(member, STATUS_NO_MEMORY, "no memory to list its shards; end other programs");
         return;
     }
@@ -246,60 +268,87 @@ static void on_shipment_failed(void *context, enum status status) {
     lose(context, status); /* the reader named file and tensor */
 }
 
-/* Whether `need` lists ranges of the worker's slots in ascending order. */
-static bool need_is_valid(const struct member *member, const Control__Need *need) {
-    uint32_t last = 0;
-    bool valid = need->n_begin == need->n_end && need->n_begin > 0;
-    for (size_t i = 0; i < need->n_begin && valid; i++) {
-        valid = need->begin[i] >= last && need->begin[i] < need->end[i] &&
-                need->end[i] <= member->asked;
-        last = need->end[i];
-    }
-    return valid;
+static void say_source(struct member *member, uint32_t slot, const char *peer) {
+    Control__Source source = CONTROL__SOURCE__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    source.slot = slot;
+    source.peer = (char *)peer;
+    message.kind_case = CONTROL__MESSAGE__KIND_SOURCE;
+    message.source = &source;
+    channel_send(member->channel, &message);
 }
 
-/* The shards that `need` asks for, from malloc. */
-static struct shipment_item *list_items(const struct member *member, const Control__Need *need,
-                                        size_t *out_count) {
-    size_t count = 0;
-    for (size_t i = 0; i < need->n_begin; i++)
-        count += need->end[i] - need->begin[i];
-    struct shipment_item *items = calloc(count, sizeof *items);
-    if (!items)
-        return NULL;
-    count = 0;
+/* The next shard to send; what other workers have is named on the way. */
+static bool next_shard(void *context, struct shipment_item *out) {
+    struct member *member = context;
+    struct cluster *cluster = member->cluster;
+    uint32_t slot, peer;
+    while (channel_pending(member->channel) < SHIP_SOURCES_MAX) {
+        switch (sources_next(cluster->sources, member_index(member), &slot, &peer)) {
+        case SOURCE_PEER:
+            say_source(member, slot, cluster->members[peer].peer);
+            break;
+        case SOURCE_HERE:
+            pthread_mutex_lock(&cluster->mutex);
+            *out = (struct shipment_item){slot, member->shards[slot]};
+            pthread_mutex_unlock(&cluster->mutex);
+            return true;
+        case SOURCE_LATER:
+            member->since_ns = clock_now_ns(); /* it waits for us */
+            return false;
+        default:
+            return false;
+        }
+    }
+    return false;
+}
+
+static void on_shard_sent(void *context, uint32_t slot) {
+    struct member *member = context;
+    sources_note_sent(member->cluster->sources, member_index(member), slot);
+}
+
+static size_t largest_shard(const struct member *member) {
+    size_t largest = 0;
     pthread_mutex_lock(&member->cluster->mutex);
-    for (size_t i = 0; i < need->n_begin; i++)
-        for (uint32_t slot = need->begin[i]; slot < need->end[i]; slot++)
-            items[count++] = (struct shipment_item){slot, member->shards[slot]};
+    for (uint32_t slot = 0; slot < member->asked; slot++) {
+        const struct shard *shard = &member->shards[slot];
+        size_t bytes = placement_shard_bytes(member->cluster->load.placement, shard);
+        if (bytes > largest)
+            largest = bytes;
+    }
     pthread_mutex_unlock(&member->cluster->mutex);
-    *out_count = count;
-    return items;
+    return largest;
 }
 
 static enum status handle_need(struct member *member, const Control__Need *need) {
-    if (member->shipment || !need_is_valid(member, need)) {
+    struct cluster *cluster = member->cluster;
+    if (need->n_begin != need->n_end || !sources_need(cluster->sources, member_index(member),
+                                                      need->begin, need->end, need->n_begin)) {
         fail(member, STATUS_PROTOCOL,
              "asks for slots that it does not have; install the same "
              "release on both machines");
         return STATUS_PROTOCOL;
     }
     const struct shipment_options options = {
-        .loop = &member->cluster->loop,
+        .loop = &cluster->loop,
         .channel = member->channel,
-        .weights = member->cluster->load.weights,
-        .placement = member->cluster->load.placement,
+        .weights = cluster->load.weights,
+        .placement = cluster->load.placement,
+        .shard_bytes_max = largest_shard(member),
+        .next = next_shard,
+        .sent = on_shard_sent,
         .failed = on_shipment_failed,
         .context = member,
     };
-    size_t count = 0;
-    struct shipment_item *items = list_items(member, need, &count);
-    if (!items || shipment_start(&options, items, count, &member->shipment)) {
+    member->since_ns = clock_now_ns(); /* it waits for another source */
+    if (!member->shipment && shipment_start(&options, &member->shipment)) {
         fail(member, STATUS_NO_MEMORY,
              "no memory for a shard to send; end other programs, or give the worker its own "
              "--model");
         return STATUS_NO_MEMORY;
     }
+    shipment_continue(member->shipment);
     return STATUS_OK;
 }
 
@@ -359,21 +408,32 @@ static enum status open_data(struct member *member) {
     return STATUS_OK;
 }
 
-static void report_progress(struct member *member, uint64_t bytes_done) {
+static void report_progress(struct member *member, uint64_t bytes_done, uint64_t bytes_given) {
     struct cluster *cluster = member->cluster;
-    uint64_t sum = 0;
+    uint64_t sum = 0, given = 0;
     pthread_mutex_lock(&cluster->mutex);
     if (bytes_done > member->bytes)
         bytes_done = member->bytes;
     if (bytes_done != member->bytes_done)
         member->since_ns = clock_now_ns();
     member->bytes_done = bytes_done;
-    for (uint32_t i = 0; i < cluster->count; i++)
+    member->bytes_given = bytes_given < bytes_done ? bytes_given : bytes_done;
+    for (uint32_t i = 0; i < cluster->count; i++) {
         sum += cluster->members[i].bytes_done;
+        given += cluster->members[i].bytes_given;
+    }
     bool is_loaded = cluster->is_loaded;
     pthread_mutex_unlock(&cluster->mutex);
     if (!is_loaded && cluster->load.progress)
-        cluster->load.progress(cluster->load.context, sum, cluster->bytes_total);
+        cluster->load.progress(cluster->load.context, sum, given, cluster->bytes_total);
+}
+
+/* The worker is ready. */
+static void note_sources(struct member *member) {
+    uint32_t given = sources_note_ready(member->cluster->sources, member_index(member));
+    if (given > 0)
+        log_info("worker %s got %" PRIu32 " of its %" PRIu32 " shards from other workers",
+                 member->info.address, given, member->asked);
 }
 
 static enum status handle_ready(struct member *member, const Control__Ready *ready) {
@@ -384,9 +444,10 @@ static enum status handle_ready(struct member *member, const Control__Ready *rea
              ready->slots, member->asked);
         return STATUS_PROTOCOL;
     }
-    report_progress(member, UINT64_MAX);
+    report_progress(member, UINT64_MAX, member->bytes_given);
     shipment_end(member->shipment);
     member->shipment = NULL;
+    note_sources(member);
     if (member->state == MEMBER_EXTENDING) {
         begin_serving(member, -1);
         return STATUS_OK;
@@ -473,7 +534,8 @@ static enum status on_message(void *context, const Control__Message *message) {
         break;
     case CONTROL__MESSAGE__KIND_PROGRESS:
         if (is_loading(member)) {
-            report_progress(member, message->progress->bytes_done);
+            report_progress(member, message->progress->bytes_done,
+                            message->progress->bytes_from_workers);
             return STATUS_OK;
         }
         break;
@@ -532,6 +594,11 @@ static void on_connected(void *context, int fd, const char *reason) {
         fail(member, STATUS_CONNECTION, "%s; is skein-worker running there?", reason);
         return;
     }
+    struct sockaddr_storage name = {0};
+    socklen_t length = sizeof name;
+    getpeername(fd, (struct sockaddr *)&name, &length);
+    address_format((struct sockaddr *)&name, member->peer);
+    member->is_local = address_is_loopback((struct sockaddr *)&name);
     enum status status = channel_open(&member->cluster->loop, fd, member->info.address, &HANDLERS,
                                       member, &member->channel);
     if (status) {
@@ -548,7 +615,7 @@ static void reconnect(struct member *member) {
         return;
     pthread_mutex_lock(&member->cluster->mutex);
     bool wanted = member->cluster->may_load && may_return(member, STATUS_CONNECTION);
-    member->bytes_done = 0;
+    member->bytes_done = member->bytes_given = 0;
     pthread_mutex_unlock(&member->cluster->mutex);
     if (!wanted)
         return;
@@ -614,6 +681,9 @@ void member_tick(struct member *member) {
     check_deadline(member);
     if (member->channel && member->state != MEMBER_LOST)
         watch_silence(member);
+    note_health(member);
+    if (member->shipment)
+        shipment_continue(member->shipment); /* what it waits for may be within reach now */
 }
 
 void member_close(struct member *member) {

@@ -14,9 +14,10 @@
 #include "common/address.h"
 #include "common/limits.h"
 #include "coordinator/cluster.h"
-#include "coordinator/dial.h"
 #include "coordinator/shipment.h"
+#include "coordinator/sources.h"
 #include "proto/channel.h"
+#include "proto/dial.h"
 
 enum member_state {
     MEMBER_CONNECTING, /* resolving, connecting */
@@ -36,12 +37,14 @@ struct member {
     struct cluster *cluster;
     struct address address;
     struct worker_info info;
-    uint64_t session_id;       /* that the worker gave */
-    struct dial *dial;         /* while connecting, linking or opening */
-    struct channel *channel;   /* NULL before and after */
-    struct shipment *shipment; /* while shards are sent */
-    uint64_t since_ns;         /* when its state began, or, loading, when progress was last made */
-    uint32_t asked;            /* shards that it was assigned in this session */
+    uint64_t session_id;               /* that the worker gave */
+    struct dial *dial;                 /* while connecting, linking or opening */
+    struct channel *channel;           /* NULL before and after */
+    struct shipment *shipment;         /* while it lacks shards */
+    char peer[ADDRESS_TEXT_BYTES_MAX]; /* where other workers reach it */
+    bool is_local;                     /* on this machine, as far as its address tells */
+    uint64_t since_ns; /* when its state began, or, loading, when progress was last made */
+    uint32_t asked;    /* shards that it was assigned in this session */
     atomic_bool alive;
     char refusal[LOG_LINE_BYTES_MAX / 2]; /* why it last failed; the same is not said again */
 
@@ -51,6 +54,7 @@ struct member {
     uint32_t count;
     uint64_t bytes;          /* of these */
     uint64_t bytes_done;     /* while loading */
+    uint64_t bytes_given;    /* of these, by other workers */
     uint32_t session, slots; /* as in struct cluster_look */
     int data_fd;
     uint64_t reconnect_ms; /* how long it is left alone after its last loss; 0: there was none */
@@ -67,7 +71,8 @@ struct cluster {
     uint64_t fingerprint;
     struct machine_work work; /* to measure */
     struct cluster_load_options load;
-    uint64_t bytes_total; /* of the first loading */
+    struct sources *sources; /* who has what, and who gets it from where */
+    uint64_t bytes_total;    /* of the first loading */
 
     pthread_mutex_t mutex;
     pthread_cond_t changed;

@@ -14,6 +14,8 @@ struct progress {
     const char *what;
     uint64_t bytes_total;
     atomic_uint_least64_t bytes_done;
+    _Atomic(const char *) part; /* NULL: none */
+    atomic_uint_least64_t part_bytes;
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
@@ -26,6 +28,9 @@ static void draw(struct progress *progress) {
     fprintf(stderr, "\r%s  %3.0f%%  %.1f of %.1f %s ", progress->what,
             total > 0 ? 100 * done / total : 0, done / unit, total / unit,
             unit > 1 << 20 ? "GiB" : "MiB");
+    const char *part = atomic_load(&progress->part);
+    if (part)
+        fprintf(stderr, "(%.1f %s) ", (double)atomic_load(&progress->part_bytes) / unit, part);
     fflush(stderr);
 }
 
@@ -64,6 +69,13 @@ struct progress *progress_start(const char *what, uint64_t bytes_total, bool ena
 
 atomic_uint_least64_t *progress_counter(struct progress *progress) {
     return progress ? &progress->bytes_done : NULL;
+}
+
+void progress_set_part(struct progress *progress, const char *which, uint64_t bytes) {
+    if (!progress || bytes == 0)
+        return;
+    atomic_store(&progress->part_bytes, bytes);
+    atomic_store(&progress->part, which);
 }
 
 void progress_stop(struct progress *progress) {

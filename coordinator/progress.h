@@ -15,5 +15,9 @@ struct progress *progress_start(const char *what, uint64_t bytes_total, bool ena
 /* The counter that loaders add to. With a NULL progress: NULL, which they accept. */
 atomic_uint_least64_t *progress_counter(struct progress *progress);
 
+/* From now on the line says, too, that `bytes` of those that are done are `which`, a phrase that
+ * stays the same, unless they are 0. With a NULL progress nothing happens. */
+void progress_set_part(struct progress *progress, const char *which, uint64_t bytes);
+
 /* Ends the display and clears the line. NULL is allowed. */
 void progress_stop(struct progress *progress);

@@ -290,11 +290,13 @@ static enum status plan(struct runtime *runtime) {
     return STATUS_OK;
 }
 
-static void show_bytes_done(void *context, uint64_t bytes_done, uint64_t bytes_total) {
+static void show_bytes_done(void *context, uint64_t bytes_done, uint64_t bytes_given,
+                            uint64_t bytes_total) {
     (void)bytes_total;
     atomic_uint_least64_t *counter = progress_counter(context);
     if (counter)
         atomic_store(counter, bytes_done);
+    progress_set_part(context, "from other workers", bytes_given);
 }
 
 static enum status load_workers(struct runtime *runtime, struct progress *progress) {

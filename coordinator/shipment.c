@@ -3,36 +3,28 @@
  * shipment that ends in the middle of one is freed when that is done. */
 #include "coordinator/shipment.h"
 
-#include <stdbool.h>
 #include <stdlib.h>
 
 #include "common/cluster_limits.h"
 
 struct shipment {
     struct shipment_options options;
-    struct shipment_item *items; /* (count) */
-    size_t count, next;          /* next to be read */
-    uint8_t *buffer;             /* the largest shard */
-    uint32_t slot;               /* of what is in the buffer */
-    size_t bytes, offset;        /* of the shard in the buffer; what of it was sent */
+    struct shipment_item item; /* that is read or sent */
+    uint8_t *buffer;           /* the largest shard */
+    size_t bytes, offset;      /* of the shard in the buffer; what of it was sent */
     uv_work_t read;
     enum status status; /* of the read */
     bool reading, ended;
 };
 
 static void shipment_free(struct shipment *shipment) {
-    free(shipment->items);
     free(shipment->buffer);
     free(shipment);
 }
 
-static size_t item_bytes(const struct shipment *shipment, const struct shipment_item *item) {
-    return placement_shard_bytes(shipment->options.placement, &item->shard);
-}
-
 static void run_read(uv_work_t *work) {
     struct shipment *shipment = work->data;
-    const struct shipment_item *item = &shipment->items[shipment->next];
+    const struct shipment_item *item = &shipment->item;
     const struct placement *placement = shipment->options.placement;
     shipment->status = shard_read(shipment->options.weights,
                                   shard_layout(placement->layouts, placement->layers, &item->shard),
@@ -51,10 +43,8 @@ static void on_read_done(uv_work_t *work, int error) {
         shipment->options.failed(shipment->options.context, shipment->status);
         return;
     }
-    const struct shipment_item *item = &shipment->items[shipment->next++];
-    shipment->slot = item->slot;
     shipment->offset = 0;
-    shipment->bytes = item_bytes(shipment, item);
+    shipment->bytes = placement_shard_bytes(shipment->options.placement, &shipment->item.shard);
     shipment_continue(shipment);
 }
 
@@ -62,7 +52,7 @@ static void send_chunk(struct shipment *shipment) {
     size_t rest = shipment->bytes - shipment->offset;
     Control__ShardData data = CONTROL__SHARD_DATA__INIT;
     Control__Message message = CONTROL__MESSAGE__INIT;
-    data.slot = shipment->slot;
+    data.slot = shipment->item.slot;
     data.offset = shipment->offset;
     data.data.data = shipment->buffer + shipment->offset;
     data.data.len = rest < SHIP_CHUNK_BYTES ? rest : SHIP_CHUNK_BYTES;
@@ -70,6 +60,8 @@ static void send_chunk(struct shipment *shipment) {
     message.shard_data = &data;
     shipment->offset += data.data.len;
     channel_send(shipment->options.channel, &message);
+    if (shipment->offset == shipment->bytes)
+        shipment->options.sent(shipment->options.context, shipment->item.slot);
 }
 
 /* Sends what the window allows of the shard in the buffer, then has the next one read. */
@@ -79,34 +71,26 @@ void shipment_continue(struct shipment *shipment) {
     while (shipment->offset < shipment->bytes &&
            channel_pending(shipment->options.channel) < SHIP_WRITES_MAX)
         send_chunk(shipment);
-    if (shipment->offset < shipment->bytes || shipment->next == shipment->count)
+    if (shipment->offset < shipment->bytes ||
+        !shipment->options.next(shipment->options.context, &shipment->item))
         return;
     shipment->reading = true;
     shipment->read.data = shipment;
     uv_queue_work(shipment->options.loop, &shipment->read, run_read, on_read_done);
 }
 
-enum status shipment_start(const struct shipment_options *options, struct shipment_item *items,
-                           size_t count, struct shipment **out) {
+enum status shipment_start(const struct shipment_options *options, struct shipment **out) {
     struct shipment *shipment = calloc(1, sizeof *shipment);
-    if (!shipment) {
-        free(items);
+    if (!shipment)
         return STATUS_NO_MEMORY;
-    }
     shipment->options = *options;
-    shipment->items = items;
-    shipment->count = count;
-    size_t largest = 64;
-    for (size_t i = 0; i < count; i++)
-        if (item_bytes(shipment, &items[i]) > largest)
-            largest = item_bytes(shipment, &items[i]);
-    shipment->buffer = aligned_alloc(64, largest); /* shard_bytes is a multiple of 64 */
+    /* shard_bytes is a multiple of 64. */
+    shipment->buffer = aligned_alloc(64, options->shard_bytes_max);
     if (!shipment->buffer) {
         shipment_free(shipment);
         return STATUS_NO_MEMORY;
     }
     *out = shipment;
-    shipment_continue(shipment);
     return STATUS_OK;
 }
 

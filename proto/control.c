@@ -91,6 +91,12 @@ const char *control_kind_name(const Control__Message *message) {
         return "Figures";
     case CONTROL__MESSAGE__KIND_DRAIN:
         return "Drain";
+    case CONTROL__MESSAGE__KIND_SOURCE:
+        return "Source";
+    case CONTROL__MESSAGE__KIND_FETCH:
+        return "Fetch";
+    case CONTROL__MESSAGE__KIND_PACKED:
+        return "Packed";
     default:
         return "nothing";
     }

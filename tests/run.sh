@@ -58,7 +58,7 @@ check "unit tests of the data plane where io_uring is refused" tests/e2e/without
 check "kernels, every variant" timeout 600 build/tests/kernel_harness
 check "kernels, ASan" timeout 600 build-asan/tests/kernel_harness
 check "unit tests of threads, TSan" unit_tests build-tsan -R "common_threads|common_transport|worker_expert_test|\
-worker_service|worker_session|coordinator_cluster|coordinator_attention_latent|coordinator_engine|coordinator_export_test"
+worker_service|worker_session|worker_giver|worker_fetcher|coordinator_cluster|coordinator_attention_latent|coordinator_engine|coordinator_export_test"
 check "reference reproduces the golden models" /usr/bin/python3 tests/reference/self_check.py
 check "golden models, in process and on 1, 2, 3, 5 workers" /usr/bin/python3 tests/e2e/check_model.py build/bin/skein \
   tests/data/golden/* --workers 0,1,2,3,5 --placement experts,slices,slices+here,experts+overlap --batch-tokens 1,7,512
@@ -81,8 +81,10 @@ check "aarch64, emulated" tests/e2e/aarch64.sh &
 check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin
 check "ways in which frames travel" /usr/bin/python3 tests/e2e/transport.py build-asan/bin/skein
 check "shards on disk" /usr/bin/python3 tests/e2e/shard_cache.py build-asan/bin/skein
+check "shards from worker to worker" /usr/bin/python3 tests/e2e/worker_to_worker.py build-asan/bin/skein
 check "workers that are lost" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein
 wait
+check "workers that are lost, without copies of the model" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein --ship
 check "figures of workers that join" /usr/bin/python3 tests/e2e/joining.py build-asan/bin/skein
 check "plans" /usr/bin/python3 tests/e2e/plan.py build/bin/skein
 check "command line and chat" /usr/bin/python3 tests/e2e/command_line.py build/bin/skein

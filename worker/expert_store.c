@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "common/cluster_limits.h"
 #include "common/kernel/panel.h"
@@ -339,6 +340,13 @@ static enum status pack_slot(const struct expert_store *store, struct slot *slot
     return status ? status : panel_pack_matrix(&slot->expert.down, store->exact);
 }
 
+/* The slot's bytes are all there, and in that order already. */
+static void adopt_slot(const struct expert_store *store, struct slot *slot) {
+    panel_adopt_matrix(&slot->expert.gate, store->exact);
+    panel_adopt_matrix(&slot->expert.up, store->exact);
+    panel_adopt_matrix(&slot->expert.down, store->exact);
+}
+
 /* One expert_store_load or _kept, shared by the threads of the pool. */
 struct load {
     struct expert_store *store;
@@ -359,9 +367,7 @@ static enum status read_slot(const struct load *load, struct slot *slot) {
     }
     if (!shard_cache_read(load->cache, &slot->shard, slot->storage, slot->bytes))
         return STATUS_NOT_FOUND;
-    panel_adopt_matrix(&slot->expert.gate, store->exact);
-    panel_adopt_matrix(&slot->expert.up, store->exact);
-    panel_adopt_matrix(&slot->expert.down, store->exact);
+    adopt_slot(store, slot);
     return STATUS_OK;
 }
 
@@ -429,6 +435,50 @@ enum status expert_store_fill(struct expert_store *store, uint32_t slot, uint64_
     memcpy(store->slots[slot].storage + offset, bytes, count);
     store->slots[slot].filled += count;
     return expert_store_is_filled(store, slot) ? pack_slot(store, &store->slots[slot]) : STATUS_OK;
+}
+
+struct packed_name expert_store_name(const struct expert_store *store, uint32_t slot) {
+    return (struct packed_name){store->fingerprint, SHARD_PACKING_VERSION, store->exact,
+                                store->slots[slot].shard};
+}
+
+uint32_t expert_store_find(const struct expert_store *store, const struct packed_name *name,
+                           uint32_t first, uint32_t count) {
+    if (name->fingerprint != store->fingerprint || name->version != SHARD_PACKING_VERSION ||
+        name->exact != store->exact)
+        return count;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t slot = (first + i) % count;
+        if (compare_shards(&store->slots[slot].shard, &name->shard) == 0)
+            return slot;
+    }
+    return count;
+}
+
+const uint8_t *expert_store_packed(const struct expert_store *store, uint32_t slot) {
+    return store->slots[slot].storage;
+}
+
+bool expert_store_receive(struct expert_store *store, uint32_t slot, uint64_t offset,
+                          const void *bytes, size_t count) {
+    if (slot >= store->count)
+        return false;
+    struct slot *there = &store->slots[slot];
+    if (there->filled > 0 || offset > there->bytes || count > there->bytes - offset)
+        return false;
+    if (offset == 0)
+        place_slot(there);
+    memcpy(there->storage + offset, bytes, count);
+    return true;
+}
+
+bool expert_store_adopt(struct expert_store *store, uint32_t slot, uint64_t hash) {
+    struct slot *there = &store->slots[slot];
+    if (there->filled > 0 || XXH3_64bits(there->storage, there->bytes) != hash)
+        return false;
+    adopt_slot(store, there);
+    there->filled = there->bytes;
+    return true;
 }
 
 const struct expert *expert_store_get(const struct expert_store *store, uint32_t slot) {

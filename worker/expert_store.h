@@ -1,5 +1,6 @@
 /* The shards a worker holds: memory within a limit, filled from the worker's own copy of the model,
- * from its cache, or with bytes that the coordinator ships, looked up by slot while serving.
+ * from its cache, or with bytes that the coordinator or another worker sends, looked up by slot
+ * while serving.
  *
  * Owned by the worker's main thread (assign, extend, fill, load). Lookups come from the service's
  * thread and only of slots that are served, which stay as they are while others are added. The
@@ -85,6 +86,28 @@ void expert_store_cancel_load(struct expert_store *store);
  * for a slot, offset or length that does not fit. */
 enum status expert_store_fill(struct expert_store *store, uint32_t slot, uint64_t offset,
                               const void *bytes, size_t count);
+
+/* What a shard is called between workers: those with equal names have equal bytes, packed. */
+struct packed_name {
+    uint64_t fingerprint; /* of the checkpoint */
+    uint32_t version;     /* SHARD_PACKING_VERSION */
+    bool exact;
+    struct shard shard;
+};
+struct packed_name expert_store_name(const struct expert_store *store, uint32_t slot);
+
+/* The slot of [0, count) with this name, looked for from `first` on and then from the beginning;
+ * `count`: there is none. The bytes of a slot that is filled, packed. */
+uint32_t expert_store_find(const struct expert_store *store, const struct packed_name *name,
+                           uint32_t first, uint32_t count);
+const uint8_t *expert_store_packed(const struct expert_store *store, uint32_t slot);
+
+/* Takes bytes that are packed already, at `offset` of a slot of which nothing was filled in another
+ * way; it stays missing until expert_store_adopt, which is called when all are there, finds that
+ * `hash` is their XXH3. False: they do not fit, or are not what was hashed. */
+bool expert_store_receive(struct expert_store *store, uint32_t slot, uint64_t offset,
+                          const void *bytes, size_t count);
+bool expert_store_adopt(struct expert_store *store, uint32_t slot, uint64_t hash);
 
 /* The expert in `slot`, which must be served. */
 const struct expert *expert_store_get(const struct expert_store *store, uint32_t slot);

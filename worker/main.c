@@ -24,7 +24,7 @@ struct settings {
 
 static const char DETAILS[] =
     "The worker serves one coordinator after another and keeps its experts between them. Without\n"
-    "--model the coordinator sends the experts over the network.\n"
+    "--model the coordinator, or other workers, send the experts over the network.\n"
     "\n"
     "Examples:\n"
     "  skein-worker --listen 127.0.0.1:7717 --memory 8G\n"

@@ -11,8 +11,12 @@
  * A session that is ready may be given more to hold. It then loads and receives a second time with
  * the service at work; that one has the pool, so the job reads with its own thread alone.
  *
- * What was shipped is written to the cache by a job beside all that: it has a run of slots that are
- * filled, which nothing changes any more while the session lasts. */
+ * What is missing comes from the coordinator and, where that names them, from other workers
+ * (fetcher), mixed; what those do not give the coordinator is asked for again.
+ *
+ * What has come is written to the cache by a job beside all that: it has some slots that are
+ * filled, which nothing changes any more while the session lasts. For the same reason other workers
+ * may be given them (giver). */
 #include "worker/session.h"
 
 #include <assert.h>
@@ -30,18 +34,23 @@
 #include "common/log.h"
 #include "common/machine_record.h"
 #include "proto/channel.h"
+#include "worker/fetcher.h"
+#include "worker/giver.h"
 #include "worker/notify.h"
 #include "worker/probe.h"
 #include "worker/service.h"
 
 #define PROGRESS_INTERVAL_MS 250
 
+/* Slots that one job writes to the cache: some seconds of work on a slow disk. */
+#define KEEP_SLOTS_MAX 64
+
 enum session_state {
     SESSION_IDLE,      /* no coordinator */
     SESSION_GREETED,   /* Welcome was sent; a wish to measure or the assignment comes next */
     SESSION_MEASURING, /* a job finds out what this machine can do */
     SESSION_LOADING,   /* a job takes memory and reads the worker's own copy */
-    SESSION_RECEIVING, /* the coordinator ships what is missing */
+    SESSION_RECEIVING, /* the coordinator and other workers send what is missing */
     SESSION_READY,     /* the service answers frames */
     SESSION_ENDING,    /* the coordinator is gone; jobs have to finish first */
     SESSION_CLOSED,    /* session_close was called; nothing begins any more */
@@ -68,6 +77,7 @@ struct client {
     struct session *session;
     struct client *next;
     struct channel *channel;
+    struct giver *giver; /* of another worker that asks for shards; else NULL */
     bool said_hello;
     bool waiting; /* greeted while the previous session was winding down */
     uint64_t fingerprint;
@@ -98,10 +108,11 @@ struct load_job {
     enum status status;
 };
 
-/* A run of slots that is being written to the cache. */
+/* Slots that are being written to the cache. */
 struct keep_job {
     uv_work_t work;
-    uint32_t begin, end;
+    uint32_t slots[KEEP_SLOTS_MAX]; /* (count) */
+    uint32_t count;
     atomic_bool cancelled;
 };
 
@@ -111,6 +122,7 @@ struct session {
     bool closing;
     struct client *clients;
     unsigned client_count;
+    struct givers *givers;      /* shards to other workers */
     struct client *coordinator; /* NULL when idle or ending */
     bool draining;
     uint64_t id; /* of this session; 0 when idle */
@@ -118,10 +130,13 @@ struct session {
     struct measure_job *measure_job; /* while measuring */
     struct probe *probe;             /* while a coordinator measures its link */
     struct load_job *job;            /* while loading */
+    struct fetcher *fetcher;         /* while receiving, from the first time a peer is named */
     uint64_t bytes_filled;           /* while receiving */
+    uint64_t bytes_fetched;          /* of these, from other workers */
     uint32_t slots_missing;
     struct shard_cache *cache; /* from the first assignment until the end; NULL: none */
-    uint32_t slots_kept;       /* [0, slots_kept) have been offered to it */
+    bool *is_offered;          /* (SHARDS_MAX) slots that it was given; NULL before the first */
+    uint32_t slots_kept;       /* [0, slots_kept) are among them */
     bool is_keeping;           /* keep_job is under way */
     struct keep_job keep_job;
     struct service *service; /* from the first time it is ready until the end */
@@ -194,6 +209,7 @@ static void say_progress(struct session *session, uint64_t bytes_done, uint64_t 
     Control__Message message = CONTROL__MESSAGE__INIT;
     progress.bytes_done = bytes_done;
     progress.bytes_total = bytes_total;
+    progress.bytes_from_workers = session->bytes_fetched;
     message.kind_case = CONTROL__MESSAGE__KIND_PROGRESS;
     message.progress = &progress;
     channel_send(session->coordinator->channel, &message);
@@ -208,10 +224,8 @@ static void say_ready(struct session *session) {
     channel_send(session->coordinator->channel, &message);
 }
 
-/* Asks for the slots that are not filled, in ranges. */
-static enum status say_need(struct session *session) {
-    const struct expert_store *store = session->options.store;
-    uint32_t count = expert_store_count(store);
+/* Asks for the slots (count) that are marked, in ranges. */
+static enum status say_need(struct session *session, const bool *marks, uint32_t count) {
     uint32_t *begin = calloc((size_t)count + 1, sizeof *begin);
     uint32_t *end = calloc((size_t)count + 1, sizeof *end);
     enum status status = begin && end ? STATUS_OK : STATUS_NO_MEMORY;
@@ -219,7 +233,7 @@ static enum status say_need(struct session *session) {
         Control__Need need = CONTROL__NEED__INIT;
         Control__Message message = CONTROL__MESSAGE__INIT;
         for (uint32_t slot = 0; slot < count; slot++) {
-            if (expert_store_is_filled(store, slot))
+            if (!marks[slot])
                 continue;
             if (need.n_end == 0 || end[need.n_end - 1] != slot)
                 begin[need.n_end++] = slot;
@@ -234,6 +248,18 @@ static enum status say_need(struct session *session) {
     }
     free(begin);
     free(end);
+    return status;
+}
+
+/* Asks for the slots that are not filled. */
+static enum status say_missing(struct session *session) {
+    const struct expert_store *store = session->options.store;
+    uint32_t count = expert_store_count(store);
+    bool *marks = calloc((size_t)count + 1, sizeof *marks);
+    for (uint32_t slot = 0; marks && slot < count; slot++)
+        marks[slot] = !expert_store_is_filled(store, slot);
+    enum status status = marks ? say_need(session, marks, count) : STATUS_NO_MEMORY;
+    free(marks);
     return status;
 }
 
@@ -252,6 +278,8 @@ static void become_idle(struct session *session) {
     set_state(session, SESSION_IDLE);
     shard_cache_close(session->cache);
     session->cache = NULL;
+    free(session->is_offered);
+    session->is_offered = NULL;
     session->slots_kept = 0;
     session->id = 0;
     if (session->closing) {
@@ -303,6 +331,9 @@ static void stop_keeping(struct session *session) {
 static void session_end(struct session *session) {
     session->coordinator = NULL;
     uv_timer_stop(&session->progress);
+    fetcher_destroy(session->fetcher);
+    session->fetcher = NULL;
+    givers_stop(session->givers);
     set_state(session, SESSION_ENDING);
     if (session->job) {
         atomic_store(&session->job->cancelled, true);
@@ -333,31 +364,40 @@ static void on_progress(uv_timer_t *timer) {
         say_progress(session, atomic_load(&session->job->bytes_done),
                      atomic_load(&session->job->bytes_total));
     else
-        say_progress(session, session->bytes_filled, expert_store_bytes(session->options.store));
+        say_progress(session,
+                     session->bytes_filled +
+                         (session->fetcher ? fetcher_bytes_under_way(session->fetcher) : 0),
+                     expert_store_bytes(session->options.store));
 }
 
 static void run_keep_job(uv_work_t *work) {
     struct session *session = work->data;
     const struct keep_job *job = &session->keep_job;
-    for (uint32_t slot = job->begin; slot < job->end && !atomic_load(&job->cancelled); slot++)
-        expert_store_keep(session->options.store, slot, session->cache);
+    for (uint32_t i = 0; i < job->count && !atomic_load(&job->cancelled); i++)
+        expert_store_keep(session->options.store, job->slots[i], session->cache);
 }
 
 static void on_kept(uv_work_t *work, int error);
 
-/* Has the next slots that are filled written to the cache, if there are any. */
+/* Has some of the slots that are filled written to the cache, if there are any. */
 static void keep_shards(struct session *session) {
     const struct expert_store *store = session->options.store;
     struct keep_job *job = &session->keep_job;
-    uint32_t end = session->slots_kept;
+    uint32_t end = expert_store_count(store);
     if (!session->cache || session->is_keeping)
         return;
-    while (end < expert_store_count(store) && expert_store_is_filled(store, end))
-        end++;
-    if (end == session->slots_kept)
+    if (!session->is_offered && !(session->is_offered = calloc(SHARDS_MAX, sizeof(bool))))
         return;
-    job->begin = session->slots_kept;
-    job->end = session->slots_kept = end;
+    job->count = 0;
+    for (uint32_t slot = session->slots_kept; slot < end && job->count < KEEP_SLOTS_MAX; slot++) {
+        if (!session->is_offered[slot] && expert_store_is_filled(store, slot)) {
+            session->is_offered[slot] = true;
+            job->slots[job->count++] = slot;
+        }
+        session->slots_kept += slot == session->slots_kept && session->is_offered[slot];
+    }
+    if (job->count == 0)
+        return;
     job->work.data = session;
     atomic_init(&job->cancelled, false);
     session->is_keeping = true;
@@ -377,6 +417,8 @@ static void on_kept(uv_work_t *work, int error) {
 static void become_ready(struct session *session) {
     struct expert_store *store = session->options.store;
     uv_timer_stop(&session->progress);
+    fetcher_destroy(session->fetcher);
+    session->fetcher = NULL;
     expert_store_serve(store);
     enum status status = STATUS_OK;
     if (!session->service)
@@ -540,6 +582,7 @@ static void on_loaded(uv_work_t *work, int error) {
         return;
     }
     session->bytes_filled = expert_store_bytes_filled(store);
+    session->bytes_fetched = 0;
     session->slots_missing = 0;
     for (uint32_t slot = 0; slot < expert_store_count(store); slot++)
         session->slots_missing += !expert_store_is_filled(store, slot);
@@ -548,7 +591,7 @@ static void on_loaded(uv_work_t *work, int error) {
         return;
     }
     set_state(session, SESSION_RECEIVING);
-    if (say_need(session))
+    if (say_missing(session))
         dismiss(session, "no memory left; lower its --memory");
 }
 
@@ -657,6 +700,15 @@ static void handle_assign(struct session *session, const Control__Assign *assign
     uv_timer_start(&session->progress, on_progress, PROGRESS_INTERVAL_MS, PROGRESS_INTERVAL_MS);
 }
 
+/* A slot is filled: whoever waits for it gets it, and if it was the last one, all are there. */
+static void slot_filled(struct session *session) {
+    givers_continue(session->givers);
+    if (--session->slots_missing == 0)
+        become_ready(session);
+    else
+        keep_shards(session);
+}
+
 static void handle_shard_data(struct session *session, const Control__ShardData *data) {
     struct expert_store *store = session->options.store;
     if (expert_store_fill(store, data->slot, data->offset, data->data.data, data->data.len)) {
@@ -664,12 +716,55 @@ static void handle_shard_data(struct session *session, const Control__ShardData 
         return;
     }
     session->bytes_filled += data->data.len;
-    if (!expert_store_is_filled(store, data->slot))
-        return;
-    if (--session->slots_missing == 0)
-        become_ready(session);
-    else
-        keep_shards(session);
+    if (expert_store_is_filled(store, data->slot))
+        slot_filled(session);
+}
+
+static void on_fetched(void *context, uint32_t slot) {
+    struct session *session = context;
+    session->bytes_filled += expert_store_slot_bytes(session->options.store, slot);
+    session->bytes_fetched += expert_store_slot_bytes(session->options.store, slot);
+    slot_filled(session);
+}
+
+static void on_fetch_failed(void *context, const uint32_t *slots, size_t count) {
+    struct session *session = context;
+    uint32_t end = expert_store_count(session->options.store);
+    bool *marks = calloc((size_t)end + 1, sizeof *marks);
+    for (size_t i = 0; marks && i < count; i++)
+        marks[slots[i]] = true;
+    if (!marks || say_need(session, marks, end))
+        dismiss(session, "no memory left; lower its --memory");
+    free(marks);
+}
+
+/* Another worker has a slot's shard. */
+static void handle_source(struct session *session, const Control__Source *source) {
+    const struct fetcher_options options = {session->options.loop, session->options.store,
+                                            on_fetched, on_fetch_failed, session};
+    enum status status = STATUS_OK;
+    if (!session->fetcher)
+        status = fetcher_create(&options, &session->fetcher);
+    if (!status)
+        status = fetcher_add(session->fetcher, source->peer, source->slot);
+    if (status == STATUS_REFUSED)
+        on_fetch_failed(session, &source->slot, 1);
+    else if (status == STATUS_NO_MEMORY)
+        dismiss(session, "no memory left; lower its --memory");
+    else if (status)
+        dismiss(session,
+                "it cannot ask for a shard that it has, or at such an address; install the "
+                "same release on both machines");
+}
+
+/* How many slots other workers may be given. A job that assigns anew changes the store; one that
+ * extends it leaves the slots that are served alone. */
+static uint32_t givable_slots(const struct session *session) {
+    const struct expert_store *store = session->options.store;
+    if (session->state == SESSION_RECEIVING || session->state == SESSION_READY)
+        return expert_store_count(store);
+    return session->state == SESSION_LOADING && session->job->extends ? expert_store_served(store)
+                                                                      : 0;
 }
 
 void session_drain(struct session *session) {
@@ -748,6 +843,12 @@ static enum status on_message(void *context, const Control__Message *message) {
         handle_drain(client);
         return STATUS_OK;
     }
+    if (message->kind_case == CONTROL__MESSAGE__KIND_FETCH &&
+        (!client->said_hello || client->giver)) {
+        client->said_hello = true;
+        return givers_take(session->givers, client->channel, message->fetch, givable_slots(session),
+                           &client->giver);
+    }
     if (client != session->coordinator)
         return refuse_message(client, message);
     if (message->kind_case == CONTROL__MESSAGE__KIND_MEASURE && session->state == SESSION_GREETED) {
@@ -758,6 +859,9 @@ static enum status on_message(void *context, const Control__Message *message) {
     } else if (message->kind_case == CONTROL__MESSAGE__KIND_SHARD_DATA &&
                session->state == SESSION_RECEIVING) {
         handle_shard_data(session, message->shard_data);
+    } else if (message->kind_case == CONTROL__MESSAGE__KIND_SOURCE &&
+               session->state == SESSION_RECEIVING) {
+        handle_source(session, message->source);
     } else if (message->kind_case == CONTROL__MESSAGE__KIND_GOODBYE) {
         log_info("coordinator %s says goodbye", client->name);
         channel_finish(client->channel);
@@ -768,9 +872,17 @@ static enum status on_message(void *context, const Control__Message *message) {
     return STATUS_OK;
 }
 
+/* A message has left. */
+static void on_written(void *context) {
+    struct client *client = context;
+    if (client->giver)
+        giver_continue(client->giver);
+}
+
 static void on_end(void *context, enum status status) {
     struct client *client = context;
     struct session *session = client->session;
+    giver_destroy(client->giver);
     struct client **link = &session->clients;
     while (*link != client)
         link = &(*link)->next;
@@ -786,12 +898,13 @@ static void on_end(void *context, enum status status) {
     free(client);
 }
 
-static const struct channel_handlers HANDLERS = {on_message, NULL, on_end};
+static const struct channel_handlers HANDLERS = {on_message, on_written, on_end};
 
 enum status session_create(const struct session_options *options, struct session **out) {
     struct session *session = calloc(1, sizeof *session);
-    if (!session) {
+    if (!session || givers_create(options->store, &session->givers)) {
         log_error("no memory for a session; end other programs");
+        free(session);
         return STATUS_NO_MEMORY;
     }
     session->options = *options;
@@ -863,5 +976,6 @@ void session_destroy(struct session *session) {
     if (!session)
         return;
     assert(session->state == SESSION_CLOSED && !session->clients);
+    givers_destroy(session->givers);
     free(session);
 }

@@ -19,9 +19,6 @@
 #include "common/config.h"
 #include "common/log.h"
 
-/* Changes whenever packing does, or what a file's name means: older folders then only age. */
-#define LAYOUT_VERSION 1
-
 #define NAME_BYTES_MAX 96
 
 /* One file of the folder. */
@@ -147,7 +144,7 @@ enum status shard_cache_open(const char *directory, uint64_t fingerprint, bool e
         return STATUS_NO_MEMORY;
     cache->root = join(directory, "shards");
     if (!cache->root || asprintf(&cache->folder, "%s/%016" PRIx64 "-%d%s", cache->root, fingerprint,
-                                 LAYOUT_VERSION, exact ? "-exact" : "") < 0) {
+                                 SHARD_PACKING_VERSION, exact ? "-exact" : "") < 0) {
         cache->folder = NULL;
         shard_cache_close(cache);
         return STATUS_NO_MEMORY;

@@ -16,6 +16,10 @@
 
 struct shard_cache;
 
+/* Changes whenever packing does, or what a file's name means: older folders then only age, and
+ * workers with different ones give each other nothing. */
+#define SHARD_PACKING_VERSION 1
+
 /* A value of `bytes_max`: all but a tenth of the disk. */
 #define SHARD_CACHE_AUTO UINT64_MAX
 

@@ -1,10 +1,11 @@
 #!/usr/bin/python3
 """Workers that die, freeze, are unplugged, talk nonsense or are drained while a generation runs, at random moments:
 
-    failover.py SKEIN [--rounds N] [--seed N]
+    failover.py SKEIN [--rounds N] [--seed N] [--ship]
 
 Real daemons behind relays that make each message take a millisecond, so that a generation lasts for seconds. Whatever
-happens, the tokens must be those of an undisturbed run in one process."""
+happens, the tokens must be those of an undisturbed run in one process. With --ship workers have no copy of the model: they
+are sent their shards, or get them from each other."""
 
 import argparse
 import contextlib
@@ -67,7 +68,7 @@ class Machine:
 
     def __init__(self, bench, name, memory=None):
         self.bench, self.name = bench, name
-        self.args = ["--model", DEMO] + (["--memory", str(memory)] if memory else [])
+        self.args = ([] if bench.ship else ["--model", DEMO]) + (["--memory", str(memory)] if memory else [])
         self.worker = Worker(bench, name, self.args)
         self.link = Link(self.worker.address).__enter__()
 
@@ -331,8 +332,10 @@ def main():
     parser.add_argument("skein", nargs="?", default="build/bin/skein")
     parser.add_argument("--rounds", type=int, default=len(EVENTS))
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument("--ship", action="store_true")
     args = parser.parse_args()
     bench = Bench(os.path.dirname(os.path.abspath(args.skein)), None, True)
+    bench.ship = args.ship
     bench.prompt = bench.write("prompt.json", json.dumps([3 + 7 * i % 900 for i in range(PROMPT_TOKENS)]))
     print(f"seed {args.seed}", flush=True)
     try:

@@ -43,14 +43,16 @@ static void deal(struct plan_table *table, uint32_t holders) {
 }
 
 struct progress {
-    uint64_t done, total;
+    uint64_t done, given, total;
     bool went_back;
 };
 
-static void on_progress(void *context, uint64_t bytes_done, uint64_t bytes_total) {
+static void on_progress(void *context, uint64_t bytes_done, uint64_t bytes_given,
+                        uint64_t bytes_total) {
     struct progress *progress = context;
     progress->went_back |= bytes_done < progress->done;
     progress->done = bytes_done;
+    progress->given = bytes_given;
     progress->total = bytes_total;
 }
 
@@ -270,6 +272,58 @@ static void test_ships_large_shards(void **state) {
     assert_int_equal(log_file_count("error: "), 1);
     cluster_destroy(cluster);
     worker_stop(&worker);
+    weights_close(weights);
+    unlink(path);
+}
+
+/* Two workers that lack the same large shards: each is sent one of them, and gives it to the other.
+ */
+static void test_workers_give_each_other(void **state) {
+    (void)state;
+    char path[] = "/tmp/cluster_test_XXXXXX.safetensors";
+    close(mkstemps(path, 12));
+    write_large_model(path);
+    struct weights *weights;
+    struct worker workers[2];
+    const char *addresses[2];
+    struct cluster *cluster;
+    struct progress progress = {0};
+    uint64_t fingerprint;
+    assert_int_equal(weights_open(path, &weights), STATUS_OK);
+    assert_int_equal(weights_fingerprint(weights, &fingerprint), STATUS_OK);
+    const struct shard_layout layouts[SHARD_LAYOUTS(1)] = {
+        {LARGE_DIM, LARGE_DIM, WEIGHT_F32, WEIGHT_F32, WEIGHT_F32}};
+    struct shard shards[] = {{0, 0, 0, LARGE_DIM}, {0, 1, 0, LARGE_DIM}};
+    struct holder_shards held[2] = {{.shards = shards, .count = 2, .bytes = 6 * LARGE_BYTES}};
+    held[1] = held[0];
+    const struct placement placement = {
+        .layouts = layouts, .layers = 1, .experts = 2, .holders = 2, .held = held};
+    const struct cluster_load_options options = {.placement = &placement,
+                                                 .weights = weights,
+                                                 .fingerprint = fingerprint,
+                                                 .batch_rows = 1,
+                                                 .hidden = LARGE_DIM,
+                                                 .entries_per_row = 2,
+                                                 .progress = on_progress,
+                                                 .context = &progress};
+    for (int i = 0; i < 2; i++) {
+        worker_start(&workers[i], NULL, 64 << 20);
+        addresses[i] = daemon_address(workers[i].daemon);
+    }
+    assert_int_equal(cluster_connect(addresses, 2, fingerprint, false, &cluster), STATUS_OK);
+    log_file_mark();
+    assert_int_equal(cluster_load(cluster, &options), STATUS_OK);
+    assert_int_equal(progress.done, 12 * LARGE_BYTES);
+    assert_int_equal(progress.given, 6 * LARGE_BYTES);
+    assert_int_equal(log_file_count("got 1 of its 2 shards from other workers"), 2);
+    for (uint32_t i = 0; i < 2; i++) {
+        int fd = take_data_fd(cluster, i);
+        expect_large_sums(fd, weights, layouts, &shards[1]);
+        close(fd);
+    }
+    cluster_destroy(cluster);
+    for (int i = 0; i < 2; i++)
+        worker_stop(&workers[i]);
     weights_close(weights);
     unlink(path);
 }
@@ -845,6 +899,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_loads_and_serves),
         cmocka_unit_test(test_ships_large_shards),
+        cmocka_unit_test(test_workers_give_each_other),
         cmocka_unit_test(test_stays_connected),
         cmocka_unit_test(test_notices_lost_worker),
         cmocka_unit_test(test_takes_workers_back_and_extends),

@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "common/cluster_limits.h"
 #include "common/kernel/panel.h"
@@ -171,6 +172,67 @@ static void test_keeps_and_reads_back(void **state) {
 }
 
 /* More behind what is there, which stays where it is; refused where that does not fit. */
+/* A shard goes from one store to another as it lies in memory; what is not whole, not right or not
+ * missing is not taken. */
+static void test_gives_and_receives(void **state) {
+    (void)state;
+    struct assignment three = assignment(SHARDS, 3);
+    struct expert_store *from = create(1 << 20), *to = create(1 << 20);
+    assert_int_equal(expert_store_assign(from, &three), STATUS_OK);
+    assert_int_equal(expert_store_assign(to, &three), STATUS_OK);
+    fill(from, 1, 7);
+    size_t bytes = expert_store_slot_bytes(from, 1);
+    const uint8_t *packed = expert_store_packed(from, 1);
+    uint64_t hash = XXH3_64bits(packed, bytes);
+
+    assert_true(expert_store_receive(to, 1, 0, packed, 100));
+    assert_false(expert_store_adopt(to, 1, hash)); /* the rest is not there yet */
+    assert_false(expert_store_is_filled(to, 1));
+    assert_true(expert_store_receive(to, 1, 100, packed + 100, bytes - 100));
+    assert_false(expert_store_adopt(to, 1, hash + 1));
+    assert_false(expert_store_receive(to, 1, bytes, packed, 1));
+    assert_false(expert_store_receive(to, 1, UINT64_MAX, packed, 1));
+    assert_false(expert_store_receive(to, 1, 1, packed, bytes));
+    assert_false(expert_store_receive(to, 3, 0, packed, 1));
+    assert_int_equal(expert_store_bytes_filled(to), 0);
+    assert_true(expert_store_adopt(to, 1, hash));
+    assert_int_equal(expert_store_bytes_filled(to), bytes);
+    assert_memory_equal(expert_store_get(to, 1)->gate.data, expert_store_get(from, 1)->gate.data,
+                        bytes);
+    assert_int_equal(expert_store_get(to, 1)->gate.packed, expert_store_get(from, 1)->gate.packed);
+    assert_false(expert_store_receive(to, 1, 0, packed, 1)); /* it is there already */
+    assert_false(expert_store_adopt(to, 1, hash));
+    expert_store_destroy(from);
+    expert_store_destroy(to);
+}
+
+static void test_finds_by_name(void **state) {
+    (void)state;
+    struct assignment three = assignment(SHARDS, 3);
+    struct expert_store *store = create(1 << 20);
+    assert_int_equal(expert_store_assign(store, &three), STATUS_OK);
+    for (uint32_t slot = 0; slot < 3; slot++)
+        for (uint32_t first = 0; first < 5; first++) {
+            struct packed_name name = expert_store_name(store, slot);
+            assert_int_equal(expert_store_find(store, &name, first, 3), slot);
+        }
+    struct packed_name name = expert_store_name(store, 2);
+    assert_int_equal(expert_store_find(store, &name, 0, 2), 2); /* not among the first two */
+    assert_int_equal(expert_store_find(store, &name, 0, 0), 0);
+    name.exact = true;
+    assert_int_equal(expert_store_find(store, &name, 0, 3), 3);
+    name = expert_store_name(store, 2);
+    name.fingerprint++;
+    assert_int_equal(expert_store_find(store, &name, 0, 3), 3);
+    name = expert_store_name(store, 2);
+    name.version++;
+    assert_int_equal(expert_store_find(store, &name, 0, 3), 3);
+    name = expert_store_name(store, 1);
+    name.shard.end--;
+    assert_int_equal(expert_store_find(store, &name, 0, 3), 3);
+    expert_store_destroy(store);
+}
+
 static void test_extends(void **state) {
     (void)state;
     struct weights *weights;
@@ -412,6 +474,8 @@ int main(void) {
         cmocka_unit_test(test_reads_the_model),
         cmocka_unit_test(test_load_can_fail_and_be_cancelled),
         cmocka_unit_test(test_keeps_and_reads_back),
+        cmocka_unit_test(test_gives_and_receives),
+        cmocka_unit_test(test_finds_by_name),
         cmocka_unit_test(test_extends),
         cmocka_unit_test(test_keeps_what_matches),
         cmocka_unit_test(test_other_layout_is_not_kept),

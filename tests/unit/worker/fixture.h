@@ -17,12 +17,14 @@
 #include "common/address.h"
 #include "common/clock.h"
 #include "common/cluster_limits.h"
+#include "common/kernel/panel.h"
 #include "common/weights/shard.h"
 #include "common/weights/weights.h"
 #include "proto/control.h"
 #include "proto/wire.h"
 #include "worker/daemon.h"
 #include "worker/expert.h"
+#include "worker/expert_store.h"
 
 /* The golden model of the tests: layers 1 to 3 have 16 experts, 32 wide, in BF16. */
 #define FIXTURE_MODEL   TEST_DATA_DIR "/golden/deepseek-v2-lite-tiny"
@@ -253,6 +255,44 @@ static inline void client_ship(struct client *client, uint32_t slot, uint64_t of
     client_send(client, &message);
 }
 
+static inline void client_say_source(struct client *client, uint32_t slot, const char *peer) {
+    Control__Source source = CONTROL__SOURCE__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    source.slot = slot;
+    source.peer = (char *)peer;
+    message.kind_case = CONTROL__MESSAGE__KIND_SOURCE;
+    message.source = &source;
+    client_send(client, &message);
+}
+
+static inline void client_say_fetch(struct client *client, const struct packed_name *name) {
+    Control__Fetch fetch = CONTROL__FETCH__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    fetch.fingerprint = name->fingerprint;
+    fetch.packing_version = name->version;
+    fetch.exact_activations = name->exact;
+    fetch.layer = name->shard.layer;
+    fetch.expert = name->shard.expert;
+    fetch.begin = name->shard.begin;
+    fetch.end = name->shard.end;
+    message.kind_case = CONTROL__MESSAGE__KIND_FETCH;
+    message.fetch = &fetch;
+    client_send(client, &message);
+}
+
+static inline void client_give(struct client *client, uint64_t offset, const void *data,
+                               size_t bytes, uint64_t hash) {
+    Control__Packed packed = CONTROL__PACKED__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    packed.offset = offset;
+    packed.data.data = (uint8_t *)data;
+    packed.data.len = bytes;
+    packed.hash = hash;
+    message.kind_case = CONTROL__MESSAGE__KIND_PACKED;
+    message.packed = &packed;
+    client_send(client, &message);
+}
+
 #define PLAN_SLOTS 4u
 
 /* An assignment of PLAN_SLOTS experts that tests take apart: change a field, then client_assign. */
@@ -413,6 +453,43 @@ static inline uint8_t *model_read(const struct model *model, const struct shard 
     return storage;
 }
 
+/* The same as kernels read it. */
+static inline uint8_t *model_read_packed(const struct model *model, const struct shard *shard) {
+    uint8_t *storage = model_read(model, shard);
+    struct expert expert = shard_view(&FIXTURE_LAYOUT, shard, storage);
+    assert_int_equal(panel_pack_matrix(&expert.gate, false), STATUS_OK);
+    assert_int_equal(panel_pack_matrix(&expert.up, false), STATUS_OK);
+    assert_int_equal(panel_pack_matrix(&expert.down, false), STATUS_OK);
+    return storage;
+}
+
+/* Ships all slots of `plan` from `first` on to a worker without a copy. */
+static inline void ship_from(struct client *client, const struct model *model,
+                             const struct plan *plan, uint32_t first) {
+    for (uint32_t slot = first; slot < PLAN_SLOTS; slot++) {
+        struct shard shard = plan_shard(plan, slot);
+        uint8_t *storage = model_read(model, &shard);
+        size_t bytes = shard_bytes(&FIXTURE_LAYOUT, &shard), part = 1000;
+        client_ship(client, slot, 0, storage, part);
+        client_ship(client, slot, part, storage + part, bytes - part);
+        free(storage);
+    }
+}
+
+/* Requires that the worker computes with the plan's first two slots as they should be. */
+static inline void expect_first_slots(int fd, const struct model *model, const struct plan *plan) {
+    struct expert experts[2];
+    uint8_t *storage[2];
+    for (uint32_t slot = 0; slot < 2; slot++) {
+        struct shard shard = plan_shard(plan, slot);
+        storage[slot] = model_read(model, &shard);
+        experts[slot] = shard_view(&FIXTURE_LAYOUT, &shard, storage[slot]);
+    }
+    data_expect_sums(fd, experts, 0);
+    free(storage[0]);
+    free(storage[1]);
+}
+
 /* A whole session, from greeting to goodbye, on a worker that has the model itself. */
 static inline void expect_good_session(const char *address, const struct model *model) {
     struct client client;
@@ -421,18 +498,9 @@ static inline void expect_good_session(const char *address, const struct model *
     client_assign(&client, &plan);
     control_message_free(client_expect(&client, CONTROL__MESSAGE__KIND_READY));
     int fd = data_open(address, id);
-    struct expert experts[2];
-    uint8_t *storage[2];
-    for (uint32_t slot = 0; slot < 2; slot++) {
-        struct shard shard = plan_shard(&plan, slot);
-        storage[slot] = model_read(model, &shard);
-        experts[slot] = shard_view(&FIXTURE_LAYOUT, &shard, storage[slot]);
-    }
-    data_expect_sums(fd, experts, 0);
+    expect_first_slots(fd, model, &plan);
     client_say_goodbye(&client);
     client_expect_end(&client);
     data_expect_end(fd);
     client_close(&client);
-    free(storage[0]);
-    free(storage[1]);
 }

@@ -46,18 +46,6 @@ static void test_says_what_it_has(void **state) {
     client_close(&client);
 }
 
-/* Ships all slots of `plan` to a worker without a copy. */
-static void ship_all(struct client *client, const struct plan *plan) {
-    for (uint32_t slot = 0; slot < PLAN_SLOTS; slot++) {
-        struct shard shard = plan_shard(plan, slot);
-        uint8_t *storage = model_read(&model, &shard);
-        size_t bytes = shard_bytes(&FIXTURE_LAYOUT, &shard), first = 1000;
-        client_ship(client, slot, 0, storage, first);
-        client_ship(client, slot, first, storage + first, bytes - first);
-        free(storage);
-    }
-}
-
 static void test_takes_shipped_shards_and_keeps_them(void **state) {
     (void)state;
     const char *there = daemon_address(no_copy.daemon);
@@ -70,7 +58,7 @@ static void test_takes_shipped_shards_and_keeps_them(void **state) {
     assert_int_equal(message->need->begin[0], 0);
     assert_int_equal(message->need->end[0], PLAN_SLOTS);
     control_message_free(message);
-    ship_all(&client, &plan);
+    ship_from(&client, &model, &plan, 0);
     control_message_free(client_expect(&client, CONTROL__MESSAGE__KIND_READY));
     client_close(&client); /* vanishes without a goodbye */
 

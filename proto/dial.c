@@ -1,6 +1,6 @@
 /* The socket is opened and connected by hand and only watched by libuv, because a data connection
  * leaves the loop afterwards: libuv does not give a descriptor back. */
-#include "coordinator/dial.h"
+#include "proto/dial.h"
 
 #include <errno.h>
 #include <netdb.h>

@@ -1,6 +1,7 @@
 /* Connects a TCP socket without blocking: resolves the name, tries its addresses in turn.
  *
- * Used by the cluster for control and data connections, on its loop's thread. */
+ * Used by the cluster for control and data connections, and by workers for control connections to
+ * one another, on their loop's thread. */
 #pragma once
 
 #include <uv.h>
