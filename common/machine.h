@@ -36,6 +36,8 @@ struct machine_figures {
     char isa[32];            /* of the kernels in use, as --isa takes it */
     double read_bytes_per_s; /* plain reads; 0: not measured */
     struct format_figures formats[WEIGHT_FORMAT_COUNT];
+    uint64_t spill_bytes;    /* of weights that it may keep on its disk beyond memory */
+    double disk_bytes_per_s; /* that it reads these with; 0: not measured */
 };
 
 /* Between the coordinator and a worker. A frame of n bytes and its short answer take about

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "common/cache_dir.h"
+#include "common/disk.h"
 #include "common/limits.h"
 #include "common/log.h"
 
@@ -128,6 +129,12 @@ static void write_records(const char *directory, const json_t *records) {
     free(text);
 }
 
+/* A record without figures; NULL when memory is out. */
+static json_t *add_record(json_t *records, const char *description) {
+    json_t *record = json_pack("{s:{}}", "formats");
+    return json_object_set_new(records, description, record) ? NULL : record;
+}
+
 enum status machine_record_complete(const char *directory, struct threads *threads,
                                     const struct machine_work *work, size_t bytes,
                                     struct machine_figures *figures) {
@@ -142,14 +149,29 @@ enum status machine_record_complete(const char *directory, struct threads *threa
     enum status status = STATUS_OK;
     if (!machine_has_figures(figures, work)) {
         status = machine_measure_figures(threads, work, bytes, figures);
-        if (!record) {
-            record = json_pack("{s:{}}", "formats");
-            if (json_object_set_new(records, description, record))
-                record = NULL;
-        }
+        if (!record)
+            record = add_record(records, description);
         if (!status && record && put_record(record, work, figures))
             write_records(directory, records);
     }
     json_decref(records);
     return status;
+}
+
+void machine_record_complete_disk(const char *directory, struct machine_figures *figures) {
+    char description[DESCRIPTION_BYTES];
+    describe(figures, description);
+    json_t *records = read_records(directory), *record = json_object_get(records, description);
+    bool is_known = json_is_object(record) &&
+                    take_rate(record, "disk_bytes_per_s", &figures->disk_bytes_per_s) &&
+                    figures->disk_bytes_per_s > 0;
+    cache_dir_make(directory);
+    if (!is_known && !disk_measure_read(directory, &figures->disk_bytes_per_s)) {
+        if (!json_is_object(record))
+            record = add_record(records, description);
+        if (record &&
+            !json_object_set_new(record, "disk_bytes_per_s", json_real(figures->disk_bytes_per_s)))
+            write_records(directory, records);
+    }
+    json_decref(records);
 }

@@ -15,3 +15,7 @@
 enum status machine_record_complete(const char *directory, struct threads *threads,
                                     const struct machine_work *work, size_t bytes,
                                     struct machine_figures *figures);
+
+/* Completes figures->disk_bytes_per_s in the same way, for files in `directory`. Where that cannot
+ * be measured it stays 0, after a warning. */
+void machine_record_complete_disk(const char *directory, struct machine_figures *figures);

@@ -221,12 +221,29 @@ void cluster_destroy(struct cluster *cluster) {
         if (member->data_fd >= 0)
             close(member->data_fd);
         free(member->shards);
+        free(member->spilled);
         free((char *)member->info.address);
     }
     sources_destroy(cluster->sources);
     pthread_cond_destroy(&cluster->changed);
     pthread_mutex_destroy(&cluster->mutex);
     free(cluster);
+}
+
+/* Before anything is assigned. */
+static enum status list_spilled(struct member *member, const struct holder_shards *held) {
+    if (!held->spilled)
+        return STATUS_OK;
+    member->spilled = calloc(held->count, sizeof *member->spilled);
+    if (!member->spilled) {
+        log_error("no memory to list the shards of worker %s; end other programs",
+                  member->info.address);
+        return STATUS_NO_MEMORY;
+    }
+    for (uint32_t slot = 0; slot < held->spilled_slots; slot++)
+        if (held->spilled[slot])
+            member->spilled[member->spilled_count++] = slot;
+    return STATUS_OK;
 }
 
 enum status cluster_load(struct cluster *cluster, const struct cluster_load_options *options) {
@@ -237,7 +254,7 @@ enum status cluster_load(struct cluster *cluster, const struct cluster_load_opti
         const struct holder_shards *held = &options->placement->held[i];
         cluster->bytes_total += held->bytes;
         enum status status = cluster_extend(cluster, i, held->shards, held->count);
-        if (status)
+        if (status || (status = list_spilled(&cluster->members[i], held)))
             return status;
     }
     pthread_mutex_lock(&cluster->mutex);

@@ -28,6 +28,7 @@ struct worker_info {
     char isa[32];
     uint32_t cores;
     uint64_t memory_bytes; /* what it will take for shards */
+    uint64_t spill_bytes;  /* that it may keep on its disk beyond those */
     bool has_model;        /* it has an own copy with our fingerprint */
     bool is_measured;      /* by cluster_measure; figures and link are set */
     struct machine_figures figures;

@@ -27,8 +27,8 @@
 /* What a mapping of a machine, or the defaults of links, may say. */
 struct entry {
     const char *name, *address;
-    uint64_t memory_bytes;
-    double read_gb_per_s, link_gbit_per_s, round_trip_us;
+    uint64_t memory_bytes, spill_bytes;
+    double read_gb_per_s, disk_gb_per_s, link_gbit_per_s, round_trip_us;
     double count, threads;
     double gops[WEIGHT_FORMAT_COUNT];
     bool has_gops;
@@ -158,12 +158,15 @@ enum key {
     KEY_LINK,
     KEY_ROUND_TRIP,
     KEY_THREADS,
+    KEY_SPILL,
+    KEY_DISK,
     KEYS
 };
 
 static const char *const MACHINE_KEYS[KEYS] = {
-    "name", "address",         "count",         "memory",  "read_gb_per_s",
-    "gops", "link_gbit_per_s", "round_trip_us", "threads",
+    "name",          "address", "count",           "memory",
+    "read_gb_per_s", "gops",    "link_gbit_per_s", "round_trip_us",
+    "threads",       "spill",   "disk_gb_per_s",
 };
 
 static const char *const LINK_KEYS[KEYS] = {
@@ -189,6 +192,10 @@ static enum status read_value(const struct reader *reader, enum key which, const
         return read_number(reader, node, key, &entry->link_gbit_per_s);
     case KEY_ROUND_TRIP:
         return read_number(reader, node, key, &entry->round_trip_us);
+    case KEY_SPILL:
+        return read_memory(reader, node, key, &entry->spill_bytes);
+    case KEY_DISK:
+        return read_number(reader, node, key, &entry->disk_gb_per_s);
     default:
         return read_count(reader, node, key, THREADS_MAX, &entry->threads);
     }
@@ -197,7 +204,7 @@ static enum status read_value(const struct reader *reader, enum key which, const
 static enum status refuse_key(const struct reader *reader, const yaml_node_t *node,
                               const char *const keys[], size_t count) {
     const char *names[KEYS];
-    char list[160] = "";
+    char list[200] = "";
     size_t found = 0;
     for (size_t i = 0; i < count; i++)
         if (keys[i])
@@ -256,6 +263,8 @@ static void describe(const struct reader *reader, const struct entry *entry,
     struct machine_figures *figures = &machine->figures;
     machine->described = true;
     figures->memory_bytes = entry->memory_bytes;
+    figures->spill_bytes = entry->spill_bytes;
+    figures->disk_bytes_per_s = entry->disk_gb_per_s * 1e9;
     figures->threads = (uint32_t)entry->threads;
     figures->read_bytes_per_s = entry->read_gb_per_s * 1e9;
     for (size_t f = 0; f < WEIGHT_FORMAT_COUNT; f++) {
@@ -278,6 +287,13 @@ static enum status check_machine(const struct reader *reader, const yaml_node_t 
         log_error("%s:%zu: %s needs memory, read_gb_per_s and gops%s; `skein bench` measures the "
                   "last two",
                   reader->path, line_of(node), what, entry->address ? " or none of them" : "");
+        return STATUS_USAGE;
+    }
+    bool spills = entry->spill_bytes > 0, has_disk = entry->disk_gb_per_s > 0;
+    if (spills != has_disk || (spills && !all)) {
+        log_error("%s:%zu: %s that spills needs spill and disk_gb_per_s beside its other figures; "
+                  "`skein-worker --spill` measures the disk",
+                  reader->path, line_of(node), what);
         return STATUS_USAGE;
     }
     if (all)

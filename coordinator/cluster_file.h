@@ -6,7 +6,7 @@
  *       - {name: old PC, address: 10.0.0.3:7717}
  *       - {name: mini, count: 2, memory: 16G, read_gb_per_s: 40, gops: 300}
  *       - {memory: 64G, read_gb_per_s: 80, gops: {q4_k: 900, bf16: 400},
- *          link_gbit_per_s: 10, round_trip_us: 60}
+ *          link_gbit_per_s: 10, round_trip_us: 60, spill: 200G, disk_gb_per_s: 3}
  *     coordinator: {memory: 32G, read_gb_per_s: 60, gops: 500}
  *     link: {gbit_per_s: 2.5, round_trip_us: 100}        # where a machine does not say
  *

@@ -29,11 +29,12 @@
 struct unit_cost {
     double read_s; /* whatever the rows */
     double row_s;  /* of multiplying, for each row */
+    double disk_s; /* to read it from the disk, where it lies there */
 };
 
 /* What one holder has of one layer. */
 struct tally {
-    double busy_s, rows, entries;
+    double busy_s, disk_s, rows, entries;
     uint32_t stamp; /* the last draw that visited it */
 };
 
@@ -84,12 +85,14 @@ static double sum_seconds(const struct matrix_sum *sum, const struct machine_fig
 static struct unit_cost find_unit_cost(const struct shard_layout *layout,
                                        const struct machine_figures *machine) {
     const enum weight_format formats[] = {layout->gate, layout->up, layout->down};
-    struct unit_cost unit = {0, 0};
+    struct unit_cost unit = {0};
     for (size_t i = 0; i < 3; i++) {
         double bytes = i < 2 ? (double)matrix_bytes(formats[i], layout->inner, layout->hidden)
                              : (double)matrix_bytes(formats[i], layout->hidden, layout->inner);
         unit.read_s += bytes / layout->inner / read_rate(machine, formats[i]);
         unit.row_s += layout->hidden / batch_rate(machine, formats[i]);
+        if (machine->disk_bytes_per_s > 0)
+            unit.disk_s += bytes / layout->inner / (REACHED * machine->disk_bytes_per_s);
     }
     return unit;
 }
@@ -165,9 +168,20 @@ static double part_seconds(const struct cost_model *model, uint32_t layer,
     return width * fmax(demand->touched * unit->read_s, multiply_s);
 }
 
+/* Reading of the part from its holder's disk, which goes on beside computing. */
+static double part_disk_seconds(const struct cost_model *model, const struct placement *placement,
+                                uint32_t layer, const struct placed_shard *part,
+                                const struct demand *demand) {
+    if (!placement_is_spilled(placement, part->holder, part->slot))
+        return 0;
+    return (part->end - part->begin) * demand->touched *
+           unit_of(model, part->holder, layer)->disk_s;
+}
+
 /* Chooses as dispatch does: the copy whose busiest holder then has least to do. */
-static uint32_t choose_copy(const struct cost_model *model, uint32_t layer,
-                            const struct expert_places *places, const struct demand *demand) {
+static uint32_t choose_copy(const struct cost_model *model, const struct placement *placement,
+                            uint32_t layer, const struct expert_places *places,
+                            const struct demand *demand) {
     uint32_t best = 0;
     double least = INFINITY;
     for (uint32_t first = 0, end; first < places->count; first = end) {
@@ -179,7 +193,11 @@ static uint32_t choose_copy(const struct cost_model *model, uint32_t layer,
             const struct placed_shard *part = &places->parts[i];
             double busy_s =
                 model->tallies[part->holder].busy_s + part_seconds(model, layer, part, demand);
-            if (busy_s > most) /* fmax here breaks GCC 12 for aarch64 */
+            double disk_s = model->tallies[part->holder].disk_s +
+                            part_disk_seconds(model, placement, layer, part, demand);
+            if (disk_s > busy_s) /* fmax here breaks GCC 12 for aarch64 */
+                busy_s = disk_s;
+            if (busy_s > most)
                 most = busy_s;
         }
         if (most < least) {
@@ -194,11 +212,12 @@ static uint32_t choose_copy(const struct cost_model *model, uint32_t layer,
 static void add_expert(struct cost_model *model, const struct placement *placement, uint32_t layer,
                        uint32_t expert, const struct demand *demand) {
     const struct expert_places *places = placement_find(placement, layer, expert);
-    uint32_t first = choose_copy(model, layer, places, demand);
+    uint32_t first = choose_copy(model, placement, layer, places, demand);
     model->copies[expert] = first;
     for (uint32_t i = first, end = placement_copy_end(places, first); i < end; i++) {
         struct tally *tally = &model->tallies[places->parts[i].holder];
         tally->busy_s += part_seconds(model, layer, &places->parts[i], demand);
+        tally->disk_s += part_disk_seconds(model, placement, layer, &places->parts[i], demand);
         tally->entries += demand->rows;
     }
 }
@@ -322,6 +341,7 @@ static struct exchange sum_exchange(const struct cost_model *model) {
 /* One worker's part of a layer. */
 struct remote {
     double round_trip_s, out_s, compute_s, in_s;
+    double disk_s; /* of compute_s, beyond computing */
 };
 
 static double remote_seconds(const struct remote *remote) {
@@ -337,8 +357,9 @@ static struct remote find_remote(const struct cost_model *model, uint32_t worker
     return (struct remote){
         .round_trip_s = link->round_trip_s,
         .out_s = fmax(out_bytes(model, tally) / link->to_bytes_per_s, all->own_out_s),
-        .compute_s = REQUEST_S + tally->busy_s,
+        .compute_s = REQUEST_S + fmax(tally->busy_s, tally->disk_s),
         .in_s = fmax(in_bytes(model, tally) / link->from_bytes_per_s, all->own_in_s),
+        .disk_s = fmax(0, tally->disk_s - tally->busy_s),
     };
 }
 
@@ -374,7 +395,8 @@ static void add_tallied(const struct cost_model *model, const struct cost_parts 
         const struct tally *tally = &model->tallies[h];
         struct cost_holder *holder = &out->holders[h];
         visits += tally->rows;
-        holder->busy_s += weight * step->micro_batches * tally->busy_s;
+        holder->busy_s += weight * step->micro_batches * fmax(tally->busy_s, tally->disk_s);
+        holder->disk_s += weight * step->micro_batches * tally->disk_s;
         holder->rows += weight * step->micro_batches * tally->rows;
         if (h >= model->input.workers)
             continue;
@@ -408,6 +430,7 @@ static void add_tallied(const struct cost_model *model, const struct cost_parts 
     out->parts.out += n * slowest.out_s;
     out->parts.compute += n * slowest.compute_s;
     out->parts.in += n * slowest.in_s;
+    out->parts.disk += n * slowest.disk_s;
     if (last < model->input.workers && layer_s > step->micro_batches * own_s)
         out->holders[last].slowest += weight / model->expert_layers;
 }

@@ -5,7 +5,8 @@
  * things that go on at once, then adding up. The one is what the coordinator computes itself
  * (shared experts and routed ones of its own). The other is, for the slowest worker, the round
  * trip, the bytes to it, its reading of weights or multiplying with them, whichever takes longer,
- * and the bytes back; all bytes together also have to pass the coordinator's own link.
+ * or, if that takes longer still, reading of those that lie on its disk, and the bytes back; all
+ * bytes together also have to pass the coordinator's own link.
  *
  * One row is reckoned as the mean over drawn tokens, since what counts is the busiest of the
  * machines that a token needs. Batches are reckoned from how many of their rows each expert is
@@ -54,11 +55,13 @@ struct cost_parts {
     /* Of the slowest worker of each layer; each is hidden by the coordinator's experts or part
      * of `wait`. */
     double round_trip, out, compute, in;
+    double disk; /* of `compute`, what reading from its disk takes beyond computing */
 };
 
 /* What one holder has of one step. */
 struct cost_holder {
     double busy_s;
+    double disk_s; /* of these, that it reads from its disk, computing or not */
     double rows;
     double out_bytes, in_bytes; /* to it and back */
     double slowest;             /* of all expert layers, the part in which others wait for it */

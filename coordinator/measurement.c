@@ -61,9 +61,11 @@ bool measurement_take_figures(const Control__Figures *figures, const struct mach
     size_t count = figures->n_format;
     uint32_t formats = 0;
     if (figures->n_decode_bytes_per_s != count || figures->n_batch_macs_per_s != count ||
-        !machine_rate_is_plausible(figures->read_bytes_per_s))
+        !machine_rate_is_plausible(figures->read_bytes_per_s) ||
+        (figures->disk_bytes_per_s != 0 && !machine_rate_is_plausible(figures->disk_bytes_per_s)))
         return false;
     found.read_bytes_per_s = figures->read_bytes_per_s;
+    found.disk_bytes_per_s = figures->disk_bytes_per_s;
     for (size_t i = 0; i < count; i++) {
         uint32_t format = figures->format[i];
         const struct format_figures rates = {figures->decode_bytes_per_s[i],

@@ -211,6 +211,8 @@ static void say_assign(struct member *member) {
     for (uint32_t slot = first; slot < member->asked && !status; slot++)
         status =
             sources_assign(cluster->sources, member_index(member), slot, &member->shards[slot]);
+    for (uint32_t i = 0; first == 0 && !status && i < member->spilled_count; i++)
+        sources_spill(cluster->sources, member_index(member), member->spilled[i]);
     pthread_mutex_unlock(&cluster->mutex);
     if (!lists || status) {
         free(lists);
@@ -235,6 +237,10 @@ static void say_assign(struct member *member) {
     assign.layer_down_format = lists + 3 * layouts;
     assign.n_shard_layer = assign.n_shard_expert = slots;
     assign.n_shard_begin = assign.n_shard_end = slots;
+    if (first == 0) {
+        assign.n_spilled_slot = member->spilled_count;
+        assign.spilled_slot = member->spilled;
+    }
     assign.shard_layer = lists + 4 * layouts;
     assign.shard_expert = assign.shard_layer + slots;
     assign.shard_begin = assign.shard_layer + 2 * slots;
@@ -465,6 +471,7 @@ static enum status handle_figures(struct member *member, const Control__Figures 
         return STATUS_PROTOCOL;
     }
     info->figures.memory_bytes = info->memory_bytes;
+    info->figures.spill_bytes = info->spill_bytes;
     info->figures.threads = info->cores;
     memcpy(info->figures.isa, info->isa, sizeof info->isa);
     set_state(member, MEMBER_LINKING);
@@ -494,6 +501,7 @@ static enum status handle_welcome(struct member *member, const Control__Welcome 
         copy_plain(welcome->isa, sizeof info->isa, info->isa);
         info->cores = welcome->cores;
         info->memory_bytes = welcome->memory_bytes;
+        info->spill_bytes = welcome->spill_bytes;
         info->has_model = welcome->has_model;
     }
     member->session_id = welcome->session_id;

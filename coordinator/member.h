@@ -52,7 +52,9 @@ struct member {
     enum member_state state; /* changed by the loop's thread, which reads it without */
     struct shard *shards;    /* (count) what it is to hold */
     uint32_t count;
-    uint64_t bytes;          /* of these */
+    uint64_t bytes;    /* of these */
+    uint32_t *spilled; /* (spilled_count) slots of these that are to lie on its disk */
+    uint32_t spilled_count;
     uint64_t bytes_done;     /* while loading */
     uint64_t bytes_given;    /* of these, by other workers */
     uint32_t session, slots; /* as in struct cluster_look */

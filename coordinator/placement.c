@@ -31,8 +31,10 @@ void placement_destroy(struct placement *placement) {
     size_t lists = (size_t)placement->layers * (placement->experts + 1u) + 1;
     for (size_t i = 0; placement->experts_at && i < lists; i++)
         free(placement->experts_at[i].parts);
-    for (uint32_t h = 0; placement->held && h < placement->holders; h++)
+    for (uint32_t h = 0; placement->held && h < placement->holders; h++) {
         free(placement->held[h].shards);
+        free(placement->held[h].spilled);
+    }
     free(placement->experts_at);
     free(placement->held);
     free(placement);
@@ -88,6 +90,26 @@ enum status placement_add(struct placement *placement, const struct shard *shard
     }
     places->parts[places->count++] = (struct placed_shard){shard->begin, shard->end, holder, slot};
     return STATUS_OK;
+}
+
+enum status placement_spill(struct placement *placement, uint32_t holder, uint32_t slot) {
+    struct holder_shards *held = &placement->held[holder];
+    const struct shard *shard = &held->shards[slot];
+    if (!held->spilled) {
+        held->spilled = calloc(held->count, sizeof *held->spilled);
+        if (!held->spilled)
+            return STATUS_NO_MEMORY;
+        held->spilled_slots = held->count;
+    }
+    assert(slot < held->spilled_slots && !held->spilled[slot]);
+    held->spilled[slot] = true;
+    held->spilled_bytes += shard_bytes(&placement->layouts[shard->layer], shard);
+    return STATUS_OK;
+}
+
+bool placement_is_spilled(const struct placement *placement, uint32_t holder, uint32_t slot) {
+    const struct holder_shards *held = &placement->held[holder];
+    return slot < held->spilled_slots && held->spilled[slot];
 }
 
 const struct expert_places *placement_find(const struct placement *placement, uint32_t layer,

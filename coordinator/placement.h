@@ -39,6 +39,9 @@ struct holder_shards {
     struct shard *shards; /* (count) */
     uint32_t count, capacity;
     uint64_t bytes;
+    bool *spilled;          /* (spilled_slots) it lies on the holder's disk; NULL: none does */
+    uint32_t spilled_slots; /* slots behind these were added later and are in memory */
+    uint64_t spilled_bytes; /* of `bytes`, on the disk */
 };
 
 struct placement {
@@ -58,6 +61,12 @@ void placement_destroy(struct placement *placement);
  * where the last part ended (SHARD_FFN and SHARD_HEAD begin anywhere). A shard that the holder has
  * for another copy is used for both. Errors: STATUS_NO_MEMORY. */
 enum status placement_add(struct placement *placement, const struct shard *shard, uint32_t holder);
+
+/* Puts the shard in `slot`, which is in memory, on the holder's disk. What is added afterwards
+ * cannot be spilled. Errors: STATUS_NO_MEMORY. */
+enum status placement_spill(struct placement *placement, uint32_t holder, uint32_t slot);
+
+bool placement_is_spilled(const struct placement *placement, uint32_t holder, uint32_t slot);
 
 /* `expert` may be SHARD_FFN, or SHARD_HEAD in layer 0. */
 const struct expert_places *placement_find(const struct placement *placement, uint32_t layer,

@@ -12,15 +12,16 @@
 /* What one machine is given. */
 struct held {
     uint32_t experts, slices, replicas; /* shards: whole, parts, and of copies beyond the first */
-    uint64_t bytes;
+    uint64_t bytes, spilled_bytes;      /* of these, on its disk */
 };
 
-enum limit_kind { LIMIT_COORDINATOR, LIMIT_WEIGHTS, LIMIT_LINK, LIMIT_ROUND_TRIP };
+enum limit_kind { LIMIT_COORDINATOR, LIMIT_WEIGHTS, LIMIT_LINK, LIMIT_ROUND_TRIP, LIMIT_DISK };
 
 struct limit {
     enum limit_kind kind;
-    uint32_t holder; /* of LIMIT_WEIGHTS: the worker that others wait for most often */
-    double part;     /* of the step */
+    uint32_t
+        holder;  /* of LIMIT_WEIGHTS and LIMIT_DISK: the worker that others wait for most often */
+    double part; /* of the step */
     double rate_max; /* tokens/s if routed experts took no time at all */
 };
 
@@ -38,6 +39,7 @@ struct gathered {
     struct held *held; /* (holders) */
     uint32_t expert_layers;
     uint64_t expert_bytes; /* one copy of all experts */
+    uint64_t spilled_bytes;
     struct forecast decode, prefill;
 };
 
@@ -61,8 +63,10 @@ static void count_held(const struct plan_report *report, const struct placement 
                     holder->slices++;
             }
         }
-    for (uint32_t h = 0; h < placement->holders; h++)
+    for (uint32_t h = 0; h < placement->holders; h++) {
         held[h].bytes = placement->held[h].bytes;
+        held[h].spilled_bytes = placement->held[h].spilled_bytes;
+    }
 }
 
 /* What the coordinator does itself wherever experts are, and all that it does. */
@@ -86,6 +90,8 @@ static struct limit find_limit(const struct plan_report *report, const struct fo
     limit.kind = largest == parts->compute      ? LIMIT_WEIGHTS
                  : largest == parts->round_trip ? LIMIT_ROUND_TRIP
                                                 : LIMIT_LINK;
+    if (limit.kind == LIMIT_WEIGHTS && parts->disk > parts->compute / 2)
+        limit.kind = LIMIT_DISK;
     limit.part = parts->wait / step_s;
     for (uint32_t h = 1; h < report->workers; h++)
         if (workload->prediction.holders[h].slowest >
@@ -118,6 +124,8 @@ static struct gathered *gather(const struct plan_report *report) {
     gathered->held = held;
     const struct placement *placement = gathered->plan->placement;
     count_held(report, placement, held);
+    for (uint32_t h = 0; h < report->holders; h++)
+        gathered->spilled_bytes += held[h].spilled_bytes;
     for (uint32_t layer = 0; layer < report->shape->layers; layer++)
         gathered->expert_layers += report->shape->is_expert_layer[layer];
     for (uint32_t layer = 0; layer < report->layers; layer++)
@@ -144,7 +152,7 @@ struct part {
     double decode_s, prefill_s; /* of a layer with experts */
 };
 
-#define PARTS 11
+#define PARTS 12
 
 static uint32_t list_parts(const struct gathered *gathered, struct part out[PARTS]) {
     const struct cost_parts *d = &gathered->decode.prediction.parts;
@@ -160,6 +168,7 @@ static uint32_t list_parts(const struct gathered *gathered, struct part out[PART
         {"round_trip_s", "  slowest worker: round trip", d->round_trip, p->round_trip},
         {"out_s", "  bytes to it", d->out, p->out},
         {"compute_s", "  its experts", d->compute, p->compute},
+        {"disk_s", "    of that, for its disk", d->disk, p->disk},
         {"in_s", "  bytes back", d->in, p->in},
     };
     for (uint32_t i = 0; i < PARTS; i++) {
@@ -222,6 +231,10 @@ static void print_plan(const struct gathered *gathered, FILE *stream) {
         fprintf(stream, "\n             %s:", plan->way[1]);
         print_layers(gathered, true, stream);
     }
+    char bytes[CONFIG_SIZE_TEXT];
+    if (gathered->spilled_bytes)
+        fprintf(stream, "\n             of which %s on disks, the experts that are chosen least",
+                config_format_size(gathered->spilled_bytes, bytes));
     if (plan->replicas)
         fprintf(stream, "\n             and %u further copies of experts in spare memory",
                 plan->replicas);
@@ -235,6 +248,21 @@ static void print_plan(const struct gathered *gathered, FILE *stream) {
         "travel as %s\n",
         gathered->decode.prediction.fanout, gathered->prefill.prediction.fanout,
         wire_format_name(planning_wire(gathered->report->planning)));
+}
+
+/* What of a machine's experts lies on its disk. */
+static void print_disk(const struct gathered *gathered, uint32_t h, FILE *stream) {
+    const struct held *held = &gathered->held[h];
+    char bytes[CONFIG_SIZE_TEXT];
+    if (held->spilled_bytes == 0)
+        return;
+    fprintf(
+        stream,
+        "%-22s %10s %10s of its experts on its disk, which reads %.0f %% of the time in decode, "
+        "%.0f %% in prefill\n",
+        gathered->report->names[h], "", config_format_size(held->spilled_bytes, bytes),
+        100 * gathered->decode.prediction.holders[h].disk_s / gathered->decode.prediction.step_s,
+        100 * gathered->prefill.prediction.holders[h].disk_s / gathered->prefill.prediction.step_s);
 }
 
 static void print_machines(const struct gathered *gathered, FILE *stream) {
@@ -252,6 +280,8 @@ static void print_machines(const struct gathered *gathered, FILE *stream) {
                 100 * gathered->prefill.prediction.holders[h].busy_s /
                     gathered->prefill.prediction.step_s);
     }
+    for (uint32_t h = 0; h < report->holders; h++)
+        print_disk(gathered, h, stream);
 }
 
 static void print_parts(const struct gathered *gathered, FILE *stream) {
@@ -261,8 +291,9 @@ static void print_parts(const struct gathered *gathered, FILE *stream) {
     fprintf(stream, "%-30s %9u rows %9u rows\n", "", gathered->decode.step->rows,
             gathered->prefill.step->rows);
     for (uint32_t i = 0; i < count; i++)
-        fprintf(stream, "%-30s %11.3f ms %11.3f ms\n", parts[i].label, 1e3 * parts[i].decode_s,
-                1e3 * parts[i].prefill_s);
+        if (gathered->spilled_bytes > 0 || strcmp(parts[i].key, "disk_s") != 0)
+            fprintf(stream, "%-30s %11.3f ms %11.3f ms\n", parts[i].label, 1e3 * parts[i].decode_s,
+                    1e3 * parts[i].prefill_s);
     fprintf(stream, "%-30s %11.3f ms %11.3f ms\n", "all layers",
             1e3 * gathered->decode.prediction.step_s, 1e3 * gathered->prefill.prediction.step_s);
     fprintf(stream, "%-30s %11.3f ms\n", "head", 1e3 * gathered->decode.prediction.parts.head);
@@ -284,6 +315,12 @@ static void print_limit(const struct gathered *gathered, const struct forecast *
     case LIMIT_LINK:
         fprintf(stream, "limited by bytes on the network; the coordinator waits %.0f %%",
                 100 * limit->part);
+        break;
+    case LIMIT_DISK:
+        fprintf(stream,
+                "limited by reading experts from disks, mostly that of %s; the coordinator waits "
+                "%.0f %%",
+                gathered->report->names[limit->holder], 100 * limit->part);
         break;
     case LIMIT_ROUND_TRIP:
         fprintf(stream, "limited by round trips; the coordinator waits %.0f %%", 100 * limit->part);
@@ -321,24 +358,26 @@ void plan_report_print(const struct plan_report *report, FILE *stream) {
 static json_t *machine_to_json(const struct gathered *gathered, uint32_t h) {
     const struct plan_report *report = gathered->report;
     const struct held *held = &gathered->held[h];
-    json_t *machine =
-        json_pack("{s:s, s:b, s:I, s:I, s:I, s:I, s:I}", "name", report->names[h], "coordinator",
-                  h >= report->workers, "memory_bytes", (json_int_t)report->memory_bytes[h],
-                  "experts_bytes", (json_int_t)held->bytes, "experts", (json_int_t)held->experts,
-                  "slices", (json_int_t)held->slices, "replicas", (json_int_t)held->replicas);
+    json_t *machine = json_pack(
+        "{s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I}", "name", report->names[h], "coordinator",
+        h >= report->workers, "memory_bytes", (json_int_t)report->memory_bytes[h], "experts_bytes",
+        (json_int_t)held->bytes, "spilled_bytes", (json_int_t)held->spilled_bytes, "experts",
+        (json_int_t)held->experts, "slices", (json_int_t)held->slices, "replicas",
+        (json_int_t)held->replicas);
     const struct forecast *workloads[] = {&gathered->decode, &gathered->prefill};
     for (int i = 0; machine && i < 2; i++) {
         const struct cost_holder *holder = &workloads[i]->prediction.holders[h];
         json_object_set_new(machine, workloads[i]->name,
-                            json_pack("{s:f, s:f, s:f, s:f, s:f}", "busy_s", holder->busy_s, "rows",
-                                      holder->rows, "bytes_out", holder->out_bytes, "bytes_in",
-                                      holder->in_bytes, "slowest", holder->slowest));
+                            json_pack("{s:f, s:f, s:f, s:f, s:f, s:f}", "busy_s", holder->busy_s,
+                                      "disk_s", holder->disk_s, "rows", holder->rows, "bytes_out",
+                                      holder->out_bytes, "bytes_in", holder->in_bytes, "slowest",
+                                      holder->slowest));
     }
     return machine;
 }
 
 static json_t *workload_to_json(const struct gathered *gathered, const struct forecast *workload) {
-    static const char *const LIMITS[] = {"coordinator", "weights", "link", "round trip"};
+    static const char *const LIMITS[] = {"coordinator", "weights", "link", "round trip", "disk"};
     const struct limit *limit = &workload->limit;
     struct part parts[PARTS];
     uint32_t count = list_parts(gathered, parts);

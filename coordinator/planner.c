@@ -14,6 +14,7 @@
 #include "common/cluster_limits.h"
 #include "common/log.h"
 #include "coordinator/offload.h"
+#include "coordinator/spilling.h"
 
 #define MIB 1048576.0
 
@@ -36,6 +37,8 @@ struct try {
     struct scheme schemes[2];
     bool second[LAYERS_MAX]; /* layers that take schemes[1] */
     struct scheme_speeds speeds;
+    double spilled_part; /* of what holders may spill, that counts as room */
+    bool spills;
     double layer_seconds[LAYERS_MAX]; /* of the workload, predicted */
     uint32_t fastest, slowest;        /* holders, by how long others wait for them */
 };
@@ -43,14 +46,39 @@ struct try {
 struct search {
     const struct planner_input *input;
     struct plan *plan;
-    struct try *best; /* (PLAN_OPTIONS_MAX) those of plan->options, in the same order */
-    struct try *next; /* being tried */
+    struct try *best;    /* (PLAN_OPTIONS_MAX) those of plan->options, in the same order */
+    struct try *next;    /* being tried */
+    double spilled_part; /* of new tries */
     struct cost_prediction decode, prefill;
-    struct offload_input offload; /* of the best way; rows 0: none */
-    uint64_t unplaced_bytes;      /* the least that did not fit */
+    /* Of the best way: the part of spare memory that copies took before anything was offloaded, and
+     * what is offloaded (rows 0: nothing). */
+    double copies_part;
+    struct offload_input offload;
+    uint64_t unplaced_bytes; /* the least that did not fit */
 };
 
 /* ---- What is asked for. */
+
+static struct spilling spilling_of(const struct planner_input *input) {
+    return (struct spilling){
+        .layouts = input->layouts,
+        .is_expert_layer = input->is_expert_layer,
+        .layers = input->layers,
+        .experts = input->experts,
+        .memory_bytes = input->memory_bytes,
+        .spill_bytes = input->spill_bytes,
+        .disk_rates = input->disk_rates,
+        .holders = input->holders,
+        .routing = input->routing,
+    };
+}
+
+/* What each holder can take: capacity (HOLDERS_MAX). */
+static void find_capacity(const struct planner_input *input, double spilled_part,
+                          uint64_t *capacity) {
+    const struct spilling spilling = spilling_of(input);
+    spilling_find_capacity(&spilling, spilled_part, capacity);
+}
 
 static struct scheme_input scheme_input_of(const struct planner_input *input,
                                            const struct scheme *const *by_layer,
@@ -80,12 +108,14 @@ static uint64_t total_bytes(const struct planner_input *input) {
 static enum status refuse(const struct search *search) {
     const struct planner_input *input = search->input;
     uint64_t total = total_bytes(input), offered = 0;
+    uint64_t capacity[HOLDERS_MAX];
+    find_capacity(input, 1, capacity);
     for (uint32_t h = 0; h < input->holders; h++)
-        if (__builtin_add_overflow(offered, input->memory_bytes[h], &offered))
+        if (__builtin_add_overflow(offered, capacity[h], &offered))
             offered = UINT64_MAX;
     uint64_t missing = total > offered ? total - offered : search->unplaced_bytes;
     log_error("the routed experts take %.1f MiB and the %u machine%s offer%s %.1f MiB: %.1f MiB "
-              "missing; raise --memory or add workers",
+              "missing; raise --memory or workers' --spill, or add workers",
               (double)total / MIB, input->holders, input->holders == 1 ? "" : "s",
               input->holders == 1 ? "s" : "", (double)offered / MIB, (double)missing / MIB);
     return STATUS_NO_MEMORY;
@@ -181,16 +211,23 @@ static void name_try(const struct planner_input *input, const struct placement *
     memcpy(try->option.name, ways[mostly], PLAN_NAME_BYTES);
     size_t used = strlen(try->option.name);
     if (counts[!mostly])
-        snprintf(try->option.name + used, PLAN_NAME_BYTES - used, " (%u of %u layers)",
-                 counts[mostly], counts[0] + counts[1]);
+        used += (size_t)snprintf(try->option.name + used, PLAN_NAME_BYTES - used,
+                                 " (%u of %u layers)", counts[mostly], counts[0] + counts[1]);
+    uint64_t spilled_bytes = 0;
+    for (uint32_t h = 0; h < input->holders; h++)
+        spilled_bytes += placement->held[h].spilled_bytes;
+    try->spills = spilled_bytes > 0;
+    if (try->spills && used < PLAN_NAME_BYTES)
+        snprintf(try->option.name + used, PLAN_NAME_BYTES - used, ", %.0f %% on disks",
+                 100 * (double)spilled_bytes / (double)placement_bytes(placement));
 }
 
 /* Tries that differ in little but numbers: only the best of them is worth showing, and worth more
  * tries. */
 static bool same_kind(const struct try *a, const struct try *b) {
     const struct scheme *left = &a->schemes[0], *right = &b->schemes[0];
-    return (a->schemes[1].teams > 0) == (b->schemes[1].teams > 0) && left->unit == right->unit &&
-           (left->teams == 1) == (right->teams == 1) &&
+    return a->spills == b->spills && (a->schemes[1].teams > 0) == (b->schemes[1].teams > 0) &&
+           left->unit == right->unit && (left->teams == 1) == (right->teams == 1) &&
            (left->members == 1) == (right->members == 1) &&
            (left->teams == left->members) == (right->teams == right->members);
 }
@@ -269,15 +306,22 @@ static enum status try_next(struct search *search) {
     struct try *try = search->next;
     for (uint32_t layer = 0; layer < input->layers; layer++)
         by_layer[layer] = &try->schemes[try->second[layer] ? 1 : 0];
-    const struct scheme_input scheme = scheme_input_of(input, by_layer, &try->speeds);
+    struct scheme_input scheme = scheme_input_of(input, by_layer, &try->speeds);
+    const struct spilling spilling = spilling_of(input);
     struct placement *placement;
-    uint64_t unplaced_bytes;
+    uint64_t unplaced_bytes, capacity[HOLDERS_MAX];
+    spilling_find_capacity(&spilling, try->spilled_part, capacity);
+    scheme.memory_bytes = capacity;
     enum status status = scheme_fill(&scheme, &placement, &unplaced_bytes);
     search->plan->tried++;
     if (status) {
         if (unplaced_bytes && (!search->unplaced_bytes || unplaced_bytes < search->unplaced_bytes))
             search->unplaced_bytes = unplaced_bytes;
         return unplaced_bytes ? STATUS_OK : status;
+    }
+    if ((status = spilling_mark(&spilling, placement))) {
+        placement_destroy(placement);
+        return status;
     }
     name_try(input, placement, try);
     predict(search, placement, try);
@@ -302,13 +346,15 @@ static int compare_ranks(const void *a, const void *b) {
 /* The part of a layer that each holder could well take: what its speed is of all speeds, or what
  * its memory allows. Best first. */
 static void rank_holders(const struct planner_input *input, const struct scheme_speeds *speeds,
-                         struct ranked *out) {
+                         double spilled_part, struct ranked *out) {
     double total = (double)total_bytes(input), sum = 0;
+    uint64_t capacity[HOLDERS_MAX];
+    find_capacity(input, spilled_part, capacity);
     for (uint32_t h = 0; h < input->holders; h++)
         sum += 1 / (speeds->fixed_s[h] + speeds->load_s[h]);
     for (uint32_t h = 0; h < input->holders; h++)
         out[h] = (struct ranked){h, fmin(1 / (speeds->fixed_s[h] + speeds->load_s[h]) / sum,
-                                         (double)input->memory_bytes[h] / total)};
+                                         (double)capacity[h] / total)};
     qsort(out, input->holders, sizeof *out, compare_ranks);
 }
 
@@ -361,6 +407,11 @@ static void set_speeds(const struct planner_input *input, uint32_t rows, uint32_
     }
 }
 
+static void open_try(struct search *search) {
+    memset(search->next, 0, sizeof *search->next);
+    search->next->spilled_part = search->spilled_part;
+}
+
 /* One scheme, with work divided for decoding and for prefill, whatever is optimised: what a
  * division reckons with is not all that the prediction does, micro-batches for one. */
 static enum status try_scheme(struct search *search, uint32_t members, uint32_t teams,
@@ -370,9 +421,9 @@ static enum status try_scheme(struct search *search, uint32_t members, uint32_t 
     struct ranked ranking[HOLDERS_MAX];
     enum status status = STATUS_OK;
     for (int i = 0; i < 2 && status == STATUS_OK; i++) {
-        memset(search->next, 0, sizeof *search->next);
+        open_try(search);
         set_speeds(input, rows[i], teams, &search->next->speeds);
-        rank_holders(input, &search->next->speeds, ranking);
+        rank_holders(input, &search->next->speeds, search->spilled_part, ranking);
         make_teams(input, ranking, members, teams, unit, &search->next->schemes[0]);
         status = try_next(search);
     }
@@ -476,15 +527,23 @@ static struct scheme_input best_scheme(const struct search *search,
     return scheme_input_of(search->input, by_layer, &best->speeds);
 }
 
-/* Fills it, with what was chosen to be offloaded. */
+/* Fills it, with copies and what was chosen to be offloaded, which go to memory only. */
 static enum status fill_best(struct search *search, struct placement **out) {
     const struct scheme *by_layer[LAYERS_MAX];
-    const struct scheme_input scheme = best_scheme(search, by_layer);
-    uint64_t unplaced_bytes;
+    struct scheme_input scheme = best_scheme(search, by_layer);
+    const struct spilling spilling = spilling_of(search->input);
+    uint64_t unplaced_bytes, capacity[HOLDERS_MAX];
+    spilling_find_capacity(&spilling, search->best[0].spilled_part, capacity);
+    scheme.memory_bytes = capacity;
     enum status status = scheme_fill(&scheme, out, &unplaced_bytes);
-    if (status || search->offload.rows == 0)
+    if (status)
         return status;
-    status = offload_fill(&search->offload, *out);
+    status = spilling_mark(&spilling, *out);
+    scheme.memory_bytes = search->input->memory_bytes;
+    if (!status && search->copies_part > 0)
+        status = scheme_replicate(&scheme, search->copies_part, true, *out);
+    if (!status && search->offload.rows > 0)
+        status = offload_fill(&search->offload, *out);
     if (status)
         placement_destroy(*out);
     return status;
@@ -564,7 +623,7 @@ static enum status replicate(struct search *search, double part, bool always) {
     const struct planner_input *input = search->input;
     struct try *best = &search->best[0];
     const struct scheme *by_layer[LAYERS_MAX];
-    const struct scheme_input scheme = best_scheme(search, by_layer);
+    const struct scheme_input scheme = best_scheme(search, by_layer); /* no copies on disks */
     struct placement *placement;
     enum status status = fill_best(search, &placement);
     if (status)
@@ -586,8 +645,11 @@ static enum status replicate(struct search *search, double part, bool always) {
 
 static enum status add_replicas(struct search *search) {
     enum planner_replicas replicas = search->input->replicas;
-    if (replicas == REPLICAS_SPARE)
-        return replicate(search, 1, true);
+    if (replicas == REPLICAS_SPARE) {
+        enum status status = replicate(search, 1, true);
+        search->copies_part = 1;
+        return status;
+    }
     if (replicas == REPLICAS_NONE || !search->input->costs)
         return STATUS_OK;
     enum status status = replicate(search, 1, false);
@@ -601,21 +663,48 @@ static enum status plan_kind(struct search *search, enum placement_kind kind) {
     const struct planner_input *input = search->input;
     struct ranked ranking[HOLDERS_MAX];
     bool slices = kind == PLACEMENT_SLICES;
-    memset(search->next, 0, sizeof *search->next);
+    open_try(search);
     set_speeds(input, input->decode.rows, 1, &search->next->speeds);
     memset(search->next->speeds.fixed_s, 0, sizeof search->next->speeds.fixed_s);
-    rank_holders(input, &search->next->speeds, ranking);
+    rank_holders(input, &search->next->speeds, search->spilled_part, ranking);
     make_teams(input, ranking, input->holders, slices ? 1 : input->holders,
                slices || input->groups == 1 ? 1 : input->experts / input->groups,
                &search->next->schemes[0]);
     return try_next(search);
 }
 
+static enum status plan_experts(struct search *search) {
+    return plan_kind(search, PLACEMENT_EXPERTS);
+}
+
+static enum status plan_slices(struct search *search) {
+    return plan_kind(search, PLACEMENT_SLICES);
+}
+
+static enum status try_all(struct search *search) {
+    enum status status = try_members(search, search->input->holders);
+    return status ? status : try_fewer(search);
+}
+
+/* With memory alone, then with disks: with so much of them as is needed, and with all of it; or
+ * only as far as that until something fits. */
+static enum status try_disks(struct search *search, enum status (*stage)(struct search *),
+                             bool until_it_fits) {
+    const struct spilling spilling = spilling_of(search->input);
+    const double parts[] = {0, spilling_find_part(&spilling, total_bytes(search->input)), 1};
+    enum status status = stage(search);
+    for (int i = 1; i < 3 && !status && spilling_is_allowed(&spilling); i++) {
+        if (parts[i] <= parts[i - 1] || (until_it_fits && search->plan->option_count > 0))
+            continue;
+        search->spilled_part = parts[i];
+        status = stage(search);
+    }
+    return status;
+}
+
 static enum status search_all(struct search *search) {
-    const struct planner_input *input = search->input;
-    enum status status;
-    if ((status = try_members(search, input->holders)) || (status = try_fewer(search)) ||
-        search->plan->option_count == 0 || (status = move_shares(search)))
+    enum status status = try_disks(search, try_all, false);
+    if (status || search->plan->option_count == 0 || (status = move_shares(search)))
         return status;
     return mix_layers(search);
 }
@@ -647,13 +736,17 @@ enum status planner_plan(const struct planner_input *input, struct plan *out) {
     if (input->kind == PLACEMENT_AUTO && input->costs)
         status = search_all(search);
     else
-        status = plan_kind(search,
-                           input->kind == PLACEMENT_SLICES ? PLACEMENT_SLICES : PLACEMENT_EXPERTS);
+        status =
+            try_disks(search, input->kind == PLACEMENT_SLICES ? plan_slices : plan_experts, true);
     if (status == STATUS_OK && plan.option_count == 0)
         status = refuse(search);
+    /* Copies that are wanted go before what is only faster, others behind. */
+    bool copies_first = input->replicas == REPLICAS_SPARE;
+    if (status == STATUS_OK && copies_first)
+        status = add_replicas(search);
     if (status == STATUS_OK)
         status = offload(search);
-    if (status == STATUS_OK)
+    if (status == STATUS_OK && !copies_first)
         status = add_replicas(search);
     if (status == STATUS_OK) {
         describe_plan(search);

@@ -51,6 +51,8 @@ struct planner_input {
     uint32_t layers;
     uint32_t experts, groups;     /* per layer; groups is at least 1 and divides experts */
     const uint64_t *memory_bytes; /* (holders) */
+    const uint64_t *spill_bytes;  /* (holders) that may lie on its disk beyond; NULL: none */
+    const double *disk_rates;     /* (holders) bytes/s of these; NULL: all are as fast */
     uint32_t holders, workers;    /* holders [0, workers) are not the coordinator */
     enum placement_kind kind;
     enum planner_objective objective;

@@ -19,6 +19,8 @@ struct planning {
     struct planning_input input;
     uint32_t holders;
     uint64_t *memory_bytes;           /* (holders) */
+    uint64_t *spill_bytes;            /* (holders) */
+    double *disk_rates;               /* (holders) */
     struct machine_figures *machines; /* (holders) */
     struct link_figures *links;       /* (worker_count) */
     struct routing *routing;
@@ -29,18 +31,22 @@ struct planning {
 
 struct planning_worker planning_worker_of(const struct worker_info *info,
                                           const struct cluster_machine *described) {
-    struct planning_worker worker = {0, NULL, NULL};
+    struct planning_worker worker = {0};
     if (described && described->described) {
         worker.memory_bytes = described->figures.memory_bytes;
         worker.figures = &described->figures;
         worker.link = &described->link;
+        worker.spill_bytes = described->figures.spill_bytes;
     }
     if (info && (!worker.figures || info->memory_bytes < worker.memory_bytes))
         worker.memory_bytes = info->memory_bytes;
     if (info && info->is_measured && !worker.figures) {
         worker.figures = &info->figures;
         worker.link = &info->link;
+        worker.spill_bytes = info->figures.disk_bytes_per_s > 0 ? info->spill_bytes : 0;
     }
+    if (info && info->spill_bytes < worker.spill_bytes)
+        worker.spill_bytes = info->spill_bytes;
     return worker;
 }
 
@@ -56,10 +62,12 @@ static bool copy_figures(struct planning *planning) {
         }
         const struct planning_worker *worker = &input->workers[h];
         planning->memory_bytes[h] = worker->memory_bytes;
+        planning->spill_bytes[h] = worker->spill_bytes;
         known &= (worker->figures && worker->link) || worker->memory_bytes == 0;
         if (!worker->figures || !worker->link)
             continue;
         planning->machines[h] = *worker->figures;
+        planning->disk_rates[h] = worker->figures->disk_bytes_per_s;
         planning->links[h] = *worker->link;
     }
     return known;
@@ -114,6 +122,8 @@ static enum status plan(struct planning *planning) {
         .experts = input->shape->experts,
         .groups = input->shape->groups,
         .memory_bytes = planning->memory_bytes,
+        .spill_bytes = planning->spill_bytes,
+        .disk_rates = planning->disk_rates,
         .holders = planning->holders,
         .workers = input->worker_count,
         .kind = input->kind,
@@ -179,10 +189,13 @@ enum status planning_create(const struct planning_input *input, struct planning 
     planning->input = *input;
     planning->holders = input->worker_count + (input->local_bytes || !input->worker_count ? 1 : 0);
     planning->memory_bytes = calloc(planning->holders, sizeof *planning->memory_bytes);
+    planning->spill_bytes = calloc(planning->holders, sizeof *planning->spill_bytes);
+    planning->disk_rates = calloc(planning->holders, sizeof *planning->disk_rates);
     planning->machines = calloc(planning->holders, sizeof *planning->machines);
     planning->links = calloc(input->worker_count + 1u, sizeof *planning->links);
-    if (planning->memory_bytes && planning->machines && planning->links &&
-        !(status = create_routing(planning)) && copy_figures(planning))
+    if (planning->memory_bytes && planning->spill_bytes && planning->disk_rates &&
+        planning->machines && planning->links && !(status = create_routing(planning)) &&
+        copy_figures(planning))
         status = create_costs(planning);
     planning->input.workers = NULL;
     if (!status)
@@ -202,6 +215,8 @@ void planning_destroy(struct planning *planning) {
     routing_destroy(planning->routing);
     free(planning->links);
     free(planning->machines);
+    free(planning->disk_rates);
+    free(planning->spill_bytes);
     free(planning->memory_bytes);
     free(planning);
 }

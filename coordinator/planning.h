@@ -20,6 +20,7 @@ struct planning_worker {
     uint64_t memory_bytes;                 /* that it offers */
     const struct machine_figures *figures; /* NULL: not known, nor is the link */
     const struct link_figures *link;
+    uint64_t spill_bytes; /* that it may keep on its disk beyond memory; 0 without figures */
 };
 
 /* What is known of a worker that answered (`info`, or NULL) and that a cluster file may describe

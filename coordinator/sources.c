@@ -33,6 +33,7 @@ struct place {
     uint32_t next;  /* place of the same expert, + 1; 0: none */
     uint32_t newer; /* place in the list of news, + 1; 0: none */
     bool is_news;   /* it is in that list */
+    bool is_spilled;
 };
 
 struct worker_places {
@@ -126,6 +127,10 @@ enum status sources_assign(struct sources *sources, uint32_t worker, uint32_t sl
     return STATUS_OK;
 }
 
+void sources_spill(struct sources *sources, uint32_t worker, uint32_t slot) {
+    place_at(sources, worker, slot)->is_spilled = true;
+}
+
 void sources_set_health(struct sources *sources, uint32_t worker, struct source_health health) {
     sources->of[worker].health = health;
 }
@@ -190,9 +195,10 @@ static const struct place *find_holder(const struct sources *sources, const stru
     const struct place *found = NULL;
     uint32_t next = *head_of(sources, &wanted->shard);
     *is_coming = false;
-    for (; next > 0; next = sources->places[next - 1].next) {
+    for (; next > 0 && !wanted->is_spilled; next = sources->places[next - 1].next) {
         const struct place *place = &sources->places[next - 1];
-        if (place->shard.begin != wanted->shard.begin || place->shard.end != wanted->shard.end ||
+        if (place->is_spilled || place->shard.begin != wanted->shard.begin ||
+            place->shard.end != wanted->shard.end ||
             !may_ask(sources, wanted->worker, place->worker))
             continue;
         *is_coming |= place->state == PLACE_SENDING;

@@ -22,6 +22,10 @@ void sources_destroy(struct sources *sources);
 enum status sources_assign(struct sources *sources, uint32_t worker, uint32_t slot,
                            const struct shard *shard);
 
+/* The worker has the slot, which was assigned, on its disk: others are not told to ask for it, and
+ * it is sent from here alone. */
+void sources_spill(struct sources *sources, uint32_t worker, uint32_t slot);
+
 /* Whether a worker may be asked by others. One that is only reachable on the machine that it shares
  * with this process (`is_local`) is asked by its like; for others it is no nearer than we are. One
  * that is leaving is asked where there is nobody else. */

@@ -2,6 +2,9 @@
  * two. */
 #include "coordinator/worker_report.h"
 
+#include <string.h>
+
+#include "common/config.h"
 #include "common/log.h"
 
 #define LINE_BYTES 256
@@ -11,6 +14,7 @@ static bool has_format(const struct worker_info *worker, int format) {
 }
 
 static const char *describe_machine(const struct worker_info *worker, char line[LINE_BYTES]) {
+    char size[CONFIG_SIZE_TEXT];
     int used = snprintf(line, LINE_BYTES, "%.80s, %s, %u threads", worker->address, worker->isa,
                         worker->cores);
     const struct link_figures *link = &worker->link;
@@ -19,6 +23,11 @@ static const char *describe_machine(const struct worker_info *worker, char line[
                  "; reads %.1f GB/s; link %.3g Gbit/s there, %.3g back, round trip %.0f us",
                  worker->figures.read_bytes_per_s / 1e9, link->to_bytes_per_s * 8 / 1e9,
                  link->from_bytes_per_s * 8 / 1e9, link->round_trip_s * 1e6);
+    used = (int)strlen(line);
+    if (worker->is_measured && worker->spill_bytes > 0)
+        snprintf(line + used, (size_t)(LINE_BYTES - used), "; spills %s to a disk of %.2f GB/s",
+                 config_format_size(worker->spill_bytes, size),
+                 worker->figures.disk_bytes_per_s / 1e9);
     return line;
 }
 
@@ -70,6 +79,10 @@ json_t *worker_report_to_json(const struct worker_info *worker) {
         return object;
     json_object_set_new(object, "read_gb_per_s", json_real(worker->figures.read_bytes_per_s / 1e9));
     json_object_set_new(object, "formats", formats_to_json(worker));
+    if (worker->spill_bytes > 0)
+        json_object_set_new(object, "spill",
+                            json_pack("{s:I, s:f}", "bytes", (json_int_t)worker->spill_bytes,
+                                      "disk_gb_per_s", worker->figures.disk_bytes_per_s / 1e9));
     json_object_set_new(object, "link",
                         json_pack("{s:f, s:f, s:f}", "round_trip_us", link->round_trip_s * 1e6,
                                   "to_gbit_per_s", link->to_bytes_per_s * 8 / 1e9,

@@ -82,6 +82,7 @@ check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin
 check "ways in which frames travel" /usr/bin/python3 tests/e2e/transport.py build-asan/bin/skein
 check "shards on disk" /usr/bin/python3 tests/e2e/shard_cache.py build-asan/bin/skein
 check "shards from worker to worker" /usr/bin/python3 tests/e2e/worker_to_worker.py build-asan/bin/skein
+check "shards on disk instead of in memory" /usr/bin/python3 tests/e2e/spill.py build-asan/bin/skein
 check "workers that are lost" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein
 wait
 check "workers that are lost, without copies of the model" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein --ship

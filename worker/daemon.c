@@ -87,11 +87,17 @@ static enum status open_resources(struct daemon *daemon, const struct daemon_opt
                                   struct session_options *session) {
     enum status status = STATUS_OK;
     uint64_t available;
+    if (options->spill_bytes > 0 && !options->cache) {
+        log_error("--spill needs a directory for shards; name one with --cache");
+        return STATUS_USAGE;
+    }
     session->memory_bytes = options->memory_bytes;
     if (session->memory_bytes == 0 && !(status = memory_available(&available)))
         session->memory_bytes = available / 10 * 9;
     if (!status)
         status = expert_store_create(session->memory_bytes, &daemon->store);
+    if (!status)
+        expert_store_allow_spill(daemon->store, options->spill_bytes);
     if (!status)
         status = threads_create(options->threads, &daemon->threads);
     if (!status && options->model) {
@@ -106,6 +112,7 @@ static enum status open_resources(struct daemon *daemon, const struct daemon_opt
     session->weights = daemon->weights;
     session->cache_directory = options->cache;
     session->cache_bytes_max = options->cache_bytes_max;
+    session->spill_bytes = options->spill_bytes;
     session->transport = options->transport;
     session->drained = on_drained;
     session->context = daemon;

@@ -21,11 +21,12 @@ struct daemon_options {
     const char *transport;    /* of the data plane: one of TRANSPORT_CHOICES; NULL is auto */
     const char *cache;        /* directory for what can be made again; NULL: none */
     uint64_t cache_bytes_max; /* for shards there, see shard_cache_open; 0: none are kept */
+    uint64_t spill_bytes;     /* of shards that may lie there beyond memory; 0: none */
     bool handle_signals;      /* SIGTERM drains, SIGINT or a second signal ends at once */
 };
 
 /* Opens the model and listens. The kernels must have been selected. Errors: as listener_create and
- * weights_open, STATUS_NO_MEMORY. */
+ * weights_open, STATUS_USAGE (to spill without a cache), STATUS_NO_MEMORY. */
 enum status daemon_create(const struct daemon_options *options, struct daemon **out);
 
 /* HOST:PORT with the real port. */

@@ -27,7 +27,8 @@ struct group {
     const struct expert_task *tasks; /* (count) */
     uint32_t count;
     uint32_t position;         /* of its first row in `gathered` and `inner` */
-    uint32_t tile;             /* number of its first gate/up tile in the wave */
+    bool is_projected;         /* gate and up are done */
+    uint32_t tile;             /* number of its first gate/up tile in the loop at hand */
     struct matmul_input input; /* of gate and up */
     struct matmul_input inner; /* of down */
 };
@@ -38,7 +39,9 @@ struct expert_workspace {
     uint32_t hidden, inner_max, wave_rows;
     struct group *groups; /* (wave_rows) */
     size_t group_count;
-    uint32_t tiles;  /* gate/up tiles of the wave */
+    struct group **listed; /* (wave_rows) the groups of the gate/up loop at hand */
+    size_t listed_count;
+    struct expert_arrivals arrivals; /* of no functions: all weights are here */
     float *gathered; /* (wave_rows, hidden) inputs of experts whose rows are scattered */
     float *inner;    /* (wave_rows, inner_max) silu(gate) * up * weight */
     /* The same, and the caller's rows, in the forms that products take, rows of so many bytes at
@@ -74,6 +77,7 @@ enum status expert_workspace_create(struct threads *threads, uint32_t hidden, ui
     workspace->arena = arena_create(0);
     if (workspace->arena) {
         workspace->groups = arena_take(workspace->arena, rows, sizeof *workspace->groups);
+        workspace->listed = arena_take(workspace->arena, rows, sizeof *workspace->listed);
         workspace->gathered = arena_take(workspace->arena, (size_t)rows * hidden, sizeof(float));
         workspace->inner = arena_take(workspace->arena, (size_t)rows * inner_max, sizeof(float));
         workspace->hidden_bytes = matmul_row_bytes(hidden);
@@ -85,9 +89,10 @@ enum status expert_workspace_create(struct threads *threads, uint32_t hidden, ui
         workspace->scratch = arena_take(
             workspace->arena, threads_count(threads) * workspace->scratch_floats, sizeof(float));
     }
-    if (!workspace->arena || !workspace->groups || !workspace->gathered || !workspace->inner ||
-        !workspace->gathered_prepared || !workspace->prepared[ACTIVATION_BF16] ||
-        !workspace->prepared[ACTIVATION_Q8] || !workspace->inner_prepared || !workspace->scratch) {
+    if (!workspace->arena || !workspace->groups || !workspace->listed || !workspace->gathered ||
+        !workspace->inner || !workspace->gathered_prepared ||
+        !workspace->prepared[ACTIVATION_BF16] || !workspace->prepared[ACTIVATION_Q8] ||
+        !workspace->inner_prepared || !workspace->scratch) {
         log_error("not enough memory to compute %u rows of %u values; lower --batch-tokens",
                   rows_max, hidden);
         expert_workspace_destroy(workspace);
@@ -102,6 +107,11 @@ void expert_workspace_destroy(struct expert_workspace *workspace) {
         return;
     arena_destroy(workspace->arena);
     free(workspace);
+}
+
+void expert_workspace_set_arrivals(struct expert_workspace *workspace,
+                                   const struct expert_arrivals *arrivals) {
+    workspace->arrivals = *arrivals;
 }
 
 /* Rows that lie one behind another in the input need no copy. */
@@ -151,15 +161,15 @@ static void gather_group(void *context, size_t task, unsigned thread) {
 /* One tile of gate and up of one expert, for all its rows. */
 static void project_up(void *context, size_t task, unsigned thread) {
     struct expert_workspace *workspace = context;
-    size_t low = 0, high = workspace->group_count;
+    size_t low = 0, high = workspace->listed_count;
     while (high - low > 1) {
         size_t middle = (low + high) / 2;
-        if (workspace->groups[middle].tile <= task)
+        if (workspace->listed[middle]->tile <= task)
             low = middle;
         else
             high = middle;
     }
-    const struct group *group = &workspace->groups[low];
+    const struct group *group = workspace->listed[low];
     const struct expert *expert = group->expert;
     uint32_t row = ((uint32_t)task - group->tile) * MATMUL_TILE_ROWS;
     uint32_t rows = smaller(MATMUL_TILE_ROWS, expert->gate.rows - row);
@@ -199,7 +209,6 @@ static size_t form_wave(struct expert_workspace *workspace, const struct expert_
                         size_t count) {
     size_t taken = 0;
     workspace->group_count = 0;
-    workspace->tiles = 0;
     while (taken < count) {
         size_t end = taken + 1;
         while (end < count && tasks[end].expert == tasks[taken].expert)
@@ -213,9 +222,7 @@ static size_t form_wave(struct expert_workspace *workspace, const struct expert_
             .tasks = tasks + taken,
             .count = (uint32_t)(end - taken),
             .position = (uint32_t)taken,
-            .tile = workspace->tiles,
         };
-        workspace->tiles += tiles_of(group->expert->gate.rows);
         taken = end;
     }
     return taken;
@@ -299,6 +306,31 @@ static void prepare(struct expert_workspace *workspace, const struct expert_task
     }
 }
 
+/* Gate and up of those groups whose weights are here by now; returns one that still waits for them,
+ * NULL if none does. */
+static const struct group *project_arrived(struct expert_workspace *workspace) {
+    const struct expert_arrivals *arrivals = &workspace->arrivals;
+    const struct group *waiting = NULL;
+    uint32_t tiles = 0;
+    workspace->listed_count = 0;
+    for (size_t g = 0; g < workspace->group_count; g++) {
+        struct group *group = &workspace->groups[g];
+        if (group->is_projected)
+            continue;
+        if (arrivals->is_here && !arrivals->is_here(arrivals->context, group->expert)) {
+            waiting = waiting ? waiting : group;
+            continue;
+        }
+        group->is_projected = true;
+        group->tile = tiles;
+        tiles += tiles_of(group->expert->gate.rows);
+        workspace->listed[workspace->listed_count++] = group;
+    }
+    if (tiles)
+        threads_run(workspace->threads, tiles, project_up, workspace);
+    return waiting;
+}
+
 void expert_forward(struct expert_workspace *workspace, const float *x,
                     const struct expert_task *tasks, size_t count, float *out) {
     workspace->x = x;
@@ -307,7 +339,8 @@ void expert_forward(struct expert_workspace *workspace, const float *x,
     while (count) {
         size_t taken = form_wave(workspace, tasks, count);
         gather(workspace);
-        threads_run(workspace->threads, workspace->tiles, project_up, workspace);
+        for (const struct group *waiting; (waiting = project_arrived(workspace));)
+            workspace->arrivals.await(workspace->arrivals.context, waiting->expert);
         threads_run(workspace->threads, tiles_of(workspace->hidden), project_down, workspace);
         tasks += taken;
         count -= taken;

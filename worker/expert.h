@@ -5,6 +5,8 @@
  * (models: DeepSeek-MoE, arXiv 2401.06066, eq. 9). Called from the thread that owns the pool. */
 #pragma once
 
+#include <stdbool.h>
+
 #include "common/status.h"
 #include "common/threads.h"
 #include "common/weights/shard.h"
@@ -18,11 +20,24 @@ struct expert_task {
     float weight;
 };
 
+/* Weights that may still be on their way when expert_forward is asked to compute with them. Both
+ * are called from its thread and allocate nothing. */
+struct expert_arrivals {
+    bool (*is_here)(void *context, const struct expert *expert);
+    void (*await)(void *context, const struct expert *expert); /* until it is */
+    void *context;
+};
+
 /* Scratch for expert_forward: up to `rows_max` rows of `hidden` values, experts up to `inner_max`
  * wide. Errors: STATUS_NO_MEMORY. */
 enum status expert_workspace_create(struct threads *threads, uint32_t hidden, uint32_t inner_max,
                                     uint32_t rows_max, struct expert_workspace **out);
 void expert_workspace_destroy(struct expert_workspace *workspace);
+
+/* From now on expert_forward computes gate and up of what is here before it waits for the rest; the
+ * sums are the same to the bit. Without this all weights are here. */
+void expert_workspace_set_arrivals(struct expert_workspace *workspace,
+                                   const struct expert_arrivals *arrivals);
 
 /* out[task.row] += task.weight * expert(x[task.row]) for every task; x and out are (rows, hidden).
  * Tasks of the same expert must stand together, with rows in ascending order and below rows_max;

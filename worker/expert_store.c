@@ -27,19 +27,21 @@ struct slot {
     struct shard shard;
     struct expert expert;
     size_t bytes, filled;
-    uint8_t *storage; /* (bytes); NULL once another assignment took it over */
+    uint8_t *storage; /* (bytes); NULL once another assignment took it over, or where spilled */
+    bool spilled;
+    uint64_t hash; /* of a spilled one that is filled */
 };
 
 struct expert_store {
-    uint64_t memory_bytes;
+    uint64_t memory_bytes, spill_bytes; /* limits */
     uint64_t fingerprint;
     struct shard_layout *layouts; /* SHARD_LAYOUTS(layer_count) */
     uint32_t layer_count;
     bool exact;
     struct slot *slots; /* (SHARDS_MAX), of which count are in use */
     uint32_t count;
-    uint64_t bytes;
-    atomic_uint served; /* slots [0, served) are filled and may be looked up */
+    uint64_t bytes, spilled_bytes; /* of all; of these on the disk */
+    atomic_uint served;            /* slots [0, served) are filled and may be looked up */
     atomic_bool cancelled;
 };
 
@@ -65,7 +67,7 @@ static void clear(struct expert_store *store) {
     store->slots = NULL;
     store->layouts = NULL;
     store->count = store->layer_count = 0;
-    store->bytes = 0;
+    store->bytes = store->spilled_bytes = 0;
     atomic_store(&store->served, 0);
 }
 
@@ -80,6 +82,10 @@ enum status expert_store_create(uint64_t memory_bytes, struct expert_store **out
     atomic_init(&store->cancelled, false);
     *out = store;
     return STATUS_OK;
+}
+
+void expert_store_allow_spill(struct expert_store *store, uint64_t bytes) {
+    store->spill_bytes = bytes;
 }
 
 void expert_store_destroy(struct expert_store *store) {
@@ -114,6 +120,45 @@ static bool shard_is_valid(const struct shard_layout *layouts, uint32_t layer_co
            (shard->end % quantum == 0 || shard->end == layout->inner);
 }
 
+/* What an assignment takes. */
+struct demand {
+    uint64_t bytes, spilled_bytes; /* in memory, on the disk */
+    uint64_t buffers_bytes;        /* of memory, to read what is on the disk */
+};
+
+static void add_demand(struct demand *demand, uint64_t bytes, bool spilled) {
+    uint64_t buffers_bytes = SPILL_BUFFERS_MIN * SPILL_BUFFER_BYTES(bytes);
+    if (!spilled) {
+        demand->bytes += bytes;
+        return;
+    }
+    demand->spilled_bytes += bytes;
+    if (buffers_bytes > demand->buffers_bytes)
+        demand->buffers_bytes = buffers_bytes;
+}
+
+static enum status check_demand(const struct expert_store *store, const struct demand *demand) {
+    if (demand->bytes > store->memory_bytes) {
+        log_error("the assignment takes %" PRIu64 " bytes, %" PRIu64
+                  " more than this worker's limit of %" PRIu64 "; raise --memory or add workers",
+                  demand->bytes, demand->bytes - store->memory_bytes, store->memory_bytes);
+        return STATUS_NO_MEMORY;
+    }
+    if (demand->spilled_bytes > store->spill_bytes) {
+        log_error("the assignment keeps %" PRIu64 " bytes on the disk, this worker allows %" PRIu64
+                  "; raise --spill or add workers",
+                  demand->spilled_bytes, store->spill_bytes);
+        return STATUS_REFUSED;
+    }
+    if (demand->buffers_bytes > store->memory_bytes - demand->bytes) {
+        log_error("the assignment leaves %" PRIu64 " bytes of this worker's memory to read shards "
+                  "from the disk, which need %" PRIu64 "; raise --memory or add workers",
+                  store->memory_bytes - demand->bytes, demand->buffers_bytes);
+        return STATUS_REFUSED;
+    }
+    return STATUS_OK;
+}
+
 /* Of the slots from `first` on, beside `held_bytes` that stay. */
 static enum status check_shards(const struct expert_store *store,
                                 const struct assignment *assignment, uint32_t first,
@@ -124,7 +169,7 @@ static enum status check_shards(const struct expert_store *store,
                   assignment->shard_count, assignment->layer_count, SHARDS_MAX, LAYERS_MAX);
         return STATUS_PROTOCOL;
     }
-    uint64_t bytes = held_bytes;
+    struct demand demand = {.bytes = held_bytes};
     for (uint32_t i = 0; i < assignment->shard_count; i++) {
         const struct shard *shard = &assignment->shards[i];
         if (!shard_is_valid(assignment->layouts, assignment->layer_count, shard)) {
@@ -134,16 +179,12 @@ static enum status check_shards(const struct expert_store *store,
                       first + i, shard->layer, shard->expert, shard->begin, shard->end);
             return STATUS_PROTOCOL;
         }
-        bytes +=
-            shard_bytes(shard_layout(assignment->layouts, assignment->layer_count, shard), shard);
+        add_demand(
+            &demand,
+            shard_bytes(shard_layout(assignment->layouts, assignment->layer_count, shard), shard),
+            assignment->spilled && assignment->spilled[i]);
     }
-    if (bytes > store->memory_bytes) {
-        log_error("the assignment takes %" PRIu64 " bytes, %" PRIu64
-                  " more than this worker's limit of %" PRIu64 "; raise --memory or add workers",
-                  bytes, bytes - store->memory_bytes, store->memory_bytes);
-        return STATUS_NO_MEMORY;
-    }
-    return STATUS_OK;
+    return check_demand(store, &demand);
 }
 
 static int compare_shards(const struct shard *a, const struct shard *b) {
@@ -182,7 +223,7 @@ static void take_over(struct expert_store *store, struct expert_store *next) {
         struct slot *old = store->count == 0 ? NULL
                                              : bsearch(slot, store->slots, store->count,
                                                        sizeof *slot, compare_slots);
-        if (!old || !old->storage || old->filled != old->bytes ||
+        if (slot->spilled || !old || !old->storage || old->filled != old->bytes ||
             !same_layout(layout_of(store, old), layout_of(next, slot)))
             continue;
         slot->storage = old->storage;
@@ -197,9 +238,11 @@ static void take_over(struct expert_store *store, struct expert_store *next) {
 static void append_slots(struct expert_store *store, const struct assignment *assignment) {
     for (uint32_t i = 0; i < assignment->shard_count; i++) {
         struct slot *slot = &store->slots[store->count++];
-        *slot = (struct slot){.shard = assignment->shards[i]};
+        *slot = (struct slot){.shard = assignment->shards[i],
+                              .spilled = assignment->spilled && assignment->spilled[i]};
         slot->bytes = shard_bytes(layout_of(store, slot), &slot->shard);
         store->bytes += slot->bytes;
+        store->spilled_bytes += slot->spilled ? slot->bytes : 0;
     }
 }
 
@@ -221,22 +264,29 @@ static enum status copy_assignment(const struct assignment *assignment, struct e
     return STATUS_OK;
 }
 
-/* For the slots from `first` on that have none yet. */
-static enum status take_storage(struct expert_store *store, uint32_t first) {
-    for (uint32_t i = first; i < store->count; i++) {
-        struct slot *slot = &store->slots[i];
-        if (slot->storage)
-            continue;
-        slot->storage = storage_take(slot->bytes);
-        if (!slot->storage) {
-            log_error("the system refuses %zu bytes for slot %" PRIu32 " of %" PRIu32
-                      "; lower --memory",
-                      slot->bytes, i, store->count);
-            return STATUS_NO_MEMORY;
-        }
-        slot->expert = shard_view(layout_of(store, slot), &slot->shard, slot->storage);
+static enum status take_slot_storage(const struct expert_store *store, struct slot *slot) {
+    slot->storage = storage_take(slot->bytes);
+    if (!slot->storage) {
+        log_error("the system refuses %zu bytes for slot %zu of %" PRIu32 "; lower --memory",
+                  slot->bytes, (size_t)(slot - store->slots), store->count);
+        return STATUS_NO_MEMORY;
     }
+    slot->expert = shard_view(layout_of(store, slot), &slot->shard, slot->storage);
     return STATUS_OK;
+}
+
+static void drop_slot_storage(struct slot *slot) {
+    storage_free(slot->storage, slot->bytes);
+    slot->storage = NULL;
+}
+
+/* For the slots from `first` on that have none yet and need one. */
+static enum status take_storage(struct expert_store *store, uint32_t first) {
+    enum status status = STATUS_OK;
+    for (uint32_t i = first; i < store->count && !status; i++)
+        if (!store->slots[i].storage && !store->slots[i].spilled)
+            status = take_slot_storage(store, &store->slots[i]);
+    return status;
 }
 
 enum status expert_store_assign(struct expert_store *store, const struct assignment *assignment) {
@@ -260,6 +310,7 @@ enum status expert_store_assign(struct expert_store *store, const struct assignm
     store->slots = next.slots;
     store->count = next.count;
     store->bytes = next.bytes;
+    store->spilled_bytes = next.spilled_bytes;
     atomic_store(&store->cancelled, false);
     return STATUS_OK;
 }
@@ -280,7 +331,9 @@ enum status expert_store_extend(struct expert_store *store, const struct shard *
                                     .shards = shards,
                                     .shard_count = count};
     uint32_t first = store->count;
-    enum status status = check_shards(store, &more, first, store->bytes);
+    /* Buffers have what spilled shards leave. */
+    enum status status = check_shards(store, &more, first,
+                                      store->spilled_bytes ? store->memory_bytes : store->bytes);
     if (status)
         return status;
     append_slots(store, &more);
@@ -340,11 +393,11 @@ static enum status pack_slot(const struct expert_store *store, struct slot *slot
     return status ? status : panel_pack_matrix(&slot->expert.down, store->exact);
 }
 
-/* The slot's bytes are all there, and in that order already. */
-static void adopt_slot(const struct expert_store *store, struct slot *slot) {
-    panel_adopt_matrix(&slot->expert.gate, store->exact);
-    panel_adopt_matrix(&slot->expert.up, store->exact);
-    panel_adopt_matrix(&slot->expert.down, store->exact);
+/* The same for bytes that come packed. */
+static void adopt(const struct expert_store *store, struct expert *expert) {
+    panel_adopt_matrix(&expert->gate, store->exact);
+    panel_adopt_matrix(&expert->up, store->exact);
+    panel_adopt_matrix(&expert->down, store->exact);
 }
 
 /* One expert_store_load or _kept, shared by the threads of the pool. */
@@ -367,7 +420,7 @@ static enum status read_slot(const struct load *load, struct slot *slot) {
     }
     if (!shard_cache_read(load->cache, &slot->shard, slot->storage, slot->bytes))
         return STATUS_NOT_FOUND;
-    adopt_slot(store, slot);
+    adopt(store, &slot->expert);
     return STATUS_OK;
 }
 
@@ -375,7 +428,7 @@ static void load_slot(void *context, size_t index, unsigned thread) {
     (void)thread;
     struct load *load = context;
     struct slot *slot = &load->store->slots[index];
-    if (slot->filled == slot->bytes || atomic_load(&load->status))
+    if (slot->spilled || slot->filled == slot->bytes || atomic_load(&load->status))
         return;
     enum status status =
         atomic_load(&load->store->cancelled) ? STATUS_CANCELLED : read_slot(load, slot);
@@ -413,7 +466,7 @@ enum status expert_store_load_kept(struct expert_store *store, const struct shar
 
 bool expert_store_keep(const struct expert_store *store, uint32_t slot, struct shard_cache *cache) {
     const struct slot *kept = &store->slots[slot];
-    return shard_cache_write(cache, &kept->shard, kept->storage, kept->bytes);
+    return !kept->spilled && shard_cache_write(cache, &kept->shard, kept->storage, kept->bytes);
 }
 
 void expert_store_cancel_load(struct expert_store *store) {
@@ -430,6 +483,8 @@ enum status expert_store_fill(struct expert_store *store, uint32_t slot, uint64_
                   count, offset, slot, store->count);
         return STATUS_PROTOCOL;
     }
+    if (store->slots[slot].spilled && offset == 0 && take_slot_storage(store, &store->slots[slot]))
+        return STATUS_NO_MEMORY;
     if (offset == 0)
         place_slot(&store->slots[slot]);
     memcpy(store->slots[slot].storage + offset, bytes, count);
@@ -449,7 +504,8 @@ uint32_t expert_store_find(const struct expert_store *store, const struct packed
         return count;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t slot = (first + i) % count;
-        if (compare_shards(&store->slots[slot].shard, &name->shard) == 0)
+        if (!store->slots[slot].spilled &&
+            compare_shards(&store->slots[slot].shard, &name->shard) == 0)
             return slot;
     }
     return count;
@@ -464,7 +520,8 @@ bool expert_store_receive(struct expert_store *store, uint32_t slot, uint64_t of
     if (slot >= store->count)
         return false;
     struct slot *there = &store->slots[slot];
-    if (there->filled > 0 || offset > there->bytes || count > there->bytes - offset)
+    if (there->spilled || there->filled > 0 || offset > there->bytes ||
+        count > there->bytes - offset)
         return false;
     if (offset == 0)
         place_slot(there);
@@ -474,9 +531,9 @@ bool expert_store_receive(struct expert_store *store, uint32_t slot, uint64_t of
 
 bool expert_store_adopt(struct expert_store *store, uint32_t slot, uint64_t hash) {
     struct slot *there = &store->slots[slot];
-    if (there->filled > 0 || XXH3_64bits(there->storage, there->bytes) != hash)
+    if (there->spilled || there->filled > 0 || XXH3_64bits(there->storage, there->bytes) != hash)
         return false;
-    adopt_slot(store, there);
+    adopt(store, &there->expert);
     there->filled = there->bytes;
     return true;
 }
@@ -487,4 +544,100 @@ const struct expert *expert_store_get(const struct expert_store *store, uint32_t
 
 const struct shard *expert_store_shard(const struct expert_store *store, uint32_t slot) {
     return &store->slots[slot].shard;
+}
+
+bool expert_store_is_spilled(const struct expert_store *store, uint32_t slot) {
+    return store->slots[slot].spilled;
+}
+
+uint64_t expert_store_hash(const struct expert_store *store, uint32_t slot) {
+    return store->slots[slot].hash;
+}
+
+uint64_t expert_store_spilled_bytes(const struct expert_store *store) {
+    return store->spilled_bytes;
+}
+
+uint64_t expert_store_room_bytes(const struct expert_store *store) {
+    return store->memory_bytes - (store->bytes - store->spilled_bytes);
+}
+
+struct expert expert_store_view(const struct expert_store *store, uint32_t slot,
+                                const void *storage) {
+    const struct shard *shard = &store->slots[slot].shard;
+    struct expert expert = shard_view(&store->layouts[shard->layer], shard, storage);
+    adopt(store, &expert);
+    return expert;
+}
+
+/* One expert_store_load_spilled. */
+struct spilling {
+    struct expert_store *store;
+    struct shard_cache *cache;
+    const struct weights *weights; /* NULL: there are none, or they cannot be read */
+    bool verifies;
+};
+
+/* Whether the slot's file is there. */
+static enum status find_spilled(const struct spilling *spilling, struct slot *slot, bool *found) {
+    *found = shard_cache_find(spilling->cache, &slot->shard, slot->bytes, &slot->hash);
+    if (!*found || !spilling->verifies)
+        return STATUS_OK;
+    enum status status = take_slot_storage(spilling->store, slot);
+    if (!status)
+        *found = shard_cache_read(spilling->cache, &slot->shard, slot->storage, slot->bytes);
+    drop_slot_storage(slot);
+    return status;
+}
+
+/* From the worker's own copy to a file. */
+static enum status copy_to_disk(struct spilling *spilling, uint32_t index) {
+    struct slot *slot = &spilling->store->slots[index];
+    const struct load load = {.store = spilling->store, .weights = spilling->weights};
+    enum status status = take_slot_storage(spilling->store, slot);
+    if (status)
+        return status;
+    if (!read_slot(&load, slot))
+        return expert_store_spill(spilling->store, index, spilling->cache);
+    drop_slot_storage(slot); /* which was logged; nor will the next ones */
+    spilling->weights = NULL;
+    return STATUS_OK;
+}
+
+static enum status load_spilled(struct spilling *spilling, uint32_t index) {
+    struct slot *slot = &spilling->store->slots[index];
+    bool found;
+    if (atomic_load(&spilling->store->cancelled))
+        return STATUS_CANCELLED;
+    enum status status = find_spilled(spilling, slot, &found);
+    if (found && !status)
+        slot->filled = slot->bytes;
+    else if (spilling->weights && !status)
+        status = copy_to_disk(spilling, index);
+    return status;
+}
+
+enum status expert_store_load_spilled(struct expert_store *store, struct shard_cache *cache,
+                                      const struct weights *weights, bool verifies,
+                                      atomic_uint_least64_t *bytes_done) {
+    struct spilling spilling = {store, cache, weights, verifies};
+    enum status status = STATUS_OK;
+    for (uint32_t i = 0; i < store->count && !status; i++) {
+        if (!store->slots[i].spilled || expert_store_is_filled(store, i))
+            continue;
+        status = load_spilled(&spilling, i);
+        if (expert_store_is_filled(store, i))
+            atomic_fetch_add(bytes_done, store->slots[i].bytes);
+    }
+    return status;
+}
+
+enum status expert_store_spill(struct expert_store *store, uint32_t index,
+                               struct shard_cache *cache) {
+    struct slot *slot = &store->slots[index];
+    enum status status =
+        shard_cache_spill(cache, &slot->shard, slot->storage, slot->bytes, &slot->hash);
+    drop_slot_storage(slot);
+    slot->filled = status ? 0 : slot->bytes;
+    return status;
 }

@@ -27,22 +27,29 @@ struct assignment {
     uint32_t layer_count;               /* at most LAYERS_MAX */
     const struct shard *shards;
     uint32_t shard_count;
-    bool exact; /* no weights are packed for 8-bit activations */
+    const bool
+        *spilled; /* (shard_count) it lies on the disk instead of in memory; NULL: none does */
+    bool exact;   /* no weights are packed for 8-bit activations */
 };
 
 /* Creates an empty store that will take at most `memory_bytes` for weights. */
 enum status expert_store_create(uint64_t memory_bytes, struct expert_store **out);
 void expert_store_destroy(struct expert_store *store);
 
+/* Lets shards of at most `bytes` in all lie on the disk; at first none may. */
+void expert_store_allow_spill(struct expert_store *store, uint64_t bytes);
+
 /* Replaces the assignment. Shards that the store already holds complete, of the same fingerprint
  * and layout, are kept; the others are dropped and memory for the missing ones is taken. Errors:
  * STATUS_PROTOCOL (ranges or dimensions out of bounds), STATUS_NO_MEMORY (over the limit; the line
- * says by how much). On error the store is empty. */
+ * says by how much), STATUS_REFUSED (more on the disk than is allowed, or no memory left to read it
+ * into). On error the store is empty. */
 enum status expert_store_assign(struct expert_store *store, const struct assignment *assignment);
 
 /* Adds shards behind the ones that are there: their slots go on from expert_store_count. Layers are
  * as they were assigned. What is served may stay in use meanwhile. Errors: those of assigning; the
- * store is then as it was. */
+ * store is then as it was. STATUS_NO_MEMORY where shards are spilled: what they leave of memory is
+ * what they are read into. */
 enum status expert_store_extend(struct expert_store *store, const struct shard *shards,
                                 uint32_t count);
 
@@ -96,8 +103,8 @@ struct packed_name {
 };
 struct packed_name expert_store_name(const struct expert_store *store, uint32_t slot);
 
-/* The slot of [0, count) with this name, looked for from `first` on and then from the beginning;
- * `count`: there is none. The bytes of a slot that is filled, packed. */
+/* The slot of [0, count) with this name that is not spilled, looked for from `first` on and then
+ * from the beginning; `count`: there is none. The bytes of a slot that is filled, packed. */
 uint32_t expert_store_find(const struct expert_store *store, const struct packed_name *name,
                            uint32_t first, uint32_t count);
 const uint8_t *expert_store_packed(const struct expert_store *store, uint32_t slot);
@@ -114,3 +121,30 @@ const struct expert *expert_store_get(const struct expert_store *store, uint32_t
 
 /* The layer and range of `slot`. */
 const struct shard *expert_store_shard(const struct expert_store *store, uint32_t slot);
+
+/* ---- Spilled shards: their slots have a file of the cache and no memory. */
+
+bool expert_store_is_spilled(const struct expert_store *store, uint32_t slot);
+
+/* The hash that names the file of the spilled shard in `slot`, which must be filled. */
+uint64_t expert_store_hash(const struct expert_store *store, uint32_t slot);
+
+/* Bytes of all spilled shards; and of memory, beside those that are not spilled. */
+uint64_t expert_store_spilled_bytes(const struct expert_store *store);
+uint64_t expert_store_room_bytes(const struct expert_store *store);
+
+/* The expert in `slot` if its bytes, as packed, were at `storage`. Allocates nothing. */
+struct expert expert_store_view(const struct expert_store *store, uint32_t slot,
+                                const void *storage);
+
+/* Finds the files of spilled shards in the cache, by their sizes, or, if it `verifies`, by their
+ * contents; writes those that are missing, one after another, from `weights` if that is not NULL.
+ * What cannot be read from either stays missing. Adds to `*bytes_done`. Errors: STATUS_CANCELLED,
+ * STATUS_IO (it cannot be written), STATUS_NO_MEMORY. */
+enum status expert_store_load_spilled(struct expert_store *store, struct shard_cache *cache,
+                                      const struct weights *weights, bool verifies,
+                                      atomic_uint_least64_t *bytes_done);
+
+/* Moves the shard in `slot`, which expert_store_fill has filled, to its file. Errors: STATUS_IO. */
+enum status expert_store_spill(struct expert_store *store, uint32_t slot,
+                               struct shard_cache *cache);

@@ -149,8 +149,10 @@ static enum status list_tasks(struct service *service, struct frame *frame,
                      slot, layer, header->layer);
             return STATUS_PROTOCOL;
         }
-        service->tasks[i] =
-            (struct expert_task){expert_store_get(store, slot), entries[i].row, entries[i].weight};
+        const struct expert *expert = expert_store_is_spilled(store, slot)
+                                          ? spill_expert(service->options.spill, slot)
+                                          : expert_store_get(store, slot);
+        service->tasks[i] = (struct expert_task){expert, entries[i].row, entries[i].weight};
     }
     return STATUS_OK;
 }
@@ -189,19 +191,42 @@ static const float *load_rows(struct service *service, struct frame *frame,
     return service->rows;
 }
 
-/* The frame's tasks, which are listed, over its rows; the sums in the reply. */
-static void compute_rows(struct service *service, struct frame *frame,
-                         const struct wire_header *header) {
+/* How many of the tasks from `first` on may be computed now; what is on the disk is being read. */
+static size_t fetch_tasks(struct service *service, size_t first, size_t count) {
+    struct spill *spill = service->options.spill;
+    return spill ? spill_fetch(spill, service->tasks + first, count - first) : count - first;
+}
+
+/* Adds up all tasks, in their order, in parts where they are more than can be read at once. Errors:
+ * STATUS_IO where spill_fault says so. */
+static enum status compute_tasks(struct service *service, const float *x, size_t ready,
+                                 size_t count, float *sums) {
+    const struct spill *spill = service->options.spill;
+    for (size_t first = 0; ready > 0; ready = fetch_tasks(service, first, count)) {
+        expert_forward(service->workspace, x, service->tasks + first, ready, sums);
+        first += ready;
+        if (first == count)
+            break;
+    }
+    return spill && spill_fault(spill) ? STATUS_IO : STATUS_OK;
+}
+
+/* The frame's tasks, which are listed, over its rows; the sums in the reply. Errors: those of
+ * compute_tasks. */
+static enum status compute_rows(struct service *service, struct frame *frame,
+                                const struct wire_header *header) {
     struct threads *threads = service->options.threads;
     enum wire_format format = (enum wire_format)header->format, answer = wire_answer_format(format);
+    size_t ready = fetch_tasks(service, 0, header->entries);
     const float *x = load_rows(service, frame, header);
     float *sums = format == WIRE_F32 ? wire_combine_rows(frame->reply) : service->sums;
     memset(sums, 0, (size_t)header->rows * header->hidden * sizeof *sums);
-    expert_forward(service->workspace, x, service->tasks, header->entries, sums);
+    enum status status = compute_tasks(service, x, ready, header->entries, sums);
     if (format != WIRE_F32) {
         struct conversion out = {answer, header->hidden, sums, wire_combine_rows(frame->reply)};
         threads_run(threads, header->rows, store_row, &out);
     }
+    return status;
 }
 
 /* Computes one frame and posts the reply. */
@@ -228,8 +253,10 @@ static void serve_frame(struct service *service, struct frame *frame) {
     if (head)
         matmul(&service->matmul, &head->gate, load_rows(service, frame, &header), header.rows,
                wire_combine_rows(frame->reply));
-    else
-        compute_rows(service, frame, &header);
+    else if (compute_rows(service, frame, &header)) {
+        reply_error(service, frame, header.sequence, spill_fault(service->options.spill));
+        return;
+    }
     struct wire_header reply = {.type = WIRE_COMBINE,
                                 .format = (uint8_t)format,
                                 .sequence = header.sequence,
@@ -389,6 +416,10 @@ enum status service_create(const struct service_options *options, struct service
         goto err_free_buffers;
     if ((status = open_transport(service)))
         goto err_free_buffers;
+    if (options->spill) {
+        const struct expert_arrivals arrivals = spill_arrivals(options->spill);
+        expert_workspace_set_arrivals(service->workspace, &arrivals);
+    }
     if (pthread_create(&service->thread, NULL, service_main, service)) {
         status = STATUS_NO_MEMORY;
         goto err_destroy_transport;

@@ -12,6 +12,7 @@
 #include "common/status.h"
 #include "common/threads.h"
 #include "worker/expert_store.h"
+#include "worker/spill.h"
 
 struct service;
 
@@ -19,6 +20,7 @@ struct service;
 struct service_options {
     struct threads *threads;          /* used by the service's thread alone while it lives */
     const struct expert_store *store; /* of experts with rows of `hidden` */
+    struct spill *spill;              /* of the store's spilled shards; NULL: there are none */
     uint32_t hidden;
     uint32_t inner_max;       /* the widest expert that the store may ever hold */
     uint32_t batch_rows;      /* most rows in one frame */

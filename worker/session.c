@@ -36,9 +36,11 @@
 #include "proto/channel.h"
 #include "worker/fetcher.h"
 #include "worker/giver.h"
+#include "worker/load_job.h"
 #include "worker/notify.h"
 #include "worker/probe.h"
 #include "worker/service.h"
+#include "worker/spill.h"
 
 #define PROGRESS_INTERVAL_MS 250
 
@@ -93,21 +95,6 @@ struct measure_job {
     enum status status;
 };
 
-/* What the coordinator assigned, as long as it is being loaded. */
-struct load_job {
-    uv_work_t work;
-    struct session *session;
-    struct shard_layout *layouts;
-    struct shard *shards;
-    struct assignment assignment;
-    bool extends;                  /* the store by the assignment's shards */
-    const struct weights *weights; /* NULL: there is no own copy */
-    struct shard_cache *cache;     /* NULL: neither that */
-    atomic_bool cancelled;
-    atomic_uint_least64_t bytes_done, bytes_total;
-    enum status status;
-};
-
 /* Slots that are being written to the cache. */
 struct keep_job {
     uv_work_t work;
@@ -137,15 +124,22 @@ struct session {
     struct shard_cache *cache; /* from the first assignment until the end; NULL: none */
     bool *is_offered;          /* (SHARDS_MAX) slots that it was given; NULL before the first */
     uint32_t slots_kept;       /* [0, slots_kept) are among them */
+    bool keeps;                /* what was shipped */
     bool is_keeping;           /* keep_job is under way */
     struct keep_job keep_job;
     struct service *service; /* from the first time it is ready until the end */
+    struct spill *spill;     /* as long as that; NULL: nothing is spilled */
+    bool distrusts_disk;     /* something spilled could not be read since all was verified */
     struct service_options service_options;
     uv_work_t stop_work;
 };
 
 /* What is said to coordinators that come too late. */
 #define DRAINING "it is being drained; use another worker"
+
+/* What is said to one whose shards find no place on the disk. */
+#define CANNOT_WRITE                                                                               \
+    "it cannot write spilled shards to its disk; make room there or lower its --spill"
 
 /* What `systemctl status` shows. */
 static void tell_manager(const struct session *session) {
@@ -184,6 +178,13 @@ static void say_error(struct client *client, const char *text) {
     channel_finish(client->channel);
 }
 
+/* What may lie on the disk: as much as that has room for. */
+static uint64_t spill_bytes(const struct session_options *options) {
+    uint64_t bytes =
+        options->spill_bytes > 0 ? shard_cache_disk_bytes(options->cache_directory) : 0;
+    return bytes < options->spill_bytes ? bytes : options->spill_bytes;
+}
+
 static void say_welcome(struct session *session) {
     const struct session_options *options = &session->options;
     char name[64] = "";
@@ -196,6 +197,7 @@ static void say_welcome(struct session *session) {
     welcome.isa = (char *)options->isa;
     welcome.cores = threads_count(options->threads);
     welcome.memory_bytes = options->memory_bytes;
+    welcome.spill_bytes = spill_bytes(options);
     welcome.has_model =
         options->weights && options->fingerprint == session->coordinator->fingerprint;
     welcome.session_id = session->id;
@@ -311,12 +313,15 @@ static void end_when_quiet(struct session *session) {
 static void stop_service(uv_work_t *work) {
     struct session *session = work->data;
     service_destroy(session->service);
+    session->distrusts_disk |= session->spill && spill_fault(session->spill);
+    spill_destroy(session->spill);
 }
 
 static void on_service_stopped(uv_work_t *work, int error) {
     (void)error;
     struct session *session = work->data;
     session->service = NULL;
+    session->spill = NULL;
     end_when_quiet(session);
 }
 
@@ -384,7 +389,7 @@ static void keep_shards(struct session *session) {
     const struct expert_store *store = session->options.store;
     struct keep_job *job = &session->keep_job;
     uint32_t end = expert_store_count(store);
-    if (!session->cache || session->is_keeping)
+    if (!session->keeps || !session->cache || session->is_keeping)
         return;
     if (!session->is_offered && !(session->is_offered = calloc(SHARDS_MAX, sizeof(bool))))
         return;
@@ -413,6 +418,27 @@ static void on_kept(uv_work_t *work, int error) {
     end_when_quiet(session);
 }
 
+/* The service, and what reads its spilled shards. */
+static enum status start_service(struct session *session) {
+    const struct session_options *options = &session->options;
+    struct service_options *service = &session->service_options;
+    enum status status = STATUS_OK;
+    if (expert_store_spilled_bytes(options->store)) {
+        const struct spill_options spill = {options->store, session->cache, options->threads,
+                                            !options->transport ||
+                                                strcmp(options->transport, "sockets") != 0};
+        status = spill_create(&spill, &session->spill);
+    }
+    service->spill = session->spill;
+    if (!status)
+        status = service_create(service, &session->service);
+    if (status) {
+        spill_destroy(session->spill);
+        session->spill = NULL;
+    }
+    return status;
+}
+
 /* All shards are there. */
 static void become_ready(struct session *session) {
     struct expert_store *store = session->options.store;
@@ -422,7 +448,7 @@ static void become_ready(struct session *session) {
     expert_store_serve(store);
     enum status status = STATUS_OK;
     if (!session->service)
-        status = service_create(&session->service_options, &session->service);
+        status = start_service(session);
     if (status) {
         dismiss(session, status == STATUS_NO_MEMORY
                              ? "no memory left for the buffers of its frames; lower its --memory"
@@ -445,6 +471,8 @@ static void run_measure_job(uv_work_t *work) {
     const struct session_options *options = &job->session->options;
     job->status = machine_record_complete(options->cache_directory, options->threads,
                                           &job->products, MACHINE_MEASURE_BYTES, &job->figures);
+    if (!job->status && options->spill_bytes > 0)
+        machine_record_complete_disk(options->cache_directory, &job->figures);
 }
 
 static void say_figures(struct session *session, const struct measure_job *job) {
@@ -461,6 +489,7 @@ static void say_figures(struct session *session, const struct measure_job *job) 
     Control__Figures figures = CONTROL__FIGURES__INIT;
     Control__Message message = CONTROL__MESSAGE__INIT;
     figures.read_bytes_per_s = job->figures.read_bytes_per_s;
+    figures.disk_bytes_per_s = job->figures.disk_bytes_per_s;
     figures.n_format = figures.n_decode_bytes_per_s = figures.n_batch_macs_per_s = count;
     figures.format = formats;
     figures.decode_bytes_per_s = decode;
@@ -512,67 +541,32 @@ static void handle_measure(struct session *session, const Control__Measure *meas
     uv_queue_work(options->loop, &job->work, run_measure_job, on_measured);
 }
 
-/* Reads what the cache has. */
-static void load_kept(struct load_job *job) {
-    const struct session_options *options = &job->session->options;
-    char size[CONFIG_SIZE_TEXT];
-    uint64_t started_ns = clock_now_ns(), before = atomic_load(&job->bytes_done);
-    if (!job->extends &&
-        shard_cache_open(options->cache_directory, job->assignment.fingerprint,
-                         job->assignment.exact, options->cache_bytes_max, &job->cache))
-        return;
-    expert_store_load_kept(options->store, job->cache, job->extends ? NULL : options->threads,
-                           &job->bytes_done);
-    uint64_t bytes = atomic_load(&job->bytes_done) - before;
-    double seconds = clock_elapsed_s(started_ns);
-    if (bytes > 0)
-        log_info("read %s of shards from %s in %.2f s, %.2f GB/s", config_format_size(bytes, size),
-                 options->cache_directory, seconds, (double)bytes / seconds / 1e9);
-}
-
 static void run_load_job(uv_work_t *work) {
-    struct load_job *job = work->data;
-    const struct session_options *options = &job->session->options;
-    job->status =
-        job->extends ? expert_store_extend(options->store, job->shards, job->assignment.shard_count)
-                     : expert_store_assign(options->store, &job->assignment);
-    if (job->status)
-        return;
-    atomic_store(&job->bytes_done, expert_store_bytes_filled(options->store));
-    atomic_store(&job->bytes_total, expert_store_bytes(options->store));
-    /* Assigning forgets an earlier cancellation, so the job's own flag is asked behind it. */
-    if (job->weights && !atomic_load(&job->cancelled) &&
-        expert_store_load(options->store, job->weights, job->extends ? NULL : options->threads,
-                          &job->bytes_done) &&
-        !atomic_load(&job->cancelled))
-        log_warning("%s cannot be read to the end; asking the coordinator for the rest",
-                    weights_path(job->weights));
-    bool caches = options->cache_directory && options->cache_bytes_max > 0;
-    if (!job->weights && caches && (job->cache || !job->extends) && !atomic_load(&job->cancelled))
-        load_kept(job);
-}
-
-static void free_load_job(struct load_job *job) {
-    free(job->layouts);
-    free(job->shards);
-    free(job);
+    load_job_run(work->data);
 }
 
 static const char *assign_error_text(enum status status) {
     if (status == STATUS_NO_MEMORY)
         return "the assignment does not fit its memory; raise its --memory or add workers";
+    if (status == STATUS_REFUSED)
+        return "it cannot keep so many shards on its disk, or has too little memory to read them; "
+               "raise its --spill or --memory, as its log says";
+    if (status == STATUS_IO)
+        return CANNOT_WRITE;
     return "it refuses the assignment as out of bounds; install the same release on both machines";
 }
 
 static void on_loaded(uv_work_t *work, int error) {
     (void)error;
     struct load_job *job = work->data;
-    struct session *session = job->session;
+    struct session *session = job->context;
     struct expert_store *store = session->options.store;
     enum status status = job->status;
     session->job = NULL;
     session->cache = job->cache;
-    free_load_job(job);
+    if (job->verifies && !status && !atomic_load(&job->cancelled))
+        session->distrusts_disk = false;
+    load_job_destroy(job);
     if (session->state == SESSION_ENDING) {
         end_when_quiet(session);
         return;
@@ -595,85 +589,12 @@ static void on_loaded(uv_work_t *work, int error) {
         dismiss(session, "no memory left; lower its --memory");
 }
 
-/* Why the message cannot be taken; NULL if it can. */
-static const char *find_fault(const struct session *session, const Control__Assign *assign) {
-    size_t layouts = assign->n_layer_inner, shards = assign->n_shard_layer;
-    if (layouts > SHARD_LAYOUTS(LAYERS_MAX) || (layouts > 0 && layouts % 2 == 0) ||
-        assign->n_layer_gate_format != layouts || assign->n_layer_up_format != layouts ||
-        assign->n_layer_down_format != layouts || shards > SHARDS_MAX ||
-        assign->n_shard_expert != shards || assign->n_shard_begin != shards ||
-        assign->n_shard_end != shards)
-        return "it cannot take the assignment's lists: too long, or of different lengths";
-    uint32_t end = session->state == SESSION_READY ? expert_store_count(session->options.store) : 0;
-    if (assign->first_slot != end)
-        return "the assignment does not go on where the last one ended; install the same release "
-               "on both machines";
-    for (size_t i = 0; i < layouts; i++)
-        if (assign->layer_inner[i] > INNER_MAX)
-            return "the assignment has a layer that is out of bounds";
-    return NULL;
-}
-
-/* Copies the message into a job; NULL when memory is out. */
-static struct load_job *create_load_job(const Control__Assign *assign) {
-    struct load_job *job = calloc(1, sizeof *job);
-    if (!job)
-        return NULL;
-    job->layouts = calloc(assign->n_layer_inner + 1, sizeof *job->layouts);
-    job->shards = calloc(assign->n_shard_layer + 1, sizeof *job->shards);
-    if (!job->layouts || !job->shards) {
-        free_load_job(job);
-        return NULL;
-    }
-    for (size_t i = 0; i < assign->n_layer_inner; i++)
-        job->layouts[i] = (struct shard_layout){assign->hidden, assign->layer_inner[i],
-                                                (enum weight_format)assign->layer_gate_format[i],
-                                                (enum weight_format)assign->layer_up_format[i],
-                                                (enum weight_format)assign->layer_down_format[i]};
-    for (size_t i = 0; i < assign->n_shard_layer; i++)
-        job->shards[i] = (struct shard){assign->shard_layer[i], assign->shard_expert[i],
-                                        assign->shard_begin[i], assign->shard_end[i]};
-    job->assignment = (struct assignment){
-        .fingerprint = assign->fingerprint,
-        .layouts = job->layouts,
-        .layer_count = (uint32_t)assign->n_layer_inner / 2, /* SHARD_LAYOUTS */
-        .shards = job->shards,
-        .shard_count = (uint32_t)assign->n_shard_layer,
-        .exact = assign->exact_activations,
-    };
-    atomic_init(&job->cancelled, false);
-    atomic_init(&job->bytes_done, 0);
-    atomic_init(&job->bytes_total, 0);
-    return job;
-}
-
-/* The widest shard that there may be: of routed experts further ones may follow. */
-static uint32_t inner_max(const Control__Assign *assign) {
-    uint32_t max = 1;
-    for (size_t i = 0; i < assign->n_layer_inner / 2; i++)
-        if (assign->layer_inner[i] > max)
-            max = assign->layer_inner[i];
-    for (size_t i = 0; i < assign->n_shard_end; i++)
-        if (assign->shard_expert[i] == SHARD_FFN &&
-            assign->shard_end[i] > max + assign->shard_begin[i])
-            max = assign->shard_end[i] - assign->shard_begin[i];
-    return max;
-}
-
-/* The most rows of the output head in one slot. */
-static uint32_t head_rows(const Control__Assign *assign) {
-    uint32_t max = 0;
-    for (size_t i = 0; i < assign->n_shard_end; i++)
-        if (assign->shard_expert[i] == SHARD_HEAD &&
-            assign->shard_end[i] > max + assign->shard_begin[i])
-            max = assign->shard_end[i] - assign->shard_begin[i];
-    return max;
-}
-
 static void handle_assign(struct session *session, const Control__Assign *assign) {
     const struct session_options *options = &session->options;
-    const char *fault = find_fault(session, assign);
-    struct load_job *job = fault ? NULL : create_load_job(assign);
+    bool extends = session->state == SESSION_READY;
+    const char *fault =
+        load_job_find_fault(assign, extends ? expert_store_count(options->store) : 0);
+    struct load_job *job = fault ? NULL : load_job_create(assign);
     if (!job) {
         dismiss(session, fault ? fault : "no memory left for the assignment; lower its --memory");
         return;
@@ -683,16 +604,22 @@ static void handle_assign(struct session *session, const Control__Assign *assign
             (struct service_options){.threads = options->threads,
                                      .store = options->store,
                                      .hidden = assign->hidden,
-                                     .inner_max = inner_max(assign),
+                                     .inner_max = load_job_inner_max(assign),
                                      .batch_rows = assign->batch_rows,
                                      .entries_per_row = assign->experts_per_token,
-                                     .head_rows = head_rows(assign),
+                                     .head_rows = load_job_head_rows(assign),
                                      .transport = options->transport};
     if (options->weights && options->fingerprint == assign->fingerprint)
         job->weights = options->weights;
-    job->session = session;
+    session->keeps = !job->weights && options->cache_bytes_max > 0;
+    job->context = session;
+    job->store = options->store;
+    job->threads = options->threads;
+    job->cache_directory = options->cache_directory;
+    job->cache_bytes_max = options->cache_bytes_max;
     job->cache = session->cache;
-    job->extends = session->state == SESSION_READY;
+    job->extends = extends;
+    job->verifies = session->distrusts_disk;
     job->work.data = job;
     session->job = job;
     set_state(session, SESSION_LOADING);
@@ -705,14 +632,26 @@ static void slot_filled(struct session *session) {
     givers_continue(session->givers);
     if (--session->slots_missing == 0)
         become_ready(session);
-    else
+    else if (!expert_store_spilled_bytes(
+                 session->options.store)) /* whose files one writes at a time */
         keep_shards(session);
+}
+
+static const char *fill_error_text(enum status status) {
+    if (status == STATUS_PROTOCOL)
+        return "shipped bytes came out of order";
+    return status == STATUS_IO ? CANNOT_WRITE : "no memory left for a shard; lower its --memory";
 }
 
 static void handle_shard_data(struct session *session, const Control__ShardData *data) {
     struct expert_store *store = session->options.store;
-    if (expert_store_fill(store, data->slot, data->offset, data->data.data, data->data.len)) {
-        dismiss(session, "shipped bytes came out of order");
+    enum status status =
+        expert_store_fill(store, data->slot, data->offset, data->data.data, data->data.len);
+    if (!status && expert_store_is_filled(store, data->slot) &&
+        expert_store_is_spilled(store, data->slot))
+        status = expert_store_spill(store, data->slot, session->cache);
+    if (status) {
+        dismiss(session, fill_error_text(status));
         return;
     }
     session->bytes_filled += data->data.len;

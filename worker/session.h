@@ -28,6 +28,7 @@ struct session_options {
     const char *transport;          /* of the data plane, see service_options */
     const char *cache_directory;    /* for figures of this machine and shards; may be NULL */
     uint64_t cache_bytes_max;       /* for shards, see shard_cache_open; 0: none are kept */
+    uint64_t spill_bytes;           /* of shards that may lie there beyond memory; 0: none */
     void (*drained)(void *context); /* session_drain is through; may call session_close */
     void *context;
 };

@@ -267,3 +267,50 @@ bool shard_cache_write(struct shard_cache *cache, const struct shard *shard, con
     cache->bytes += bytes;
     return true;
 }
+
+uint64_t shard_cache_disk_bytes(const char *directory) {
+    uint64_t bytes = 0;
+    char *root = join(directory, "shards");
+    if (!root)
+        return 0;
+    each_file(root, add_folder_bytes, &bytes);
+    cache_dir_make(root);
+    bytes = share_of_disk(root, bytes);
+    free(root);
+    return bytes;
+}
+
+bool shard_cache_path(const struct shard_cache *cache, const struct shard *shard, uint64_t hash,
+                      char out[PATH_MAX]) {
+    const struct entry entry = {*shard, hash};
+    char name[NAME_BYTES_MAX];
+    name_file(&entry, name);
+    return snprintf(out, PATH_MAX, "%s/%s", cache->folder, name) < PATH_MAX;
+}
+
+bool shard_cache_find(const struct shard_cache *cache, const struct shard *shard, size_t bytes,
+                      uint64_t *hash) {
+    const struct entry *entry = find(cache, shard);
+    char path[PATH_MAX];
+    struct stat stat;
+    if (!entry || !shard_cache_path(cache, shard, entry->hash, path) || lstat(path, &stat) ||
+        !S_ISREG(stat.st_mode) || (size_t)stat.st_size != bytes)
+        return false;
+    *hash = entry->hash;
+    return true;
+}
+
+enum status shard_cache_spill(struct shard_cache *cache, const struct shard *shard,
+                              const void *storage, size_t bytes, uint64_t *hash) {
+    const struct entry entry = {*shard, XXH3_64bits(storage, bytes)};
+    char name[NAME_BYTES_MAX];
+    name_file(&entry, name);
+    while (bytes > share_of_disk(cache->root, 0) && evict(cache))
+        ;
+    enum status status = cache_dir_write(cache->folder, name, storage, bytes);
+    if (status)
+        return status;
+    cache->bytes += bytes;
+    *hash = entry.hash;
+    return STATUS_OK;
+}

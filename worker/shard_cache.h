@@ -7,6 +7,7 @@
  * reading is safe from several threads, writing from one beside them. */
 #pragma once
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -43,3 +44,23 @@ bool shard_cache_read(const struct shard_cache *cache, const struct shard *shard
  * takes nothing more. */
 bool shard_cache_write(struct shard_cache *cache, const struct shard *shard, const void *storage,
                        size_t bytes);
+
+/* ---- Shards that lie here instead of in memory, see worker/spill. */
+
+/* What shards may take of the disk below `directory`, which is made: all but a tenth. */
+uint64_t shard_cache_disk_bytes(const char *directory);
+
+/* Whether the shard has a file of just `bytes` bytes; *hash is that of its name. What is in it
+ * shows when it is read. */
+bool shard_cache_find(const struct shard_cache *cache, const struct shard *shard, size_t bytes,
+                      uint64_t *hash);
+
+/* Writes the shard whether or not the cache is full, and says under which hash; caches of other
+ * checkpoints give way to leave a tenth of the disk. Errors: STATUS_IO, with a warning. */
+enum status shard_cache_spill(struct shard_cache *cache, const struct shard *shard,
+                              const void *storage, size_t bytes, uint64_t *hash);
+
+/* Where the shard's file with this hash is. False: that is too long for a path. Allocates nothing.
+ */
+bool shard_cache_path(const struct shard_cache *cache, const struct shard *shard, uint64_t hash,
+                      char out[PATH_MAX]);

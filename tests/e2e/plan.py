@@ -74,7 +74,8 @@ def check_sound(result):
     """What holds for every plan."""
     held = 0
     for held_by in result["machines"]:
-        require(held_by["experts_bytes"] <= held_by["memory_bytes"], f"{held_by['name']} holds more than it has")
+        in_memory = held_by["experts_bytes"] - held_by["spilled_bytes"]
+        require(in_memory <= held_by["memory_bytes"], f"{held_by['name']} holds more than it has")
         held += held_by["experts_bytes"]
     require(held >= 0.999 * result["memory"]["experts_bytes"], "some experts are nowhere")
     for work in ("decode", "prefill"):
@@ -83,7 +84,7 @@ def check_sound(result):
         require(at["tokens_per_s"] <= at["limit"]["at_most_tokens_per_s"] * 1.0001, f"{work} is faster than it can be")
         require(0.9999 < at["fanout"] < len(result["machines"]) + 0.0001, f"fan-out {at['fanout']}")
         layer = at["layer"]
-        visible = sum(layer[key] for key in layer if key not in ("round_trip_s", "out_s", "compute_s", "in_s"))
+        visible = sum(layer[key] for key in layer if key not in ("round_trip_s", "out_s", "compute_s", "in_s", "disk_s"))
         layers = sum(way is not None for way in result["layers"])
         require(visible * layers <= at["step_s"] * 1.0001, f"the parts of {work} are more than the step")
         for other in result["alternatives"]:

@@ -78,6 +78,29 @@ static void test_measures_once(void **state) {
     assert_true(is_remembered(f, &BF16, 2));
 }
 
+/* The disk's rate stands beside the others, and neither makes the other forgotten. */
+static void test_disk(void **state) {
+    struct fixture *f = *state;
+    struct machine_figures first, second;
+    assert_int_equal(complete(f, &Q8_0, MEASURE_BYTES, 1, &first), STATUS_OK);
+    assert_true(first.disk_bytes_per_s == 0);
+    machine_record_complete_disk(f->directory, &first);
+    assert_true(machine_rate_is_plausible(first.disk_bytes_per_s));
+    assert_true(is_remembered(f, &Q8_0, 1));
+    assert_int_equal(complete(f, &BF16, MEASURE_BYTES, 1, &second), STATUS_OK);
+    machine_record_complete_disk(f->directory, &second);
+    assert_float_equal(second.disk_bytes_per_s / first.disk_bytes_per_s, 1, 1e-4);
+    second = (struct machine_figures){.threads = 5, .isa = "none"}; /* alone in its record */
+    machine_record_complete_disk(f->directory, &second);
+    first = (struct machine_figures){.threads = 5, .isa = "none"};
+    machine_record_complete_disk(f->directory, &first);
+    assert_float_equal(second.disk_bytes_per_s / first.disk_bytes_per_s, 1, 1e-4);
+    first = (struct machine_figures){.threads = 1, .isa = "none"};
+    log_init("test", LOG_ERROR, NULL);
+    machine_record_complete_disk("/proc/none", &first);
+    assert_true(first.disk_bytes_per_s == 0);
+}
+
 static void test_without_directory(void **state) {
     struct fixture *f = *state;
     struct machine_figures figures = {.threads = 1, .isa = "none"};
@@ -183,6 +206,7 @@ static void test_directory_that_cannot_be_written(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_measures_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_disk, setup, teardown),
         cmocka_unit_test_setup_teardown(test_without_directory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_foreign_files, setup, teardown),
         cmocka_unit_test_setup_teardown(test_damaged_records, setup, teardown),

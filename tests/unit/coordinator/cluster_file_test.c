@@ -30,7 +30,8 @@ static void test_everything(void **state) {
                   "  - {name: old PC, address: 'pc:7717'}\n"
                   "  - {name: mini, count: 2, memory: 16G, read_gb_per_s: 40, gops: 300}\n"
                   "  - {memory: 512M, read_gb_per_s: 1.5, gops: {q4_k: 90, BF16: 40},\n"
-                  "     link_gbit_per_s: 2.5, round_trip_us: 200, address: 'x:1'}\n",
+                  "     link_gbit_per_s: 2.5, round_trip_us: 200, address: 'x:1', spill: 3G,\n"
+                  "     disk_gb_per_s: 1.5}\n",
                   &file),
         STATUS_OK);
     assert_int_equal(file.count, 5);
@@ -55,6 +56,9 @@ static void test_everything(void **state) {
     assert_true(last->figures.formats[WEIGHT_F32].batch_macs_per_s == 0);
     expect_near(last->link.from_bytes_per_s, 2.5e9 / 8 * 0.94);
     expect_near(last->link.round_trip_s, 200e-6);
+    assert_int_equal(last->figures.spill_bytes, 3ull << 30);
+    expect_near(last->figures.disk_bytes_per_s, 1.5e9);
+    assert_int_equal(mini->figures.spill_bytes, 0);
     assert_true(file.coordinator.described);
     assert_int_equal(file.coordinator.figures.threads, 8);
     assert_true(file.coordinator.link.to_bytes_per_s == 0);
@@ -116,6 +120,13 @@ static void test_refused(void **state) {
     expect_refused("workers: [a:1]\ncoordinator: here\n", "coordinator must be a mapping");
     expect_refused("workers: [a:1]\nlink: 3\n", "link must be a mapping");
     expect_refused("workers: [a:1]\nlink: {memory: 3G}\n", "unknown key memory");
+    expect_refused("workers: [{memory: 1G, read_gb_per_s: 1, gops: 1, spill: 1G}]\n",
+                   "needs spill and disk_gb_per_s");
+    expect_refused("workers: [{memory: 1G, read_gb_per_s: 1, gops: 1, disk_gb_per_s: 1}]\n",
+                   "needs spill and disk_gb_per_s");
+    expect_refused("workers: [{address: 'a:1', spill: 1G, disk_gb_per_s: 1}]\n",
+                   "beside its other figures");
+    expect_refused("workers: [a:1]\ncoordinator: {spill: 1G}\n", ":2: unknown key spill");
 }
 
 static void expect_bad_value(const char *key, const char *value, const char *words) {
@@ -128,8 +139,8 @@ static void test_bad_values(void **state) {
     (void)state;
     const char *numbers[] = {"0", "-1",   "nan", "inf", "1e99", "x",  "1x",
                              "",  "' 1'", "[1]", "~",   "{}",   "''", "\"1\\0\""};
-    const char *keys[] = {"read_gb_per_s", "link_gbit_per_s", "round_trip_us"};
-    for (size_t k = 0; k < 3; k++)
+    const char *keys[] = {"read_gb_per_s", "link_gbit_per_s", "round_trip_us", "disk_gb_per_s"};
+    for (size_t k = 0; k < 4; k++)
         for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
             expect_bad_value(keys[k], numbers[i], "must be a number above 0");
     expect_bad_value("gops", "-3", "must be a number above 0");
@@ -139,6 +150,7 @@ static void test_bad_values(void **state) {
     expect_bad_value("memory", "0", "memory must be a size");
     expect_bad_value("memory", "16X", "memory must be a size");
     expect_bad_value("memory", "[16G]", "memory must be a size");
+    expect_bad_value("spill", "0", "spill must be a size");
     expect_bad_value("count", "1.5", "count must be a whole number from 1 to 256");
     expect_bad_value("count", "257", "count must be a whole number from 1 to 256");
     expect_bad_value("threads", "100000", "threads must be a whole number");

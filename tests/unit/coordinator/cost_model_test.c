@@ -211,6 +211,42 @@ static void test_offload(void **state) {
     fixture_cleanup(&f);
 }
 
+/* Each worker has memory for a bit more than half of its half, and a disk of 1 GB/s for the rest.
+ */
+static void test_disk(void **state) {
+    (void)state;
+    struct plan_fixture f;
+    struct cost_prediction *p = calloc(1, sizeof *p);
+    init(&f, 8, 100);
+    f.input.kind = PLACEMENT_SLICES;
+    uint64_t total = fixture_expert_bytes(&f);
+    for (int w = 0; w < 2; w++) {
+        f.workers[w].memory_bytes = total / 4;
+        f.workers[w].spill_bytes = total;
+        f.workers[w].disk_bytes_per_s = 1e9;
+    }
+    const struct cost_step step = {1, 0, 1};
+    predict(&f, &step, p);
+    fixture_check(&f);
+    const struct holder_shards held = fixture_placement(&f)->held[0];
+    double part = (double)held.spilled_bytes / (double)held.bytes;
+    /* An eighth of the memory is for reading: 9/16 of what it holds are on the disk. */
+    expect_near(part, 9.0 / 16, 0.02);
+    double disk_s = EXPERT_LAYERS * TOKEN_BYTES / 2 * part / 0.9e9;
+    double read_s = EXPERT_LAYERS * TOKEN_BYTES / 2 / READ_RATE;
+    expect_near(p->holders[0].disk_s, disk_s, 0.05);
+    /* Reading from the disk hides computing in all but the few layers without any of it. */
+    expect_near(p->holders[0].busy_s, disk_s, 0.1);
+    assert_true(p->parts.compute > disk_s && p->parts.disk < p->parts.compute);
+    assert_true(p->parts.disk > disk_s - read_s);
+    /* A batch that touches everything reads all that is there once. */
+    const struct cost_step batch = {4096, 0, 1};
+    predict(&f, &batch, p);
+    expect_near(p->holders[0].disk_s, (double)held.spilled_bytes / 0.9e9, 0.01);
+    free(p);
+    fixture_cleanup(&f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_decode_parts),
@@ -220,6 +256,7 @@ int main(void) {
         cmocka_unit_test(test_coordinators_link),
         cmocka_unit_test(test_missing_formats),
         cmocka_unit_test(test_offload),
+        cmocka_unit_test(test_disk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

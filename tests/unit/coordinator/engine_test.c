@@ -1,6 +1,6 @@
 /* The engine on a golden model: several sequences in one batch are what each is alone, and a decode
  * step takes no memory. Agreement with the golden logits is checked end to end. */
-#include "tests/unit/test.h"
+#include "tests/unit/files.h"
 
 #include <limits.h>
 #include <math.h>
@@ -87,11 +87,16 @@ static void *worker_main(void *daemon) {
     return NULL;
 }
 
-/* The same with all experts on a worker; both sides use `transport`. */
-static unsigned count_on_worker(const char *transport) {
+/* The same with all experts on a worker with so much memory for them; both sides use `transport`.
+ */
+static unsigned count_on_worker(const char *transport, uint64_t memory_bytes) {
+    char directory[64];
+    test_directory_make(directory);
     const struct daemon_options worker = {.listen = "127.0.0.1:0",
                                           .threads = 2,
-                                          .memory_bytes = 64 << 20,
+                                          .memory_bytes = memory_bytes,
+                                          .spill_bytes = 64 << 20,
+                                          .cache = directory,
                                           .model = GOLDEN,
                                           .transport = transport};
     struct daemon *daemon;
@@ -106,6 +111,7 @@ static unsigned count_on_worker(const char *transport) {
     daemon_stop(daemon);
     pthread_join(thread, NULL);
     daemon_destroy(daemon);
+    test_directory_remove(directory);
     return count;
 }
 #endif
@@ -124,8 +130,11 @@ static void test_decode_step_allocates_nothing(void **state) {
     assert_int_equal(allocations, 1);
     assert_int_equal(count_allocations(&OPTIONS), 0);
     signal(SIGPIPE, SIG_IGN); /* as main does */
-    assert_int_equal(count_on_worker("sockets"), 0);
-    assert_int_equal(count_on_worker("auto"), 0); /* io_uring, where the system allows it */
+    for (int spills = 0; spills < 2; spills++) {
+        uint64_t memory_bytes = spills ? 300 << 10 : 64 << 20; /* of some 700 KiB of experts */
+        assert_int_equal(count_on_worker("sockets", memory_bytes), 0);
+        assert_int_equal(count_on_worker("auto", memory_bytes), 0); /* io_uring, where allowed */
+    }
 #endif
 }
 

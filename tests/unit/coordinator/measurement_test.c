@@ -22,6 +22,7 @@ static void answer_init(struct answer *answer) {
                               .batch = {4e9, 5e9, 6e9}};
     control__figures__init(&answer->message);
     answer->message.read_bytes_per_s = 7e9;
+    answer->message.disk_bytes_per_s = 2e9;
     answer->message.n_format = 2;
     answer->message.n_decode_bytes_per_s = answer->message.n_batch_macs_per_s = 2;
     answer->message.format = answer->formats;
@@ -36,6 +37,7 @@ static void test_takes_figures(void **state) {
     answer_init(&answer);
     assert_true(measurement_take_figures(&answer.message, &WORK, &figures));
     assert_true(figures.read_bytes_per_s == 7e9);
+    assert_true(figures.disk_bytes_per_s == 2e9);
     assert_true(figures.formats[WEIGHT_Q4_0].decode_bytes_per_s == 1e9);
     assert_true(figures.formats[WEIGHT_Q4_0].batch_macs_per_s == 4e9);
     assert_true(figures.formats[WEIGHT_BF16].decode_bytes_per_s == 2e9);
@@ -59,6 +61,10 @@ static void test_refuses_figures(void **state) {
         answer_init(&answer);
         answer.message.read_bytes_per_s = bad[i];
         expect_refused(&answer);
+        answer_init(&answer);
+        answer.message.disk_bytes_per_s = bad[i];
+        if (bad[i] != 0) /* it spills nothing */
+            expect_refused(&answer);
         answer_init(&answer);
         answer.decode[1] = bad[i];
         expect_refused(&answer);

@@ -58,7 +58,25 @@ static void test_ffn(void **state) {
     placement_destroy(placement);
 }
 
+static void test_spilled(void **state) {
+    (void)state;
+    struct placement *placement;
+    assert_int_equal(placement_create(LAYOUTS, 2, 3, 2, &placement), STATUS_OK);
+    add(placement, 0, 0, 32, 1);
+    add(placement, 1, 0, 8, 1);
+    assert_false(placement_is_spilled(placement, 1, 1));
+    assert_int_equal(placement_spill(placement, 1, 1), STATUS_OK);
+    add(placement, 2, 0, 32, 1); /* later ones are in memory */
+    for (uint32_t slot = 0; slot < 3; slot++)
+        assert_int_equal(placement_is_spilled(placement, 1, slot), slot == 1);
+    assert_int_equal(placement->held[1].spilled_bytes, 3 * 8 * 64 * 4);
+    assert_int_equal(placement->held[1].bytes, 3 * 72 * 64 * 4);
+    assert_int_equal(placement->held[0].spilled_bytes, 0);
+    placement_destroy(placement);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_copies), cmocka_unit_test(test_ffn)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_copies), cmocka_unit_test(test_ffn),
+                                       cmocka_unit_test(test_spilled)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -131,8 +131,8 @@ static inline enum status fixture_plan(struct plan_fixture *f) {
     planning_destroy(f->planning);
     f->planning = NULL;
     for (uint32_t w = 0; w < f->input.worker_count; w++)
-        f->list[w] =
-            (struct planning_worker){f->workers[w].memory_bytes, &f->workers[w], &f->links[w]};
+        f->list[w] = (struct planning_worker){f->workers[w].memory_bytes, &f->workers[w],
+                                              &f->links[w], f->workers[w].spill_bytes};
     return planning_create(&f->input, &f->planning);
 }
 
@@ -194,7 +194,9 @@ static inline void fixture_check(const struct plan_fixture *f) {
         for (uint32_t i = 0; i < plan->held[h].count; i++)
             bytes[h] += placement_shard_bytes(plan, &plan->held[h].shards[i]);
         assert_int_equal(bytes[h], plan->held[h].bytes);
-        assert_true(bytes[h] <= fixture_memory(f, h));
+        assert_true(bytes[h] - plan->held[h].spilled_bytes <= fixture_memory(f, h));
+        assert_true(plan->held[h].spilled_bytes <=
+                    (h < f->input.worker_count ? f->workers[h].spill_bytes : 0));
     }
     free(bytes);
 }

@@ -11,7 +11,7 @@
 struct setting {
     struct shard_layout layouts[LAYERS_USED];
     bool is_expert_layer[LAYERS_USED];
-    uint64_t memory_bytes[8];
+    uint64_t memory_bytes[8], spill_bytes[8];
     struct planner_input input;
 };
 
@@ -31,6 +31,7 @@ static void setting_init(struct setting *s, enum weight_format format, uint32_t 
                                       .experts = experts,
                                       .groups = groups,
                                       .memory_bytes = s->memory_bytes,
+                                      .spill_bytes = s->spill_bytes,
                                       .holders = holders,
                                       .kind = kind};
 }
@@ -73,7 +74,8 @@ static void check_placement(const struct setting *s, const struct placement *pla
         for (uint32_t i = 0; i < plan->held[h].count; i++)
             bytes += shard_bytes(&s->layouts[1], &plan->held[h].shards[i]);
         assert_int_equal(bytes, plan->held[h].bytes);
-        assert_true(bytes <= s->memory_bytes[h]);
+        assert_true(bytes - plan->held[h].spilled_bytes <= s->memory_bytes[h]);
+        assert_true(plan->held[h].spilled_bytes <= s->spill_bytes[h]);
     }
 }
 
@@ -169,6 +171,43 @@ static void test_tight_memory(void **state) {
     }
 }
 
+/* Without figures what does not fit goes to disks, and no more; room for reading it is left. */
+static void test_spills_what_does_not_fit(void **state) {
+    (void)state;
+    for (int kind = 0; kind < 2; kind++) {
+        struct setting s;
+        struct plan plan;
+        setting_init(&s, WEIGHT_BF16, 64, 32, 8, 2, kind ? PLACEMENT_SLICES : PLACEMENT_EXPERTS);
+        uint64_t total = total_bytes(&s);
+        s.memory_bytes[0] = s.memory_bytes[1] = total * 2 / 5;
+        s.spill_bytes[1] = total;
+        assert_int_equal(planner_plan(&s.input, &plan), STATUS_OK);
+        check_placement(&s, plan.placement);
+        const struct holder_shards *held = &plan.placement->held[1];
+        assert_int_equal(plan.placement->held[0].spilled_bytes, 0);
+        uint64_t resident = held->bytes - held->spilled_bytes;
+        assert_true(resident <= s.memory_bytes[1] * 7 / 8 && resident > s.memory_bytes[1] * 3 / 4);
+        assert_true(held->spilled_bytes < total * 2 / 5);
+        assert_non_null(strstr(plan.options[0].name, "% on disks"));
+        uint32_t spilled[LAYERS_USED] = {0}, all = 0;
+        for (uint32_t slot = 0; slot < held->count; slot++)
+            if (placement_is_spilled(plan.placement, 1, slot)) {
+                spilled[held->shards[slot].layer]++;
+                all++;
+            }
+        for (uint32_t layer = 1; layer < LAYERS_USED; layer++) /* some of each layer */
+            assert_true(spilled[layer] >= all / 5 && spilled[layer] <= all / 3);
+        planner_destroy(&plan);
+
+        s.memory_bytes[0] = total; /* memory suffices */
+        assert_int_equal(planner_plan(&s.input, &plan), STATUS_OK);
+        check_placement(&s, plan.placement);
+        assert_int_equal(plan.placement->held[1].spilled_bytes, 0);
+        assert_null(strstr(plan.options[0].name, "on disks"));
+        planner_destroy(&plan);
+    }
+}
+
 static void test_too_small_says_what_is_missing(void **state) {
     (void)state;
     for (int kind = 0; kind < 2; kind++) {
@@ -193,6 +232,7 @@ int main(void) {
         cmocka_unit_test(test_experts_without_groups_are_spread),
         cmocka_unit_test(test_unequal_memory),
         cmocka_unit_test(test_tight_memory),
+        cmocka_unit_test(test_spills_what_does_not_fit),
         cmocka_unit_test(test_too_small_says_what_is_missing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -329,8 +329,58 @@ static void test_what_is_known_of_a_worker(void **state) {
     machine.figures.memory_bytes = 130;
     assert_int_equal(planning_worker_of(&info, &machine).memory_bytes, 100);
     assert_int_equal(planning_worker_of(NULL, &machine).memory_bytes, 130);
+    /* The file's disk, as far as the worker allows; that it measured one where the file has none.
+     */
+    assert_int_equal(planning_worker_of(&info, &machine).spill_bytes, 0);
+    machine.figures.spill_bytes = 50;
+    assert_int_equal(planning_worker_of(NULL, &machine).spill_bytes, 50);
+    assert_int_equal(planning_worker_of(&info, &machine).spill_bytes, 0);
+    info.spill_bytes = 30;
+    assert_int_equal(planning_worker_of(&info, &machine).spill_bytes, 30);
+    assert_int_equal(planning_worker_of(&info, NULL).spill_bytes, 0); /* nothing was measured */
+    info.figures.disk_bytes_per_s = 1e9;
+    assert_int_equal(planning_worker_of(&info, NULL).spill_bytes, 30);
     machine.described = false; /* only its name and address */
     assert_ptr_equal(planning_worker_of(&info, &machine).figures, &info.figures);
+}
+
+/* Experts go to disks where memory does not suffice, the least chosen ones, and elsewhere only
+ * where that is predicted to be faster. */
+static void test_disks(void **state) {
+    (void)state;
+    struct plan_fixture f;
+    struct model_shape shape = fixture_shape_lite();
+    struct machine_figures machine = fixture_machine(1, 20, 200);
+    struct link_figures link = fixture_link(10, 60);
+    fixture_init(&f, &shape, "q4_0", 2, &machine, &link, 0);
+    uint64_t total = fixture_expert_bytes(&f);
+    for (int w = 0; w < 2; w++) {
+        f.workers[w].memory_bytes = total * 2 / 5;
+        f.workers[w].spill_bytes = total;
+        f.workers[w].disk_bytes_per_s = 1e9 * (w + 1);
+    }
+    for (int objective = 0; objective < 3; objective++) {
+        f.input.objective = (enum planner_objective)objective;
+        assert_int_equal(fixture_plan(&f), STATUS_OK);
+        fixture_check(&f);
+        const struct holder_shards *held = fixture_placement(&f)->held;
+        assert_true(held[0].spilled_bytes + held[1].spilled_bytes > total / 5);
+        assert_true(held[0].spilled_bytes < held[1].spilled_bytes); /* which is faster */
+    }
+    /* Memory suffices, and no disk is as fast. */
+    f.workers[0].memory_bytes = total;
+    assert_int_equal(fixture_plan(&f), STATUS_OK);
+    fixture_check(&f);
+    assert_int_equal(fixture_placement(&f)->held[1].spilled_bytes, 0);
+    /* It suffices on a machine that is out of reach but for a very slow link: the disk is better.
+     */
+    f.links[0] = fixture_link(0.01, 50000);
+    f.workers[1].memory_bytes = total * 4 / 5;
+    assert_int_equal(fixture_plan(&f), STATUS_OK);
+    fixture_check(&f);
+    assert_true(fixture_placement(&f)->held[1].spilled_bytes > 0);
+    assert_int_equal(fixture_placement(&f)->held[0].bytes, 0);
+    fixture_cleanup(&f);
 }
 
 static void test_spare_bytes(void **state) {
@@ -453,6 +503,7 @@ int main(void) {
         cmocka_unit_test(test_wire),
         cmocka_unit_test(test_offload),
         cmocka_unit_test(test_overlap),
+        cmocka_unit_test(test_disks),
         cmocka_unit_test(test_spare_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

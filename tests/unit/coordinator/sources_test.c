@@ -223,6 +223,23 @@ static void test_refuses_bad_needs(void **state) {
     sources_destroy(sources);
 }
 
+/* What lies on a disk is sent from here, and not asked of who has it there. */
+static void test_spilled(void **state) {
+    (void)state;
+    struct sources *sources = create();
+    for (uint32_t worker = 0; worker < 3; worker++)
+        assign(sources, worker, 1);
+    sources_spill(sources, 0, 0);
+    sources_spill(sources, 2, 0);
+    sources_note_ready(sources, 0);
+    assert_true(need(sources, 1, 0, 1));
+    expect_here(sources, 1, 0);
+    sources_note_sent(sources, 1, 0);
+    assert_true(need(sources, 2, 0, 1));
+    expect_here(sources, 2, 0);
+    sources_destroy(sources);
+}
+
 /* What all rows meet has lists of its own, up to the last layer. */
 static void test_shared_slices(void **state) {
     (void)state;
@@ -242,6 +259,7 @@ static void test_shared_slices(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_spilled),
         cmocka_unit_test(test_shared_slices),
         cmocka_unit_test(test_one_worker_is_sent_everything),
         cmocka_unit_test(test_two_workers_exchange),

@@ -135,7 +135,9 @@ static void test_largest_assignment(void **state) {
         list[i] = INNER_MAX;
     assign.n_shard_layer = assign.n_shard_expert = SHARDS_MAX;
     assign.n_shard_begin = assign.n_shard_end = SHARDS_MAX;
+    assign.n_spilled_slot = SHARDS_MAX;
     assign.shard_layer = assign.shard_expert = assign.shard_begin = assign.shard_end = list;
+    assign.spilled_slot = list;
     message.kind_case = CONTROL__MESSAGE__KIND_ASSIGN;
     message.assign = &assign;
     size_t bytes;
@@ -144,6 +146,7 @@ static void test_largest_assignment(void **state) {
     assert_int_equal(
         control_decode(data + CONTROL_PREFIX_BYTES, bytes - CONTROL_PREFIX_BYTES, PEER, &back),
         STATUS_OK);
+    assert_int_equal(back->assign->n_spilled_slot, SHARDS_MAX);
     control_message_free(back);
     free(data);
     free(list);

@@ -23,7 +23,7 @@ static const struct shard_layout LAYOUTS[SHARD_LAYOUTS(3)] = {
 static const struct shard SHARDS[] = {{1, 0, 0, 32}, {1, 7, 8, 24}, {2, 15, 0, 32}};
 
 static struct assignment assignment(const struct shard *shards, uint32_t count) {
-    return (struct assignment){5, LAYOUTS, 3, shards, count, false};
+    return (struct assignment){5, LAYOUTS, 3, shards, count, NULL, false};
 }
 
 static struct expert_store *create(uint64_t memory_bytes) {
@@ -337,7 +337,7 @@ static void expect_refused(const struct shard_layout *layout, struct shard shard
     struct assignment good = assignment(SHARDS, 3);
     struct shard_layout layouts[SHARD_LAYOUTS(3)] = {*layout, *layout, *layout};
     const struct shard shards[] = {SHARDS[0], shard};
-    struct assignment bad = {5, layouts, 3, shards, 2, false};
+    struct assignment bad = {5, layouts, 3, shards, 2, NULL, false};
     struct log_capture capture;
     assert_int_equal(expert_store_assign(store, &good), STATUS_OK);
     log_capture_begin(&capture);
@@ -449,7 +449,7 @@ static void test_memory_is_taken_and_given_back(void **state) {
     struct shard shards[COUNT];
     for (uint32_t i = 0; i < COUNT; i++)
         shards[i] = (struct shard){0, i, 0, 352};
-    struct assignment all = {1, layouts, 1, shards, COUNT, false};
+    struct assignment all = {1, layouts, 1, shards, COUNT, NULL, false};
     struct expert_store *store = create(1 << 30);
     uint64_t before = resident_bytes();
     assert_int_equal(expert_store_assign(store, &all), STATUS_OK);

@@ -95,6 +95,59 @@ static void test_agrees_with_sums(void **state) {
     free(f);
 }
 
+/* Weights that come one after another when they are waited for. */
+struct arriving {
+    const struct expert *experts;
+    bool is_here[EXPERTS];
+    uint32_t waits;
+};
+
+static bool is_here(void *context, const struct expert *expert) {
+    const struct arriving *arriving = context;
+    return arriving->is_here[expert - arriving->experts];
+}
+
+static void await(void *context, const struct expert *expert) {
+    struct arriving *arriving = context;
+    assert_false(arriving->is_here[expert - arriving->experts]);
+    arriving->is_here[expert - arriving->experts] = true;
+    arriving->waits++;
+}
+
+/* Whichever of the experts have to be waited for: the same bits. */
+static void test_arriving_weights(void **state) {
+    (void)state;
+    struct fixture *f = make_fixture();
+    struct expert experts[EXPERTS];
+    for (uint32_t e = 0; e < EXPERTS; e++)
+        experts[e] = whole_expert(f, e);
+    static struct expert_task tasks[EXPERTS * ROWS];
+    static float want[ROWS * HIDDEN], got[ROWS * HIDDEN];
+    struct threads *pool;
+    struct expert_workspace *workspace;
+    size_t count = make_tasks(experts, tasks);
+    assert_int_equal(threads_create(2, &pool), STATUS_OK);
+    assert_int_equal(expert_workspace_create(pool, HIDDEN, INNER, ROWS, &workspace), STATUS_OK);
+    expert_forward(workspace, &f->x[0][0], tasks, count, want);
+    for (uint32_t missing = 0; missing < 1u << EXPERTS; missing += 5) {
+        struct arriving arriving = {.experts = experts};
+        uint32_t waits = 0;
+        for (uint32_t e = 0; e < EXPERTS; e++) {
+            arriving.is_here[e] = !(missing >> e & 1);
+            waits += e != 1 && (missing >> e & 1); /* expert 1 has no rows */
+        }
+        const struct expert_arrivals arrivals = {is_here, await, &arriving};
+        expert_workspace_set_arrivals(workspace, &arrivals);
+        memset(got, 0, sizeof got);
+        expert_forward(workspace, &f->x[0][0], tasks, count, got);
+        assert_memory_equal(got, want, sizeof want);
+        assert_int_equal(arriving.waits, waits);
+    }
+    expert_workspace_destroy(workspace);
+    threads_destroy(pool);
+    free(f);
+}
+
 /* Slices of ragged widths, each added to the same output, make the whole. */
 static void test_slices_add_up(void **state) {
     (void)state;
@@ -215,6 +268,7 @@ static int select_kernels(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_agrees_with_sums),
+        cmocka_unit_test(test_arriving_weights),
         cmocka_unit_test(test_slices_add_up),
         cmocka_unit_test(test_packed_experts),
     };

@@ -301,6 +301,7 @@ struct plan {
     uint32_t hidden, batch_rows, experts_per_token;
     uint32_t inner[SHARD_LAYOUTS(FIXTURE_LAYERS)], format[SHARD_LAYOUTS(FIXTURE_LAYERS)];
     uint32_t layer[PLAN_SLOTS], expert[PLAN_SLOTS], begin[PLAN_SLOTS], end[PLAN_SLOTS];
+    uint32_t spilled[PLAN_SLOTS], spilled_count; /* slots */
 };
 
 /* Experts 0 and 5 of layer 1, expert 15 and the first half of expert 0 of layer 3. */
@@ -338,6 +339,8 @@ static inline void client_assign(struct client *client, struct plan *plan) {
     assign.shard_expert = plan->expert;
     assign.shard_begin = plan->begin;
     assign.shard_end = plan->end;
+    assign.spilled_slot = plan->spilled;
+    assign.n_spilled_slot = plan->spilled_count;
     message.kind_case = CONTROL__MESSAGE__KIND_ASSIGN;
     message.assign = &assign;
     client_send(client, &message);

@@ -300,7 +300,7 @@ static int start(void **state) {
     struct shard shards[SLOTS] = {[HEAD_SLOT] = {0, SHARD_HEAD, HEAD_BEGIN, HEAD_END}};
     for (uint32_t slot = 0; slot < PLAN_SLOTS; slot++)
         shards[slot] = plan_shard(&plan, slot);
-    const struct assignment assignment = {1, layouts, FIXTURE_LAYERS, shards, SLOTS, false};
+    const struct assignment assignment = {1, layouts, FIXTURE_LAYERS, shards, SLOTS, NULL, false};
     model_open(&model);
     assert_int_equal(threads_create(2, &threads), STATUS_OK);
     assert_int_equal(expert_store_create(1 << 20, &store), STATUS_OK);

@@ -2,6 +2,8 @@
  * peer must not do. After each offence a well-behaved coordinator is served. */
 #include "tests/unit/worker/fixture.h"
 
+#include "tests/unit/files.h"
+
 #include "common/machine.h"
 #include "tests/unit/random.h"
 
@@ -75,6 +77,98 @@ static void test_takes_shipped_shards_and_keeps_them(void **state) {
     assert_int_equal(message->need->end[0], 3);
     control_message_free(message);
     client_close(&client);
+}
+
+/* A worker that may spill, with a folder for that. */
+static void start_spilling(struct worker *worker, const char *directory, const char *own,
+                           uint64_t spill_bytes) {
+    const struct daemon_options options = {.listen = "127.0.0.1:0",
+                                           .threads = 2,
+                                           .memory_bytes = 256 << 10,
+                                           .model = own,
+                                           .cache = directory,
+                                           .spill_bytes = spill_bytes};
+    assert_int_equal(daemon_create(&options, &worker->daemon), STATUS_OK);
+    assert_int_equal(pthread_create(&worker->thread, NULL, worker_main, worker->daemon), 0);
+}
+
+/* Spilled shards are asked for once, or read from the worker's own copy, and served from there. */
+static void test_spills(void **state) {
+    (void)state;
+    for (int has_copy = 0; has_copy < 2; has_copy++) {
+        struct worker worker;
+        char directory[64];
+        test_directory_make(directory);
+        start_spilling(&worker, directory, has_copy ? FIXTURE_MODEL : NULL, 1 << 20);
+        const char *there = daemon_address(worker.daemon);
+        for (int round = 0; round < 2; round++) {
+            struct client client;
+            struct plan plan = plan_default(model.fingerprint);
+            plan.spilled[0] = 1;
+            plan.spilled[1] = 3;
+            plan.spilled_count = 2;
+            uint64_t id = client_greet(&client, there, model.fingerprint);
+            client_assign(&client, &plan);
+            if (!has_copy && round == 0) {
+                control_message_free(client_expect(&client, CONTROL__MESSAGE__KIND_NEED));
+                ship_from(&client, &model, &plan, 0);
+            }
+            control_message_free(client_expect(&client, CONTROL__MESSAGE__KIND_READY));
+            int fd = data_open(there, id);
+            struct expert experts[2];
+            uint8_t *storage[2];
+            for (uint32_t slot = 0; slot < 2; slot++) {
+                struct shard shard = plan_shard(&plan, slot);
+                storage[slot] = model_read(&model, &shard);
+                experts[slot] = shard_view(&FIXTURE_LAYOUT, &shard, storage[slot]);
+            }
+            data_expect_sums(fd, experts, 0);
+            data_expect_sums(fd, experts, 0);
+            client_say_goodbye(&client);
+            client_expect_end(&client);
+            data_expect_end(fd);
+            client_close(&client);
+            free(storage[0]);
+            free(storage[1]);
+        }
+        worker_stop(&worker);
+        test_directory_remove(directory);
+    }
+}
+
+static void test_refuses_to_spill(void **state) {
+    (void)state;
+    struct worker worker;
+    struct client client;
+    char directory[64];
+    test_directory_make(directory);
+    start_spilling(&worker, directory, FIXTURE_MODEL, 10000);
+    struct plan plan = plan_default(model.fingerprint);
+    plan.spilled_count = 1;
+    client_greet(&client, daemon_address(worker.daemon), model.fingerprint);
+    client_assign(&client, &plan);
+    client_expect_error(&client, "raise its --spill or --memory"); /* 24 KiB */
+    client_close(&client);
+    worker_stop(&worker);
+    test_directory_remove(directory);
+
+    client_greet(&client, address(), model.fingerprint); /* which was started without */
+    client_assign(&client, &plan);
+    client_expect_error(&client, "raise its --spill");
+    client_close(&client);
+    plan.spilled[0] = PLAN_SLOTS;
+    client_greet(&client, address(), model.fingerprint);
+    client_assign(&client, &plan);
+    client_expect_error(&client, "spills slots that are not new");
+    client_close(&client);
+    expect_still_serving();
+
+    const struct daemon_options options = {
+        .listen = "127.0.0.1:0", .threads = 1, .memory_bytes = 1, .spill_bytes = 1};
+    struct daemon *daemon;
+    log_file_mark();
+    assert_int_equal(daemon_create(&options, &daemon), STATUS_USAGE);
+    log_file_expect("name one with --cache");
 }
 
 static void test_other_version(void **state) {
@@ -536,6 +630,8 @@ int main(void) {
         cmocka_unit_test(test_serves_one_after_another),
         cmocka_unit_test(test_says_what_it_has),
         cmocka_unit_test(test_takes_shipped_shards_and_keeps_them),
+        cmocka_unit_test(test_spills),
+        cmocka_unit_test(test_refuses_to_spill),
         cmocka_unit_test(test_other_version),
         cmocka_unit_test(test_busy),
         cmocka_unit_test(test_garbage),

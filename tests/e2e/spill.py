@@ -1,0 +1,225 @@
+#!/usr/bin/python3
+"""Models that do not fit a worker's memory run with --spill: spill.py SKEIN
+
+Real daemons that keep a part of the demo model's experts on their disks, by io_uring and without, from their own copy and
+shipped: always the tokens of a run in one process. Files that are cut, damaged or removed below a worker cost time, or end
+the run with a line, and never a token. What cannot be is refused with a line. Rates are printed, never asserted."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from error_bench import DEMO, NETWORK_TIMEOUT_S, Bench, Failed, Worker, check_failure, run_args  # noqa: E402
+from plan import cluster, machine, plan  # noqa: E402
+
+TOKENS = 32
+EXPERTS_BYTES = 6 << 20  # of the demo model, 128 shards
+LITTLE = "2M"
+LONG_TOKENS = 400
+
+
+def start(bench, name, *args):
+    return Worker(bench, name, ["--cache", bench.path(name + ".cache"), "--spill", "1G", "--memory", LITTLE, *args])
+
+
+def files(bench, name):
+    folder = bench.path(name + ".cache/shards")
+    return [os.path.join(at, file) for at, _, names in os.walk(folder) for file in names if file.endswith(".shard")]
+
+
+def command(bench, addresses, tokens=TOKENS, *args):
+    """Arguments that come later count."""
+    return [bench.skein, *run_args(bench.prompt, tokens, addresses, DEMO), *args]
+
+
+def ids_of(result):
+    if result.returncode or "Sanitizer" in result.stderr:
+        raise Failed(f"exit status {result.returncode}: {result.stdout[:200]} {result.stderr[-400:]}")
+    return json.loads(result.stdout)
+
+
+def run(bench, addresses, *args):
+    """A run must give the right tokens; returns its statistics."""
+    result = subprocess.run(
+        command(bench, addresses, TOKENS, *args), capture_output=True, text=True, timeout=NETWORK_TIMEOUT_S
+    )
+    answer = ids_of(result)
+    if answer["ids"] != bench.tokens[: len(answer["ids"])] or len(answer["ids"]) != TOKENS:
+        raise Failed(f"other tokens: {answer['ids']}")
+    return answer["stats"]
+
+
+def whole_log(worker):
+    with open(worker.log, errors="replace") as f:
+        return f.read()
+
+
+def describe(worker, stats):
+    found = re.findall(r"read \d+ spilled shards, .* in .* s, .* GB/s", whole_log(worker))
+    if not found:
+        raise Failed(f"nothing was read from the disk: {worker.text()}")
+    return f"{stats['decode_tokens_per_s']:.0f} tokens/s, predicted {stats['predicted']['decode_tokens_per_s']:.0f}; {found[-1]}"
+
+
+def check_runs(bench, name, *args):
+    with start(bench, name, *args) as worker:
+        stats = run(bench, worker.address)
+        run(bench, worker.address)
+        worker.check_alive()
+        line = describe(worker, stats)
+    if "on disks" not in stats["predicted"]["placement"]:
+        raise Failed(f"nothing is on the disk: {stats['predicted']['placement']}")
+    return line
+
+
+def check_kept(bench):
+    """A worker that is started again finds its files, and needs neither a copy nor that they are sent."""
+    with start(bench, "kept") as worker:
+        run(bench, worker.address)
+        address = worker.address
+    before = {path: os.stat(path).st_mtime_ns for path in files(bench, "kept")}
+    with Worker(
+        bench, "again", ["--cache", bench.path("kept.cache"), "--spill", "1G", "--memory", LITTLE], address
+    ) as worker:
+        run(bench, worker.address)
+    after = {path: os.stat(path).st_mtime_ns for path in files(bench, "kept")}
+    if before != after or not before:
+        raise Failed(f"{len(before)} files before, {len(after)} after, or written again")
+    return f"{len(after)} files"
+
+
+def check_two(bench):
+    """One worker with memory, one with a disk; every placement gives the same tokens."""
+    with start(bench, "disk") as disk, Worker(bench, "memory", ["--memory", "3M"]) as memory:
+        lines = []
+        for placement in ("experts", "slices", "auto"):
+            stats = run(bench, f"{disk.address},{memory.address}", "--placement", placement)
+            lines.append(f"{stats['predicted']['placement']}: {stats['decode_tokens_per_s']:.0f} tokens/s")
+        disk.check_alive()
+    return "; ".join(lines)
+
+
+def check_without(bench):
+    """Neither without --spill, nor with too little of it, nor with no memory to read into."""
+    for name, args in (
+        ("none", ["--memory", LITTLE]),
+        ("little", ["--memory", LITTLE, "--spill", "1M", "--cache", bench.path("little.cache")]),
+        ("tiny", ["--memory", "50K", "--spill", "1G", "--cache", bench.path("tiny.cache")]),
+    ):
+        with Worker(bench, name, args) as worker:
+            result = subprocess.run(command(bench, worker.address), capture_output=True, timeout=NETWORK_TIMEOUT_S)
+            check_failure(result.returncode, result.stderr, ["MiB missing", "raise --memory or workers"])
+            worker.check_alive()
+
+
+def check_no_room(bench):
+    """A folder that cannot be written to."""
+    with Worker(bench, "blocked", ["--memory", LITTLE, "--spill", "1G", "--cache", bench.prompt]) as worker:
+        result = subprocess.run(command(bench, worker.address), capture_output=True, timeout=NETWORK_TIMEOUT_S)
+        check_failure(result.returncode, result.stderr, ["MiB missing"])
+        worker.check_alive()
+
+
+def flip(path):
+    with open(path, "r+b") as f:
+        f.seek(500)
+        byte = f.read(1)
+        f.seek(500)
+        f.write(bytes([byte[0] ^ 1]))
+
+
+SPOILERS = {"cut short": lambda path: os.truncate(path, 4096), "emptied": lambda path: os.truncate(path, 0),
+            "damaged": flip, "removed": os.remove}  # fmt: skip
+
+
+def spoil_while_running(bench, name, spoil, *args):
+    """Starts a long run and spoils all files of the worker once it is under way."""
+    with start(bench, name) as worker:
+        run(bench, worker.address)  # so that the files are there
+
+        def act():
+            time.sleep(0.3)
+            for path in files(bench, name):
+                spoil(path)
+
+        thread = threading.Thread(target=act)
+        process = subprocess.Popen(
+            command(bench, worker.address, LONG_TOKENS, *args), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        thread.start()
+        out, said = process.communicate(timeout=NETWORK_TIMEOUT_S)
+        thread.join()
+        worker.check_alive()
+        log = whole_log(worker)
+        if "cannot read the spilled shard" not in log:
+            raise Failed(f"the worker does not say what it cannot read: {log[-400:]}")
+        return process.returncode, out, said
+
+
+def check_spoiled(bench, how):
+    """The run ends with a line that names the worker where it is to; else it waits, and goes on with the same tokens."""
+    code, _, said = spoil_while_running(bench, how.replace(" ", "-"), SPOILERS[how])
+    check_failure(code, said, ["127.0.0.1:", "cannot read expert", "from its disk"])
+    code, out, said = spoil_while_running(bench, how.replace(" ", "-") + "-2", SPOILERS[how], "--worker-timeout", "60")
+    if code or json.loads(out)["ids"] != bench.tokens:
+        raise Failed(f"exit status {code}, or other tokens: {said.decode()[-400:]}")
+    found = re.findall(r"goes on after ([0-9.]+) s", said.decode())
+    return f"goes on after {found} s"
+
+
+def check_plan(bench):
+    """What `skein plan` says of a machine that spills."""
+    disk = machine(0.002, 20, 200, spill="1G", disk_gb_per_s=1)
+    result = plan(bench, DEMO, cluster([disk], machine(8, 20, 200)), "--memory", "0")
+    only = result["machines"][0]
+    held, spilled = only["experts_bytes"], only["spilled_bytes"]
+    if not (held - spilled <= only["memory_bytes"] and 0.6 < spilled / held < 0.8):
+        raise Failed(f"{spilled} of {held} bytes are on the disk")
+    if not 0 < only["decode"]["disk_s"] <= result["decode"]["step_s"] or result["decode"]["layer"]["disk_s"] <= 0:
+        raise Failed("the disk takes no time")
+    path = bench.write("cluster.yaml", cluster([disk], machine(8, 20, 200)))
+    text = subprocess.run(
+        [bench.skein, "plan", "--model", DEMO, "--cluster", path, "--memory", "0"], capture_output=True, text=True
+    ).stdout
+    for words in ("on disks, the experts that are chosen least", "of its experts on its disk", "for its disk"):
+        if words not in text:
+            raise Failed(f"the plan does not say {words!r}: {text}")
+    return result["placement"]
+
+
+def main():
+    bench = Bench(os.path.dirname(os.path.abspath(sys.argv[1])), sys.argv[2] if len(sys.argv) > 2 else None, True)
+    bench.prompt = bench.write("prompt.json", json.dumps([3, 50, 17, 200]))
+    try:
+        alone = command(bench, "", LONG_TOKENS)
+        del alone[alone.index("--workers") :]
+        bench.tokens = ids_of(subprocess.run(alone, capture_output=True, text=True, timeout=NETWORK_TIMEOUT_S))["ids"]
+        for name, args in (
+            ("shipped", []),
+            ("own-copy", ["--model", DEMO]),
+            ("without-uring", ["--transport", "sockets"]),
+            ("two-threads", ["--threads", "2"]),
+            ("hardly-any-memory", ["--memory", "160K"]),
+        ):
+            bench.case(f"a model on a disk, {name}", lambda: check_runs(bench, name, *args))
+        bench.case("a worker that is started again", lambda: check_kept(bench))
+        bench.case("a disk beside memory", lambda: check_two(bench))
+        bench.case("a cluster that is too small all the same", lambda: check_without(bench))
+        bench.case("no place for files", lambda: check_no_room(bench))
+        for how in SPOILERS:
+            bench.case(f"files that are {how}", lambda: check_spoiled(bench, how))
+        bench.case("a plan with a disk", lambda: check_plan(bench))
+    finally:
+        shutil.rmtree(bench.folder)
+    print(f"{bench.passed} passed, {bench.failed} failed")
+    sys.exit(bench.failed > 0)
+
+
+if __name__ == "__main__":
+    main()
