@@ -53,6 +53,56 @@ static void ignore_free(const volatile void *pointer) {
 }
 #endif
 
+/* A worker in a thread of this process. */
+struct worker {
+    struct daemon *daemon;
+    pthread_t thread;
+    bool ended;
+    char directory[64];
+};
+
+static void *worker_main(void *daemon) {
+    daemon_run(daemon);
+    return NULL;
+}
+
+static void worker_start(struct worker *worker, const char *transport, uint64_t memory_bytes) {
+    worker->ended = false;
+    test_directory_make(worker->directory);
+    const struct daemon_options options = {.listen = "127.0.0.1:0",
+                                           .threads = 2,
+                                           .memory_bytes = memory_bytes,
+                                           .spill_bytes = 64 << 20,
+                                           .cache = worker->directory,
+                                           .model = GOLDEN,
+                                           .transport = transport};
+    assert_int_equal(daemon_create(&options, &worker->daemon), STATUS_OK);
+    assert_int_equal(pthread_create(&worker->thread, NULL, worker_main, worker->daemon), 0);
+}
+
+static void worker_end(struct worker *worker) {
+    if (worker->ended)
+        return;
+    worker->ended = true;
+    daemon_stop(worker->daemon);
+    pthread_join(worker->thread, NULL);
+}
+
+static void worker_stop(struct worker *worker) {
+    worker_end(worker);
+    daemon_destroy(worker->daemon);
+    test_directory_remove(worker->directory);
+}
+
+static struct runtime_options options_with(const struct worker *worker, const char *transport) {
+    struct runtime_options options = OPTIONS;
+    options.workers = daemon_address(worker->daemon);
+    options.worker_timeout_s = 10;
+    options.transport = transport;
+    options.offload = "on";
+    return options;
+}
+
 #ifdef __SANITIZE_ADDRESS__
 /* The fewest allocations that ten decode steps took in one of ten rounds. In each there may be
  * others, because health reports between coordinator and worker have their own times. */
@@ -82,36 +132,14 @@ static unsigned count_allocations(const struct runtime_options *options) {
     return fewest;
 }
 
-static void *worker_main(void *daemon) {
-    daemon_run(daemon);
-    return NULL;
-}
-
-/* The same with all experts on a worker with so much memory for them; both sides use `transport`.
- */
+/* The same with all experts on a worker with so much memory for them, and slices of what all rows
+ * meet if there is room; both sides use `transport`. */
 static unsigned count_on_worker(const char *transport, uint64_t memory_bytes) {
-    char directory[64];
-    test_directory_make(directory);
-    const struct daemon_options worker = {.listen = "127.0.0.1:0",
-                                          .threads = 2,
-                                          .memory_bytes = memory_bytes,
-                                          .spill_bytes = 64 << 20,
-                                          .cache = directory,
-                                          .model = GOLDEN,
-                                          .transport = transport};
-    struct daemon *daemon;
-    pthread_t thread;
-    assert_int_equal(daemon_create(&worker, &daemon), STATUS_OK);
-    assert_int_equal(pthread_create(&thread, NULL, worker_main, daemon), 0);
-    struct runtime_options remote = OPTIONS;
-    remote.workers = daemon_address(daemon);
-    remote.worker_timeout_s = 10;
-    remote.transport = transport;
-    unsigned count = count_allocations(&remote);
-    daemon_stop(daemon);
-    pthread_join(thread, NULL);
-    daemon_destroy(daemon);
-    test_directory_remove(directory);
+    struct worker worker;
+    worker_start(&worker, transport, memory_bytes);
+    const struct runtime_options options = options_with(&worker, transport);
+    unsigned count = count_allocations(&options);
+    worker_stop(&worker);
     return count;
 }
 #endif
@@ -136,6 +164,46 @@ static void test_decode_step_allocates_nothing(void **state) {
         assert_int_equal(count_on_worker("auto", memory_bytes), 0); /* io_uring, where allowed */
     }
 #endif
+}
+
+/* What all rows meet is half on a worker, output head included: the logits are those of this
+ * process alone, of one row, of as many as its answers have room for, and of more. And so they are
+ * when the worker is gone. */
+static void test_offloaded(void **state) {
+    (void)state;
+    struct worker worker;
+    static float alone[16 * VOCABULARY], shared[16 * VOCABULARY];
+    uint32_t tokens[16];
+    for (uint32_t i = 0; i < 16; i++)
+        tokens[i] = (i * 53 + 7) % VOCABULARY;
+    signal(SIGPIPE, SIG_IGN); /* as main does */
+    worker_start(&worker, "auto", 64 << 20);
+    struct runtime_options options[2] = {OPTIONS, options_with(&worker, "auto")};
+    for (int where = 0; where < 2; where++) {
+        struct runtime *runtime;
+        uint32_t sequence;
+        float *logits = where ? shared : alone;
+        /* Experts here as well, so that the worker can be lost. */
+        options[where].memory_bytes = where ? 64 << 20 : 0;
+        assert_int_equal(runtime_open(&options[where], &runtime), STATUS_OK);
+        struct engine *engine = runtime_engine(runtime);
+        struct kv_cache *cache = engine_cache(engine);
+        if (where)
+            assert_true(planning_plan(runtime_planning(runtime))->offloaded_bytes > 0);
+        assert_int_equal(kv_cache_open(cache, &sequence), STATUS_OK);
+        const uint32_t sizes[] = {1, 6, 8, 1};
+        for (uint32_t i = 0, at = 0; i < 4; at += sizes[i++]) {
+            if (where && i == 3)
+                worker_end(&worker);
+            assert_int_equal(kv_cache_extend(cache, sequence, sizes[i]), STATUS_OK);
+            struct batch_segment segment = {sequence, at, 0, sizes[i]};
+            forward(engine, &segment, 1, sizes[i], tokens + at, logits + at * VOCABULARY);
+        }
+        runtime_close(runtime);
+    }
+    for (uint32_t i = 0; i < 16; i++)
+        expect_close(alone + i * VOCABULARY, shared + i * VOCABULARY);
+    worker_stop(&worker);
 }
 
 /* Row by row through one sequence, then all rows in chunks that straddle in any way. */
@@ -169,6 +237,7 @@ static void test_steps_agree_with_chunks(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_offloaded),
         cmocka_unit_test(test_decode_step_allocates_nothing),
         cmocka_unit_test(test_steps_agree_with_chunks),
     };
