@@ -161,7 +161,7 @@ def shard_bytes(worker):
     return int(re.findall(r"ready with \d+ shards, .* \((\d+) bytes\)", worker.text())[-1])
 
 
-def check_workers(bench, model, has_copy, placements):
+def check_workers(bench, model, has_copy, placements, offload=False):
     """Runs on two fresh worker daemons, one after the other with each placement."""
     copy = ["--model", model.path] if has_copy else []
     with Worker(bench, "one", copy) as one, Worker(bench, "two", copy) as two:
@@ -169,13 +169,16 @@ def check_workers(bench, model, has_copy, placements):
         processes = [Process(f"worker {i + 1}", worker.process.pid) for i, worker in enumerate(workers)]
         addresses = ",".join(worker.address for worker in workers)
         for placement in placements:
-            coordinator = watch_run(bench, model, processes, *ON_WORKERS, "--workers", addresses, "--placement", placement)
+            options = ("--workers", addresses, "--placement", placement, "--offload", "on" if offload else "off")
+            coordinator = watch_run(bench, model, processes, *ON_WORKERS, *options)
             held = [shard_bytes(worker) for worker in workers]
             problems = [process.compare(b, b * SHARE + WORKER_FIXED) for process, b in zip(processes, held)]
             limit = model.own * SHARE + model.kv_cache + COORDINATOR_FIXED
             # FP8 slices share blocks of scales at their edges, so the sum may be a little more.
-            if not model.routed <= sum(held) <= model.routed * 1.01:
+            if not offload and not model.routed <= sum(held) <= model.routed * 1.01:
                 problems.append(f"the workers hold {sum(held)} bytes of {model.routed}")
+            if offload and sum(held) <= model.routed * 1.01:
+                problems.append(f"the workers hold {sum(held)} bytes, the routed experts alone are {model.routed}")
             require(coordinator.compare(model.own, limit), *problems)
 
 
@@ -193,6 +196,8 @@ def check_model(bench, model):
         for placements in (["experts"], ["slices"]):
             name = f"{model.name}, two workers {source}, {placements[0]}"
             bench.case(name, lambda: check_workers(bench, model, has_copy, placements))
+    name = f"{model.name}, two workers that have slices of what all rows meet"
+    bench.case(name, lambda: check_workers(bench, model, True, ["experts"], True))
     name = f"{model.name}, workers that go from whole experts to slices and back"
     bench.case(name, lambda: check_workers(bench, model, False, ["experts", "slices", "experts"]))
 
