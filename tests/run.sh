@@ -62,7 +62,7 @@ TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp" \
 worker_service|worker_session|worker_giver|worker_fetcher|coordinator_cluster|coordinator_attention_latent|coordinator_engine|coordinator_export_test"
 check "reference reproduces the golden models" /usr/bin/python3 tests/reference/self_check.py
 check "golden models, in process and on 1, 2, 3, 5 workers" /usr/bin/python3 tests/e2e/check_model.py build/bin/skein \
-  tests/data/golden/* --workers 0,1,2,3,5 --placement experts,slices,slices+here,experts+overlap --batch-tokens 1,7,512
+  tests/data/golden/* --workers 0,1,2,3,5 --placement experts,slices,slices+here,experts+overlap,experts+overlap+offload --batch-tokens 1,7,512
 check "golden GGUF models, in process and on 2, 3 workers" /usr/bin/python3 tests/e2e/check_model.py build/bin/skein \
   tests/data/golden-gguf/* --workers 0,2,3 --placement experts,slices --batch-tokens 1,7,512
 check "the demo model as GGUF" /usr/bin/python3 tests/e2e/gguf_models.py build/bin/skein

@@ -1,15 +1,14 @@
 #!/usr/bin/python3
 """Compares a built skein with models whose outputs are known.
 
-check_model.py SKEIN DIR... [--workers 0,1,2,3,5] [--placement experts,slices,slices+here,experts+overlap] [--batch-tokens 1,7,32,512]
-               [--isa NAME]
+check_model.py SKEIN DIR... [--workers 0,1,2,3,5] [--placement experts,slices,slices+here,experts+overlap,experts+offload]
+               [--batch-tokens 1,7,32,512] [--isa NAME]
 
 Each DIR is a golden model (with model.gguf, that file is the model, and runs with --activations f32) or one written by
-tests/reference/generate.py. Every combination of worker count (0: in
-process), placement (only with workers; "+here": this process takes a share, too;
-"+overlap": steps in two halves) and rows per engine step must give: logits and draft logits within 2e-3, the
-same experts for every position with the same weights, and the same greedy tokens. One line for each combination;
-exit status 1 when any is wrong.
+tests/reference/generate.py. Every combination of worker count (0: in process), placement (only with workers; "+here": this
+process takes a share, too; "+overlap": steps in two halves; "+offload": slices of what all rows meet on workers) and rows
+per engine step must give: logits and draft logits within 2e-3, the same experts for every position with the same weights,
+and the same greedy tokens. One line for each combination; exit status 1 when any is wrong.
 """
 import argparse
 import json
@@ -157,6 +156,8 @@ def report(skein, directory, isa, count, placement, batch):
         options += ["--local-workers", str(count), "--placement", placement.split("+")[0]]
         if "+overlap" in placement:
             options += ["--overlap", "on"]
+        if "+offload" in placement:
+            options += ["--offload", "on"]
         if "+here" in placement:
             options += ["--memory", "1T"]
         where = f"on {count} worker{'s' if count > 1 else ''}, {placement}"
