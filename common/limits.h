@@ -17,6 +17,8 @@
 #define MACHINE_RATE_MAX 1e18
 /* The file that remembers figures of machines: 100 records of up to 2 KiB. */
 #define MACHINE_RECORDS_BYTES_MAX (256u << 10)
+/* The one that remembers links: LINK_RECORDS_MAX of up to 512 bytes. */
+#define LINK_RECORDS_BYTES_MAX (128u << 10)
 
 /* ---- Models. About four times the largest published model (Kimi-K2: 61 layers, 384 experts, 8 of
  * them per token, hidden 7168; vocabulary 163840), so that sizes computed from a file stay far from

@@ -14,6 +14,7 @@
 
 #include "common/cluster_limits.h"
 #include "common/log.h"
+#include "coordinator/link_record.h"
 #include "coordinator/measurement.h"
 #include "coordinator/member.h"
 
@@ -150,8 +151,8 @@ enum status cluster_connect(const char *const *addresses, uint32_t count, uint64
 }
 
 /* On the caller's thread; the loop's keeps the health reports flowing meanwhile. */
-static enum status probe_link(struct cluster *cluster, struct member *member,
-                              const char *transport) {
+static enum status probe_link(struct cluster *cluster, struct member *member, const char *transport,
+                              const char *directory) {
     pthread_mutex_lock(&cluster->mutex);
     int fd = member->data_fd;
     member->data_fd = -1;
@@ -173,8 +174,10 @@ static enum status probe_link(struct cluster *cluster, struct member *member,
     else if (status)
         member_log_loss(member, NULL);
     member->info.is_measured = !status;
-    if (!status)
+    if (!status) {
+        link_record_settle(directory, member->info.address, &member->info.link);
         return STATUS_OK;
+    }
     pthread_mutex_lock(&cluster->mutex);
     member->dropped = true;
     pthread_mutex_unlock(&cluster->mutex);
@@ -183,7 +186,7 @@ static enum status probe_link(struct cluster *cluster, struct member *member,
 }
 
 enum status cluster_measure(struct cluster *cluster, const struct machine_work *work,
-                            const bool *wanted, const char *transport) {
+                            const bool *wanted, const char *transport, const char *directory) {
     pthread_mutex_lock(&cluster->mutex);
     cluster->work = *work;
     for (uint32_t i = 0; i < cluster->count; i++)
@@ -194,7 +197,7 @@ enum status cluster_measure(struct cluster *cluster, const struct machine_work *
     enum status status = await_state(cluster, MEMBER_GREETED);
     for (uint32_t i = 0; i < cluster->count && !status; i++)
         if ((!wanted || wanted[i]) && cluster_is_alive(cluster, i))
-            status = probe_link(cluster, &cluster->members[i], transport);
+            status = probe_link(cluster, &cluster->members[i], transport, directory);
     pthread_mutex_lock(&cluster->mutex);
     if (cluster->status) /* the loop's thread noticed first */
         status = cluster->status;

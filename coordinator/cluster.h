@@ -51,12 +51,13 @@ enum status cluster_connect(const char *const *addresses, uint32_t count, uint64
 /* Has the workers with `wanted` (cluster_size; NULL: all) measure how fast they do `work`, all at
  * once, and measures the links to them, one after the other; the answers are in worker_info. Takes
  * a second for each weight format and worker that has not done that before, else some 100 ms for
- * each worker. `transport`, one of TRANSPORT_CHOICES or NULL for auto, carries the probes. At most
- * once, before cluster_load. Errors: STATUS_CONNECTION, STATUS_TIMEOUT (within
- * MEASURE_TIMEOUT_MS, PROBE_TIMEOUT_MS for a link), STATUS_PROTOCOL (figures that cannot be): one
- * line that names the worker. */
+ * each worker. `transport`, one of TRANSPORT_CHOICES or NULL for auto, carries the probes; links
+ * that are as they are remembered in `directory` (NULL: nowhere) keep those figures. At most once,
+ * before cluster_load. Errors: STATUS_CONNECTION, STATUS_TIMEOUT (within MEASURE_TIMEOUT_MS,
+ * PROBE_TIMEOUT_MS for a link), STATUS_PROTOCOL (figures that cannot be): one line that names the
+ * worker. */
 enum status cluster_measure(struct cluster *cluster, const struct machine_work *work,
-                            const bool *wanted, const char *transport);
+                            const bool *wanted, const char *transport, const char *directory);
 
 /* Says goodbye to all workers, which stay up, and frees everything. NULL is allowed. */
 void cluster_destroy(struct cluster *cluster);

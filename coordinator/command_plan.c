@@ -80,7 +80,9 @@ static enum status ask_workers(struct planned *planned) {
         return STATUS_OK;
     enum status status =
         cluster_connect(addresses, count, planned->fingerprint, false, &planned->connections);
-    return status ? status : cluster_measure(planned->connections, &work, NULL, NULL);
+    return status ? status
+                  : cluster_measure(planned->connections, &work, NULL, NULL,
+                                    planned->options->cache_directory);
 }
 
 /* Measures this machine where it is the coordinator. */

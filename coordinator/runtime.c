@@ -147,7 +147,8 @@ static enum status measure_workers(struct runtime *runtime) {
     for (uint32_t w = 0; w < cluster_size(runtime->cluster); w++)
         wanted[w] = !file->count || !file->workers[w].described;
     enum status status =
-        cluster_measure(runtime->cluster, &work, wanted, runtime->options.transport);
+        cluster_measure(runtime->cluster, &work, wanted, runtime->options.transport,
+                        runtime->options.cache_directory);
     for (uint32_t w = 0; w < cluster_size(runtime->cluster) && !status; w++)
         if (cluster_is_alive(runtime->cluster, w))
             worker_report_log(cluster_worker(runtime->cluster, w));

@@ -446,7 +446,7 @@ static void test_measures(void **state) {
         addresses[i] = daemon_address(workers[i].daemon);
     }
     assert_int_equal(cluster_connect(addresses, 2, model.fingerprint, false, &cluster), STATUS_OK);
-    assert_int_equal(cluster_measure(cluster, &work, wanted, NULL), STATUS_OK);
+    assert_int_equal(cluster_measure(cluster, &work, wanted, NULL, NULL), STATUS_OK);
     assert_false(cluster_worker(cluster, 0)->is_measured);
     const struct worker_info *info = cluster_worker(cluster, 1);
     assert_true(info->is_measured);
@@ -696,8 +696,8 @@ static void expect_failure(enum script script, enum status wanted, const char *p
     const char *addresses[] = {impostor.address};
     enum status status = cluster_connect(addresses, 1, model.fingerprint, false, &cluster);
     if (!status && script >= SCRIPT_MEASURE_CLOSE)
-        status =
-            cluster_measure(cluster, &(struct machine_work){1u << WEIGHT_BF16, false}, NULL, NULL);
+        status = cluster_measure(cluster, &(struct machine_work){1u << WEIGHT_BF16, false}, NULL,
+                                 NULL, NULL);
     if (!status)
         status = load(cluster, &table, NULL);
     assert_int_equal(status, wanted);
@@ -835,7 +835,8 @@ static void test_joins_late(void **state) {
     assert_int_equal(cluster_connect(list, 2, model.fingerprint, true, &cluster), STATUS_OK);
     log_file_expect("goes on without 1 of 2 workers");
     assert_false(cluster_is_alive(cluster, 1));
-    assert_int_equal(cluster_measure(cluster, &(struct machine_work){0}, NULL, NULL), STATUS_OK);
+    assert_int_equal(cluster_measure(cluster, &(struct machine_work){0}, NULL, NULL, NULL),
+                     STATUS_OK);
     assert_int_equal(load(cluster, &table, NULL), STATUS_OK);
     expect_sums(cluster, &table, 0);
     log_file_mark();
