@@ -25,6 +25,7 @@ struct failover {
     uint32_t *asked;        /* (holders) shards that each was asked to hold */
     bool *can_hold;         /* (holders) */
     struct repair_result repair;
+    uint32_t suspect;               /* as in struct rebalance_input */
     uint64_t since_ns, reported_ns; /* of the wait; 0: none */
 };
 
@@ -33,6 +34,7 @@ enum status failover_create(const struct failover_options *options, struct failo
     struct failover *failover = calloc(1, sizeof *failover);
     if (failover) {
         failover->options = *options;
+        failover->suspect = REBALANCE_NOBODY;
         failover->memory_bytes = calloc(count, sizeof *failover->memory_bytes);
         failover->asked = calloc(count, sizeof *failover->asked);
         failover->can_hold = calloc(count, sizeof *failover->can_hold);
@@ -193,26 +195,34 @@ static void report_balance(const struct failover *failover, const struct load_wi
     const struct holder *all = failover->options.holders->all;
     char size[CONFIG_SIZE_TEXT];
     config_format_size(result->bytes, size);
-    log_info(
-        "in the last %.1f s %s computed for %.0f %% of the time, %s for %.0f %%: the latter gets "
-        "copies of %" PRIu32 " experts (%s), which arrive within %.1f s and are to save %.0f %%",
-        window_s, all[result->from].address, 100 * window->busy_s[result->from] / window_s,
-        all[result->to].address, 100 * window->busy_s[result->to] / window_s, result->copies, size,
-        result->arrival_s, 100 * result->saved_s / window_s);
+    log_info("in the last %.1f s %s computed for %.0f %% of the time, %s for %.0f %%: %s %" PRIu32
+             " experts (%s), which arrive within %.1f s and are to save %.0f %%",
+             window_s, all[result->from].address, 100 * window->busy_s[result->from] / window_s,
+             all[result->to].address, 100 * window->busy_s[result->to] / window_s,
+             result->copies ? "the latter gets copies of"
+                            : "the former keeps less, and others get more, of the slices of",
+             result->copies ? result->copies : result->cuts, size, result->arrival_s,
+             100 * result->saved_s / window_s);
 }
 
 enum status failover_balance(struct failover *failover, const struct load_window *window,
                              double window_s, const double *rates) {
-    if (!failover->options.balances || failover->options.timeout_s == 0 || is_unsettled(failover))
+    if (!failover->options.balances || failover->options.timeout_s == 0)
         return STATUS_OK;
     double arrival_rates[HOLDERS_MAX];
     struct rebalance_result result;
-    const struct rebalance_input input = {window, window_s, rates, arrival_rates,
-                                          failover->memory_bytes};
+    const struct rebalance_input input = {
+        window, window_s, rates, arrival_rates, failover->memory_bytes, failover->suspect};
+    failover->suspect = REBALANCE_NOBODY;
+    if (is_unsettled(failover))
+        return STATUS_OK;
     find_arrival_rates(failover, arrival_rates);
     enum status status = rebalance_placement(failover->options.placement, &input, &result);
-    if (status || result.copies == 0)
+    if (status)
         return status;
+    failover->suspect = result.suspect;
+    if (result.copies == 0 && result.cuts == 0)
+        return STATUS_OK;
     report_balance(failover, window, window_s, &result);
     return extend_holders(failover, LOG_DEBUG);
 }

@@ -35,7 +35,7 @@ void failover_destroy(struct failover *failover);
  * Errors: STATUS_NO_MEMORY, those of loading. */
 enum status failover_react(struct failover *failover);
 
-/* Has a worker load copies of experts where what holders did in the last `window_s` seconds shows
+/* Has workers load copies of experts where what holders did in the last `window_s` seconds shows
  * that this gains (see rebalance.h); `rates` (holders) as there. Only while nobody is lost, leaves
  * or loads. Errors: STATUS_NO_MEMORY. */
 enum status failover_balance(struct failover *failover, const struct load_window *window,

@@ -1,5 +1,6 @@
 /* Moves load between machines by what was measured while they worked: a machine on which others
- * wait gets help from one that has time and memory, by copies of experts.
+ * wait gets help from those that have time and memory, by copies of experts. A copy is either
+ * whole, or an expert's slices in other widths.
  *
  * A window counts what holders do for some seconds; the decision is arithmetic on it, without
  * sockets or clock, like planner and repair. Used by dispatch, combine and failover, on the
@@ -40,24 +41,32 @@ struct rebalance_input {
                                      above 0 */
     const double *arrival_rates;  /* (holders) bytes of new shards for each second; 0: takes none */
     const uint64_t *memory_bytes; /* (holders) for shards, those that are there included */
+    uint32_t suspect;             /* of the result for the window before; REBALANCE_NOBODY */
 };
 
-/* All zero: nothing is to change. */
+/* Nothing is to change where both copies and cuts are 0; then all but `suspect` is 0. */
 struct rebalance_result {
-    uint32_t from, to; /* the holder that computed longest, and the one that gets copies */
-    uint32_t copies;
-    uint64_t bytes;   /* of the copies */
-    double saved_s;   /* that the busiest holder would have computed less in the window */
-    double arrival_s; /* until the copies are there */
+    uint32_t from, to; /* the holder that computed longest, and the one that computed least */
+    uint32_t copies;   /* whole experts that the latter gets */
+    uint32_t cuts;     /* experts of which `from` has less in a further copy, and others more */
+    uint64_t bytes;    /* to be loaded for that */
+    double saved_s;    /* that the busiest holder would have computed less in the window */
+    double arrival_s;  /* until all is loaded */
+    uint32_t suspect;  /* whose slices become narrower if the next window says so again, or
+                          REBALANCE_NOBODY */
 };
 
-/* Adds copies of experts on the holder that computed least, so that it and the busiest ones would
- * have computed equally long, as far as memory allows. Experts that have copies already are left
- * alone. Nothing changes unless a REBALANCE_GAIN_MIN part of the time is saved and the copies
- * arrive within the time that they save in REBALANCE_PAYBACK_S. Errors: STATUS_NO_MEMORY (of this
- * process). */
+/* Adds copies of experts so that the busiest holders and those that help would have computed
+ * equally long, as far as memory allows. Whole ones on the holder that computed least, where that
+ * does enough; experts that have copies already are left alone. Else sliced experts are cut anew:
+ * a part of the busiest one's slices goes to all that computed less, if two windows in a row ask
+ * for it, and for an expert until it has REBALANCE_COPIES_MAX copies. Nothing changes unless a
+ * REBALANCE_GAIN_MIN part of the time is saved and the copies arrive within the time that they save
+ * in REBALANCE_PAYBACK_S. Errors: STATUS_NO_MEMORY (of this process). */
 enum status rebalance_placement(struct placement *placement, const struct rebalance_input *input,
                                 struct rebalance_result *out);
 
-#define REBALANCE_GAIN_MIN  0.05
-#define REBALANCE_PAYBACK_S 120.0
+#define REBALANCE_NOBODY     UINT32_MAX
+#define REBALANCE_GAIN_MIN   0.05
+#define REBALANCE_PAYBACK_S  120.0
+#define REBALANCE_COPIES_MAX 4

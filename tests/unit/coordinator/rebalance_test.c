@@ -1,14 +1,16 @@
-/* Which experts get copies, where, and when nothing is to change; on windows that are made up. */
+/* Which experts get copies, where, whose slices become narrower, and when nothing is to change; on
+ * windows that are made up. */
 #include "tests/unit/test.h"
 
 #include <math.h>
 
+#include "common/cluster_limits.h"
 #include "coordinator/rebalance.h"
 
 #define HOLDERS  3u
 #define LAYERS   2u
 #define EXPERTS  12u
-#define INNER    32u
+#define INNER    96u
 #define WHOLE    (3ull * INNER * 64 * sizeof(float)) /* bytes of an expert */
 #define WINDOW_S 10.0
 #define USES     100u /* of each expert in a window */
@@ -23,6 +25,7 @@ struct scene {
     struct load_window *window;
     double rates[HOLDERS], arrival_rates[HOLDERS];
     uint64_t memory_bytes[HOLDERS];
+    uint32_t suspect;
 };
 
 static void add(struct scene *scene, uint32_t layer, uint32_t expert, uint32_t begin, uint32_t end,
@@ -42,6 +45,7 @@ static void open_scene(struct scene *scene) {
             add(scene, layer, e, 0, INNER, e % 2);
             scene->window->uses[layer * EXPERTS + e] = USES;
         }
+    scene->suspect = REBALANCE_NOBODY;
     double rate = LAYERS * EXPERTS / 2 * USES * (double)WHOLE / (WINDOW_S / 2);
     for (uint32_t h = 0; h < HOLDERS; h++) {
         scene->rates[h] = rate;
@@ -50,25 +54,49 @@ static void open_scene(struct scene *scene) {
     }
 }
 
-/* What each holder computed follows from the first copies. */
+/* The copy that dispatch takes at these rates: the one that is read in the shortest time. */
+static uint32_t copy_in_use(const struct scene *scene, const struct expert_places *places) {
+    uint32_t best = 0;
+    double least = INFINITY;
+    for (uint32_t first = 0; first < places->count; first = placement_copy_end(places, first)) {
+        double read_s[HOLDERS] = {0}, longest = 0;
+        for (uint32_t i = first; i < placement_copy_end(places, first); i++) {
+            const struct placed_shard *part = &places->parts[i];
+            read_s[part->holder] += (part->end - part->begin) / scene->rates[part->holder];
+            longest = fmax(longest, read_s[part->holder]);
+        }
+        if (longest < least) {
+            least = longest;
+            best = first;
+        }
+    }
+    return best;
+}
+
+/* What each holder computed follows from the copies in use. */
 static void fill_window(struct scene *scene) {
+    struct load_window *window = scene->window;
+    memset(window->busy_s, 0, HOLDERS * sizeof *window->busy_s);
+    memset(window->read_bytes, 0, HOLDERS * sizeof *window->read_bytes);
     for (uint32_t layer = 0; layer < LAYERS; layer++)
         for (uint32_t e = 0; e < EXPERTS; e++) {
             const struct expert_places *places = placement_find(scene->placement, layer, e);
-            for (uint32_t i = 0; i < placement_copy_end(places, 0); i++) {
+            uint32_t first = copy_in_use(scene, places);
+            for (uint32_t i = first; i < placement_copy_end(places, first); i++) {
                 const struct placed_shard *part = &places->parts[i];
                 const struct shard shard = {.begin = part->begin, .end = part->end};
-                double bytes = scene->window->uses[layer * EXPERTS + e] *
-                               (double)shard_bytes(&LAYOUTS[layer], &shard);
-                scene->window->read_bytes[part->holder] += bytes;
-                scene->window->busy_s[part->holder] += bytes / scene->rates[part->holder];
+                double bytes = window->uses[layer * EXPERTS + e] *
+                               (double)shard_bytes(&scene->placement->layouts[layer], &shard);
+                window->read_bytes[part->holder] += bytes;
+                window->busy_s[part->holder] += bytes / scene->rates[part->holder];
             }
         }
 }
 
 static struct rebalance_result decide(struct scene *scene) {
-    const struct rebalance_input input = {scene->window, WINDOW_S, scene->rates,
-                                          scene->arrival_rates, scene->memory_bytes};
+    const struct rebalance_input input = {scene->window,       WINDOW_S,
+                                          scene->rates,        scene->arrival_rates,
+                                          scene->memory_bytes, scene->suspect};
     struct rebalance_result result;
     uint64_t before = placement_bytes(scene->placement);
     fill_window(scene);
@@ -209,12 +237,234 @@ static void test_settles(void **state) {
         scene.window->busy_s[h] = WINDOW_S / 3;
     for (uint32_t i = 0; i < LAYERS * EXPERTS; i++)
         scene.window->uses[i] = USES;
-    const struct rebalance_input input = {scene.window, WINDOW_S, scene.rates, scene.arrival_rates,
-                                          scene.memory_bytes};
+    const struct rebalance_input input = {scene.window,       WINDOW_S,
+                                          scene.rates,        scene.arrival_rates,
+                                          scene.memory_bytes, REBALANCE_NOBODY};
     struct rebalance_result result;
     assert_int_equal(rebalance_placement(scene.placement, &input, &result), STATUS_OK);
     assert_int_equal(result.copies, 0);
     close_scene(&scene);
+}
+
+/* Every expert sliced over all three in these widths. All are equally fast and work for a third of
+ * the window if the slices are equally wide. */
+static void open_sliced(struct scene *scene, const struct shard_layout *layouts, uint32_t first_end,
+                        uint32_t second_end) {
+    open_scene(scene);
+    placement_destroy(scene->placement);
+    assert_int_equal(placement_create(layouts, LAYERS, EXPERTS, HOLDERS, &scene->placement),
+                     STATUS_OK);
+    double bytes = 0;
+    for (uint32_t layer = 0; layer < LAYERS; layer++)
+        for (uint32_t e = 0; e < EXPERTS; e++) {
+            add(scene, layer, e, 0, first_end, 0);
+            add(scene, layer, e, first_end, second_end, 1);
+            add(scene, layer, e, second_end, layouts[layer].inner, 2);
+            const struct shard whole = {layer, e, 0, layouts[layer].inner};
+            bytes += (double)placement_shard_bytes(scene->placement, &whole) * USES;
+        }
+    for (uint32_t h = 0; h < HOLDERS; h++)
+        scene->rates[h] = bytes / WINDOW_S;
+}
+
+/* Slices cover each expert once, end at whole blocks, and no holder has too many of them. */
+static void check_copies(const struct scene *scene) {
+    for (uint32_t layer = 0; layer < LAYERS; layer++)
+        for (uint32_t e = 0; e < EXPERTS; e++) {
+            const struct expert_places *places = placement_find(scene->placement, layer, e);
+            const struct shard_layout *layout = &scene->placement->layouts[layer];
+            assert_true(copies_of(scene, layer, e) <= REBALANCE_COPIES_MAX);
+            for (uint32_t i = 0, end; i < places->count; i = end) {
+                uint32_t parts[HOLDERS] = {0}, column = 0;
+                for (end = placement_copy_end(places, i); i < end; i++) {
+                    assert_int_equal(places->parts[i].begin, column);
+                    assert_int_equal(column % shard_quantum(layout), 0);
+                    column = places->parts[i].end;
+                    assert_true(++parts[places->parts[i].holder] <= PARTS_PER_HOLDER_MAX);
+                }
+                assert_int_equal(column, layout->inner);
+            }
+        }
+}
+
+/* The first window only raises a suspicion, the second one decides. */
+static struct rebalance_result decide_twice(struct scene *scene, uint32_t suspect) {
+    struct rebalance_result result = decide(scene);
+    assert_int_equal(result.copies + result.cuts, 0);
+    assert_int_equal(result.bytes, 0);
+    assert_int_equal(result.suspect, suspect);
+    scene->suspect = suspect;
+    result = decide(scene);
+    assert_int_equal(result.copies, 0);
+    scene->suspect = result.suspect;
+    check_copies(scene);
+    fill_window(scene);
+    return result;
+}
+
+/* Each of a slow machine's slices becomes narrower, so that all are done at the same time; then
+ * there is no reason to go on. When it is fast again, the first copies are taken again. */
+static void test_widths_follow_speed(void **state) {
+    (void)state;
+    struct scene scene;
+    open_sliced(&scene, LAYOUTS, INNER / 3, INNER / 3 * 2);
+    scene.rates[1] /= 2;
+    struct rebalance_result result = decide_twice(&scene, 1);
+    assert_int_equal(result.from, 1);
+    assert_int_equal(result.cuts, LAYERS * EXPERTS);
+    /* 10/3 s, 20/3 s and 10/3 s become 4 s each, if blocks were as fine as that. */
+    assert_true(fabs(result.saved_s - WINDOW_S * 4 / 15) < 0.2);
+    for (uint32_t h = 0; h < HOLDERS; h++)
+        assert_true(fabs(scene.window->busy_s[h] - WINDOW_S * 0.4) < 0.2);
+    assert_true(fabs(result.arrival_s - (double)result.bytes / (double)WHOLE) < 1e-6);
+    /* What is loaded is what the slow one had: its narrower slices, and pieces for others. */
+    assert_int_equal(result.bytes, LAYERS * EXPERTS * WHOLE / 3);
+    assert_int_equal(decide_twice(&scene, REBALANCE_NOBODY).cuts, 0);
+    scene.rates[1] *= 2;
+    assert_int_equal(decide_twice(&scene, REBALANCE_NOBODY).cuts, 0);
+    assert_true(fabs(scene.window->busy_s[1] - WINDOW_S / 3) < 1e-6);
+    close_scene(&scene);
+}
+
+/* Blocks of 32 columns, and an end that is no whole block; a sixth of the load cannot be divided
+ * within every expert. */
+static void test_widths_of_blocks(void **state) {
+    (void)state;
+    static const struct shard_layout blocks[LAYERS] = {
+        {64, 192, WEIGHT_Q8_0, WEIGHT_Q8_0, WEIGHT_Q8_0},
+        {64, 180, WEIGHT_F32, WEIGHT_F32, WEIGHT_F32}};
+    struct scene scene;
+    open_sliced(&scene, blocks, 64, 128);
+    scene.rates[2] /= 2;
+    assert_true(decide_twice(&scene, 2).cuts > 0);
+    for (uint32_t h = 0; h < HOLDERS; h++)
+        assert_true(fabs(scene.window->busy_s[h] - WINDOW_S * 0.4) < 0.4);
+    close_scene(&scene);
+}
+
+/* One machine gets slower and slower, then another does: it comes to an end. */
+static void test_widths_come_to_an_end(void **state) {
+    (void)state;
+    struct scene scene;
+    open_sliced(&scene, LAYOUTS, INNER / 3, INNER / 3 * 2);
+    for (uint32_t step = 2; step <= REBALANCE_COPIES_MAX; step++) {
+        scene.rates[0] /= 2;
+        assert_true(decide_twice(&scene, 0).cuts > 0);
+        assert_true(scene.window->busy_s[0] < WINDOW_S / 2);
+    }
+    for (uint32_t step = 0; step < 4; step++) {
+        scene.rates[1] /= 2;
+        decide(&scene);
+        scene.suspect = decide(&scene).suspect;
+        decide(&scene);
+    }
+    check_copies(&scene);
+    assert_int_equal(decide(&scene).bytes, 0);
+    close_scene(&scene);
+}
+
+/* Without memory for narrower slices some go to others as a whole. Nobody exceeds its memory, and
+ * with none left nothing changes. */
+static void test_widths_within_memory(void **state) {
+    (void)state;
+    struct scene scene;
+    open_sliced(&scene, LAYOUTS, INNER / 3, INNER / 3 * 2);
+    scene.rates[0] /= 2;
+    scene.memory_bytes[0] = scene.placement->held[0].bytes;
+    struct rebalance_result result = decide_twice(&scene, 0);
+    assert_true(result.cuts > LAYERS * EXPERTS / 4 && result.cuts < LAYERS * EXPERTS);
+    assert_int_equal(result.bytes, result.cuts * WHOLE / 3);
+    assert_int_equal(scene.placement->held[0].count, LAYERS * EXPERTS);
+    assert_true(fabs(result.saved_s - WINDOW_S * 4 / 15) < 0.3);
+    close_scene(&scene);
+    open_sliced(&scene, LAYOUTS, INNER / 3, INNER / 3 * 2);
+    scene.rates[0] /= 2;
+    for (uint32_t h = 0; h < HOLDERS; h++)
+        scene.memory_bytes[h] = scene.placement->held[h].bytes;
+    assert_int_equal(decide_twice(&scene, REBALANCE_NOBODY).cuts, 0);
+    close_scene(&scene);
+}
+
+/* Where memory is short the most needed experts of each layer are cut. */
+static void test_widths_most_needed_first(void **state) {
+    (void)state;
+    struct scene scene;
+    open_sliced(&scene, LAYOUTS, INNER / 3, INNER / 3 * 2);
+    scene.rates[0] /= 2;
+    scene.window->uses[4] = scene.window->uses[EXPERTS + 8] = 8 * USES;
+    for (uint32_t h = 0; h < HOLDERS; h++)
+        scene.memory_bytes[h] = scene.placement->held[h].bytes + WHOLE / 2;
+    struct rebalance_result result = decide_twice(&scene, 0);
+    assert_true(result.cuts >= 2 && result.cuts < LAYERS * EXPERTS);
+    assert_int_equal(copies_of(&scene, 0, 4), 2);
+    assert_int_equal(copies_of(&scene, 1, 8), 2);
+    close_scene(&scene);
+}
+
+static void expect_widths_stay(struct scene *scene) {
+    struct rebalance_result result = decide_twice(scene, REBALANCE_NOBODY);
+    assert_int_equal(result.cuts, 0);
+    assert_int_equal(result.suspect, REBALANCE_NOBODY);
+    close_scene(scene);
+}
+
+static void test_no_reason_for_other_widths(void **state) {
+    (void)state;
+    struct scene scene;
+    open_sliced(&scene, LAYOUTS, INNER / 3, INNER / 3 * 2); /* balanced */
+    expect_widths_stay(&scene);
+    open_sliced(&scene, LAYOUTS, INNER / 3, INNER / 3 * 2); /* nearly */
+    scene.rates[0] *= 0.9;
+    expect_widths_stay(&scene);
+    open_sliced(&scene, LAYOUTS, INNER / 3, INNER / 3 * 2); /* takes too long to arrive */
+    scene.rates[0] /= 2;
+    for (uint32_t h = 0; h < HOLDERS; h++)
+        scene.arrival_rates[h] = (double)WHOLE / 100;
+    expect_widths_stay(&scene);
+    open_sliced(&scene, LAYOUTS, INNER / 3, INNER / 3 * 2); /* cannot load beside working */
+    scene.rates[0] /= 2;
+    scene.arrival_rates[0] = 0;
+    expect_widths_stay(&scene);
+    open_sliced(&scene, LAYOUTS, INNER / 3, INNER / 3 * 2); /* another one each time */
+    scene.rates[0] /= 2;
+    scene.suspect = 1;
+    assert_int_equal(decide(&scene).suspect, 0);
+    assert_int_equal(copies_of(&scene, 0, 0), 1);
+    close_scene(&scene);
+}
+
+static uint32_t draw(uint32_t *state, uint32_t below) {
+    *state = *state * 1664525u + 1013904223u;
+    return (*state >> 8) % below;
+}
+
+/* Whatever is measured, copies are whole and memory suffices; decide checks the latter. */
+static void test_any_figures(void **state) {
+    (void)state;
+    uint32_t chance = 1, changes = 0;
+    for (int round = 0; round < 300; round++) {
+        struct scene scene;
+        uint32_t quanta = INNER / 8, first = 1 + draw(&chance, quanta - 2);
+        open_sliced(&scene, LAYOUTS, first * 8,
+                    (first + 1 + draw(&chance, quanta - first - 1)) * 8);
+        double rate = scene.rates[0];
+        for (uint32_t i = 0; i < LAYERS * EXPERTS; i++)
+            scene.window->uses[i] = draw(&chance, 2 * USES);
+        for (uint32_t step = 0; step < 8; step++) {
+            for (uint32_t h = 0; h < HOLDERS; h++) {
+                scene.rates[h] = rate * (1 + draw(&chance, 16)) / 8;
+                scene.arrival_rates[h] = draw(&chance, 4) * (double)WHOLE;
+                scene.memory_bytes[h] =
+                    scene.placement->held[h].bytes + draw(&chance, 8) * (WHOLE / 2);
+            }
+            scene.suspect = decide(&scene).suspect;
+            check_copies(&scene);
+            changes += decide(&scene).cuts > 0;
+            check_copies(&scene);
+        }
+        close_scene(&scene);
+    }
+    assert_true(changes > 100);
 }
 
 static void test_rates(void **state) {
@@ -241,6 +491,13 @@ int main(void) {
         cmocka_unit_test(test_slices),
         cmocka_unit_test(test_no_reason_to_move),
         cmocka_unit_test(test_settles),
+        cmocka_unit_test(test_widths_follow_speed),
+        cmocka_unit_test(test_widths_of_blocks),
+        cmocka_unit_test(test_widths_come_to_an_end),
+        cmocka_unit_test(test_widths_within_memory),
+        cmocka_unit_test(test_widths_most_needed_first),
+        cmocka_unit_test(test_no_reason_for_other_widths),
+        cmocka_unit_test(test_any_figures),
         cmocka_unit_test(test_rates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,168 @@
+#!/usr/bin/python3
+"""A worker that another program slows down while every expert is sliced over all workers:
+
+    slow_worker.py SKEIN [--tokens N]
+
+It is stopped for most of the time, for some milliseconds each, and what it holds of each expert must become less: the
+log says so, and tokens are those of an undisturbed run in one process. The model is the demo model with experts that
+are wider by columns of zeros, so that workers have something to do and answers are the same. Needs python3-numpy."""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from error_bench import DEMO, Bench, Failed, Worker  # noqa: E402
+
+WIDER = 8  # times the demo model's experts
+ON_S, OFF_S = 0.002, 0.004  # that the slow one runs and is stopped in turn
+PROMPT_TOKENS = 30
+TOKENS = 1200  # half a minute with sanitizers
+LOOKED_AT_S = 20  # load is looked at every five seconds, and must be the same twice
+RUN_TIMEOUT_S = 300
+CUTS_MAX = 3  # of an expert: copies beyond the first
+MOVED = "keeps less, and others get more"
+
+
+def widen(source, out):
+    """The same model with WIDER times the inner dimension of experts."""
+    shutil.copytree(source, out, ignore=shutil.ignore_patterns("*.safetensors"))
+    with open(os.path.join(source, "model.safetensors"), "rb") as f:
+        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+        data = f.read()
+    parts, at = [], 0
+    for name, tensor in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = tensor["data_offsets"]
+        content = data[begin:end]
+        if "experts." in name:  # shared ones, too, whose width follows from the others'
+            values = np.frombuffer(content, np.uint16).reshape(tensor["shape"])
+            axis = 1 if "down_proj" in name else 0
+            tensor["shape"][axis] *= WIDER
+            wide = np.zeros(tensor["shape"], np.uint16)
+            (wide[:, ::WIDER] if axis else wide[::WIDER])[:] = values
+            content = wide.tobytes()
+        tensor["data_offsets"] = [at, at + len(content)]
+        at += len(content)
+        parts.append(content)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(os.path.join(out, "model.safetensors"), "wb") as f:
+        f.write(len(text).to_bytes(8, "little") + text + b"".join(parts))
+    path = os.path.join(out, "config.json")
+    with open(path) as f:
+        config = json.load(f)
+    config["moe_intermediate_size"] *= WIDER
+    with open(path, "w") as f:
+        json.dump(config, f)
+
+
+@contextlib.contextmanager
+def slowed(process):
+    """The process gets ON_S of each ON_S + OFF_S."""
+    over = threading.Event()
+
+    def stop_and_go():
+        while not over.is_set():
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(OFF_S)
+            process.send_signal(signal.SIGCONT)
+            time.sleep(ON_S)
+
+    thread = threading.Thread(target=stop_and_go)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def generate(bench, *args):
+    """Exit status, result, and what it said."""
+    command = [
+        bench.skein, "run", "--model", bench.model, "--prompt-ids", bench.prompt, "--max-tokens", str(bench.count),
+        "--temperature", "0", "--ignore-eos", "--json", "--threads", "1", *args,
+    ]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=RUN_TIMEOUT_S)
+    if result.returncode != 0 or "Sanitizer" in result.stderr:
+        raise Failed(f"exit status {result.returncode}: {result.stderr[-800:]}")
+    return json.loads(result.stdout), result.stderr
+
+
+def on_two(bench):
+    """The same on two workers, the first of them slow; and how long that took."""
+    # The plainest loops, so that the workers' part of the time is large.
+    worker_args = ["--model", bench.model, "--isa", "reference"]
+    with Worker(bench, "slow", worker_args) as first, Worker(bench, "fast", worker_args) as second:
+        workers = f"{first.address},{second.address}"
+        with slowed(first.process):
+            started = time.monotonic()
+            result, log = generate(
+                bench, "--verbose", "--memory", "0", "--placement", "slices", "--offload", "off",
+                "--workers", workers,
+            )  # fmt: skip
+            took_s = time.monotonic() - started
+        first.check_alive()
+        second.check_alive()
+    if result["ids"] != bench.tokens:
+        raise Failed(f"other tokens: {log[-800:]}")
+    return result["stats"], [line for line in log.splitlines() if MOVED in line], took_s
+
+
+def share_of_slow(stats):
+    busy = [worker["busy_s"] for worker in stats["workers"]]
+    return 100 * busy[0] / sum(busy)
+
+
+def describe(stats):
+    speed, share = stats["decode_tokens_per_s"], share_of_slow(stats)
+    return f"{speed:.0f} tokens/s, {share:.0f} % of the time computed at the slow one"
+
+
+def check_slow(bench):
+    stats, lines, took_s = on_two(bench)
+    if not lines and took_s < LOOKED_AT_S:
+        print("skipped the slow worker: the run was over before it was looked at twice")
+        return None
+    if not 1 <= len(lines) <= CUTS_MAX:
+        raise Failed(f"{len(lines)} lines say that slices become narrower: {lines}; {describe(stats)}")
+    shards = [worker["experts"] for worker in stats["workers"]]
+    if min(shards) <= bench.experts:
+        raise Failed(f"workers hold {shards} shards")
+    return f"{describe(stats)}: {lines[0]}"
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("skein", nargs="?", default="build/bin/skein")
+    parser.add_argument("--tokens", type=int, default=TOKENS)
+    args = parser.parse_args()
+    bench = Bench(os.path.dirname(os.path.abspath(args.skein)), None, True)
+    bench.prompt = bench.write("prompt.json", json.dumps([3 + 7 * i % 900 for i in range(PROMPT_TOKENS)]))
+    bench.model, bench.count = bench.path("wide"), args.tokens
+    try:
+        widen(DEMO, bench.model)
+        with open(os.path.join(DEMO, "config.json")) as f:
+            config = json.load(f)
+        bench.experts = config["n_routed_experts"] * (config["num_hidden_layers"] - config["first_k_dense_replace"])
+        bench.tokens = generate(bench)[0]["ids"]
+        bench.case("the slices of a slow worker become narrower", lambda: check_slow(bench))
+    finally:
+        shutil.rmtree(bench.folder)
+    print(f"{bench.passed} passed, {bench.failed} failed")
+    sys.exit(bench.failed > 0 or bench.passed == 0)
+
+
+if __name__ == "__main__":
+    main()
