@@ -23,9 +23,11 @@
 /* Bytes of a connection that may come in ahead of the message they belong to. So much is also asked
  * for before a message's length is known: two rows of 7168 f32, or eight in BF16 and fewer. */
 #define TRANSPORT_AHEAD_BYTES_MAX (64u << 10)
-/* Buffers that the kernel is told of: one to send from and one to receive into for each ticket of
- * each worker. */
-#define TRANSPORT_REGIONS_MAX (2 * TICKETS_MAX * WORKERS_MAX)
+/* Tickets whose buffers are pinned: a decode step has one, two if its sequences are divided. */
+#define TICKETS_PINNED_MAX 2
+/* Buffers that the kernel is told of: one to send from and one to receive into for each of these
+ * tickets and each worker. */
+#define TRANSPORT_REGIONS_MAX (2 * TICKETS_PINNED_MAX * WORKERS_MAX)
 /* Bytes of each that are pinned: four rows of 7168 f32. Eight workers then take half of the 8 MiB
  * that a process may pin on most systems. */
 #define TRANSPORT_PINNED_BYTES_MAX (128u << 10)
@@ -36,8 +38,9 @@
 #define WORKERS_MAX 256
 /* Holders of experts: all workers, and the coordinator's own process. */
 #define HOLDERS_MAX (WORKERS_MAX + 1)
-/* Tickets between dispatch and combine: two micro-batches that alternate. */
-#define TICKETS_MAX 2
+/* Tickets between dispatch and combine: the micro-batches of one step, of which one is on its way
+ * to workers, one computed there, one on its way back, and one here. */
+#define TICKETS_MAX 4
 /* Shards of one worker: every expert of every layer of the largest model allowed above. */
 #define SHARDS_MAX (LAYERS_MAX * EXPERTS_MAX)
 /* Shards on a worker's disk are read into buffers, at least two: one is filled while another is
@@ -100,5 +103,6 @@
 /* Messages on their way to one worker beyond which no further source is named: each takes 300 bytes
  * at most, and a worker has up to SHARDS_MAX slots. */
 #define SHIP_SOURCES_MAX 256
-/* Frames of a worker that are received, computed or sent: one for each ticket. */
-#define SERVICE_FRAMES TICKETS_MAX
+/* Frames of a worker: one is received, one computed, one sent. A fourth of the coordinator's
+ * tickets waits in the sockets' buffers. */
+#define SERVICE_FRAMES 3

@@ -90,6 +90,8 @@
 /* Rows that go through the engine in one step; the prompt is cut into chunks of at most this.
  * Reply frames hold one row of f32 each: 8192 x HIDDEN_MAX x 4 B = 2 GiB stays under 32 bits. */
 #define BATCH_ROWS_MAX 8192
+/* Powers of two from 1 to BATCH_ROWS_MAX. */
+#define BATCH_SIZES 14
 /* Sequences in one step. */
 #define SEQUENCES_MAX 256
 

@@ -4,7 +4,10 @@
  * arrays belong to the builder. */
 #pragma once
 
+#include <assert.h>
 #include <stdint.h>
+
+#include "common/limits.h"
 
 struct batch_segment {
     uint32_t sequence; /* of the KV cache */
@@ -20,3 +23,10 @@ struct batch {
     uint32_t segment_count;
     uint32_t first_row; /* where it begins in the step that it is a part of; 0: it is the whole */
 };
+
+/* In how many micro-batches a batch runs, of which some are with workers while another is here: by
+ * the power of two at or below its rows. At most as many as that; 0 counts as 1. */
+struct batch_division {
+    uint8_t parts[BATCH_SIZES];
+};
+static_assert(1 << (BATCH_SIZES - 1) == BATCH_ROWS_MAX, "a size for every batch");

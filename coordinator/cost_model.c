@@ -19,7 +19,7 @@
 #define COPY_BYTES_PER_S 4e9
 /* Sums of workers are read, added to others that are read, and written. */
 #define COMBINE_PASSES 3
-/* What two micro-batches must take at most, of one, to be worth it. */
+/* What twice as many micro-batches must take at most, of fewer, to be worth it. */
 #define OVERLAP_GAIN 0.98
 /* From so many rows on, attention multiplies with keys and values as they were before compression.
  */
@@ -414,7 +414,7 @@ static void add_tallied(const struct cost_model *model, const struct cost_parts 
     double remote_s = remote_seconds(&slowest);
     double layer_s = before_s + fmax(local_s, remote_s) + parts.combine;
     if (step->micro_batches > 1) /* its own work, or the others' where that takes longer */
-        layer_s = fmax(fmax(2 * own_s, 2 * occupied_s), layer_s);
+        layer_s = fmax(step->micro_batches * fmax(own_s, occupied_s), layer_s);
     double n = weight * step->micro_batches;
     out->layer_s[layer] += weight * layer_s;
     if (model->input.shape->is_expert_layer[layer])
@@ -553,17 +553,22 @@ void cost_model_predict(struct cost_model *model, const struct placement *placem
 
 uint32_t cost_model_predict_best(struct cost_model *model, const struct placement *placement,
                                  struct cost_step step, struct cost_prediction *out) {
-    struct cost_prediction two;
+    struct cost_prediction next;
+    uint32_t best = 1;
     step.micro_batches = 1;
     cost_model_predict(model, placement, &step, out);
-    if (model->input.workers == 0 || step.rows < 2)
-        return 1;
-    step.micro_batches = 2;
-    cost_model_predict(model, placement, &step, &two);
-    if (two.step_s >= OVERLAP_GAIN * out->step_s)
-        return 1;
-    *out = two;
-    return 2;
+    double undivided_s = out->step_s;
+    for (uint32_t parts = 2; model->input.workers && parts <= TICKETS_MAX && parts <= step.rows;
+         parts *= 2) {
+        step.micro_batches = parts;
+        cost_model_predict(model, placement, &step, &next);
+        if (next.step_s >= OVERLAP_GAIN * out->step_s)
+            continue;
+        *out = next;
+        best = parts;
+    }
+    out->undivided_s = undivided_s;
+    return best;
 }
 
 /* ---- For dividing work. */

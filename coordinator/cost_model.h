@@ -10,7 +10,12 @@
  *
  * One row is reckoned as the mean over drawn tokens, since what counts is the busiest of the
  * machines that a token needs. Batches are reckoned from how many of their rows each expert is
- * expected to get. */
+ * expected to get.
+ *
+ * n micro-batches, each of an n-th of the rows, take turns in each layer, so it takes n times what
+ * the coordinator does for one of them, or n times what the busiest worker or link has of one,
+ * whichever is longer; but no less than one of them takes from its attention to its sums. Weights
+ * are read n times. */
 #pragma once
 
 #include <stdint.h>
@@ -40,8 +45,8 @@ struct cost_input {
 struct cost_step {
     uint32_t rows;          /* tokens, of one prompt or of as many sequences */
     uint32_t context;       /* positions that attention looks back at */
-    uint32_t micro_batches; /* parts of the step, of which one's attention hides another's experts:
-                               1 or 2 */
+    uint32_t micro_batches; /* parts of the step, of which one's attention hides others' experts, at
+                               most TICKETS_MAX */
 };
 
 /* Seconds of one step, summed over its layers. */
@@ -68,8 +73,9 @@ struct cost_holder {
 };
 
 struct cost_prediction {
-    double step_s; /* without the head */
-    double fanout; /* holders that a row visits in a layer */
+    double step_s;      /* without the head */
+    double undivided_s; /* the same as one micro-batch; only of cost_model_predict_best */
+    double fanout;      /* holders that a row visits in a layer */
     struct cost_parts parts;
     double layer_s[LAYERS_MAX];
     struct cost_holder holders[HOLDERS_MAX];
@@ -88,8 +94,8 @@ void cost_model_set_wire(struct cost_model *model, enum wire_format wire);
 void cost_model_predict(struct cost_model *model, const struct placement *placement,
                         const struct cost_step *step, struct cost_prediction *out);
 
-/* The same for a step as one or as two micro-batches, whichever takes less (two only where they
- * save 2 %); returns their number. */
+/* The same for a step as one, two or four micro-batches, whichever takes least (more only where
+ * they save 2 %); returns their number. */
 uint32_t cost_model_predict_best(struct cost_model *model, const struct placement *placement,
                                  struct cost_step step, struct cost_prediction *out);
 

@@ -97,9 +97,9 @@ static enum status take_memory(struct dispatch *dispatch) {
     return STATUS_OK;
 }
 
-/* Tells the transport where frames will be sent from and replies received. */
+/* Tells the transport where small frames will be sent from and replies received. */
 static void register_frames(struct dispatch *dispatch) {
-    for (uint32_t t = 0; t < TICKETS_MAX; t++)
+    for (uint32_t t = 0; t < TICKETS_PINNED_MAX; t++)
         for (uint32_t h = 0; h < dispatch->holders->workers; h++) {
             const struct ticket_part *part = &dispatch->tickets[t].parts[h];
             struct transport *transport = dispatch->holders->transport;
@@ -163,6 +163,8 @@ void dispatch_destroy(struct dispatch *dispatch) {
     free(dispatch);
 }
 
+/* The first one: a batch of one part never touches the memory of the others, and one of four parts
+ * touches a quarter of each. */
 struct ticket *dispatch_open_ticket(struct dispatch *dispatch) {
     for (uint32_t t = 0; t < TICKETS_MAX; t++)
         if (!dispatch->tickets[t].in_use)

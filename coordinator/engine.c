@@ -1,10 +1,10 @@
 /* The layer loop. Dispatch goes out before the shared experts are computed and combine comes after,
  * so the workers' time hides behind the coordinator's own.
  *
- * A batch that is large enough runs as two micro-batches that alternate: while the workers have the
- * experts of one, attention and router of the other run here. Both are parts of the same buffers.
- * The second may go on with the sequence that the first ends in, because its attention in a layer
- * comes after the other's, which has then written the cache. */
+ * A batch that is large enough runs as micro-batches that take turns: while the experts of some are
+ * with the workers, or on their way, attention and router of another run here. All are parts of the
+ * same buffers. One may go on with the sequence that the one before it ends in, because its
+ * attention in a layer comes after the other's, which has then written the cache. */
 #include "coordinator/engine.h"
 
 #include <assert.h>
@@ -45,7 +45,7 @@ struct engine {
     uint32_t *experts; /* (rows_max, k) */
     float *weights;    /* (rows_max, k) */
     struct matmul_workspace matmul;
-    uint32_t overlap_rows_min;
+    struct batch_division division;
     struct trace *trace;
     struct micro_batch micro_batches[TICKETS_MAX];
 };
@@ -61,7 +61,7 @@ enum status engine_create(const struct engine_options *options, struct engine **
     engine->cache = options->cache;
     engine->dispatch = options->dispatch;
     engine->rows_max = rows;
-    engine->overlap_rows_min = options->overlap_rows_min;
+    engine->division = options->division;
     engine->trace = options->trace;
     if (attention_create(shape, options->threads, options->cache, rows, &engine->attention) ||
         router_create(shape, options->threads, rows, options->node_limit, &engine->router))
@@ -247,10 +247,9 @@ static void take_rows(struct micro_batch *micro, const struct batch *batch, uint
 
 /* Returns the number of micro-batches. */
 static uint32_t divide(struct engine *engine, const struct batch *batch) {
-    uint32_t parts = engine->overlap_rows_min && batch->rows >= engine->overlap_rows_min &&
-                             batch->rows >= TICKETS_MAX
-                         ? TICKETS_MAX
-                         : 1;
+    uint32_t parts = engine->division.parts[31 - __builtin_clz(batch->rows)];
+    parts = parts ? parts : 1;
+    assert(parts <= TICKETS_MAX && parts <= batch->rows);
     for (uint32_t m = 0; m < parts; m++)
         take_rows(&engine->micro_batches[m], batch, batch->rows * m / parts,
                   batch->rows * (m + 1) / parts);

@@ -24,7 +24,7 @@ struct engine_options {
     struct trace *trace;                 /* NULL: none */
     const struct node_limit *node_limit; /* NULL: none */
     uint32_t rows_max;
-    uint32_t overlap_rows_min; /* batches of so many rows run as two that overlap; 0: none */
+    struct batch_division division; /* of batches; zero: none is divided */
 };
 
 /* Takes all memory that steps will need; owns nothing of the options. Errors: STATUS_NO_MEMORY. */

@@ -139,9 +139,10 @@ static void add_placement_rows(struct model_options *options, struct option_tabl
          .type = OPTION_CHOICE,
          .target = &options->overlap,
          .argument = "WHEN",
-         .choices = "auto|on|off",
-         .help = "Steps of several rows in two halves, of which one computes here while workers "
-                 "have the other: where that is predicted to gain, always, or never."},
+         .choices = "auto|on|2|off",
+         .help = "Steps of several rows in parts, of which one computes here while workers have "
+                 "others: two or four where that is predicted to gain, always four, always two, or "
+                 "never."},
         {.name = "transport",
          .type = OPTION_CHOICE,
          .target = &options->transport,

@@ -290,6 +290,8 @@ static void print_parts(const struct gathered *gathered, FILE *stream) {
     fprintf(stream, "\n%-30s %14s %14s\n", "a layer with experts", "decode", "prefill");
     fprintf(stream, "%-30s %9u rows %9u rows\n", "", gathered->decode.step->rows,
             gathered->prefill.step->rows);
+    if (gathered->prefill.step->micro_batches > 1)
+        fprintf(stream, "%-30s %14s %8u parts\n", "", "", gathered->prefill.step->micro_batches);
     for (uint32_t i = 0; i < count; i++)
         if (gathered->spilled_bytes > 0 || strcmp(parts[i].key, "disk_s") != 0)
             fprintf(stream, "%-30s %11.3f ms %11.3f ms\n", parts[i].label, 1e3 * parts[i].decode_s,
@@ -388,9 +390,10 @@ static json_t *workload_to_json(const struct gathered *gathered, const struct fo
             json_real(workload == &gathered->decode ? parts[i].decode_s : parts[i].prefill_s));
     const char *machine =
         limit->kind == LIMIT_WEIGHTS ? gathered->report->names[limit->holder] : NULL;
-    return json_pack("{s:I, s:f, s:f, s:f, s:f, s:o, s:{s:s, s:s?, s:f, s:f}}", "rows",
-                     (json_int_t)workload->step->rows, "tokens_per_s", workload->tokens_per_s,
-                     "step_s", workload->prediction.step_s, "head_s",
+    return json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:o, s:{s:s, s:s?, s:f, s:f}}", "rows",
+                     (json_int_t)workload->step->rows, "parts",
+                     (json_int_t)workload->step->micro_batches, "tokens_per_s",
+                     workload->tokens_per_s, "step_s", workload->prediction.step_s, "head_s",
                      workload->prediction.parts.head, "fanout", workload->prediction.fanout,
                      "layer", layer, "limit", "what", LIMITS[limit->kind], "machine", machine,
                      "part", limit->part, "at_most_tokens_per_s", limit->rate_max);

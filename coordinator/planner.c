@@ -244,12 +244,8 @@ static void predict(struct search *search, const struct placement *placement, st
     if (!input->costs)
         return;
     cost_model_predict(input->costs, placement, &input->decode, decode);
-    struct cost_step single = input->prefill;
-    single.micro_batches = 1;
-    cost_model_predict(input->costs, placement, &single, prefill);
-    double prefill_s = TIE * prefill->step_s;
     cost_model_predict_best(input->costs, placement, input->prefill, prefill);
-    prefill_s += (1 - TIE) * prefill->step_s;
+    double prefill_s = TIE * prefill->undivided_s + (1 - TIE) * prefill->step_s;
     try->option.decode_tokens_per_s = planner_decode_rate(&input->decode, decode);
     try->option.prefill_tokens_per_s = planner_prefill_rate(&input->prefill, prefill);
     try->option.seconds = weigh(input, decode->step_s + decode->parts.head, prefill_s);

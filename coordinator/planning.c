@@ -245,25 +245,31 @@ bool planning_predict(const struct planning *planning, const struct cost_step *s
     return planning->costs != NULL;
 }
 
-/* How many micro-batches a step of `rows` is to have. */
-static uint32_t micro_batches(const struct planning *planning, uint32_t rows) {
+/* How many micro-batches steps of 2^size and more rows are to have. */
+static uint32_t micro_batches(const struct planning *planning, uint32_t size) {
     struct cost_prediction prediction;
-    const struct cost_step step = {rows, planning->input.prefill.context, 1};
+    const struct cost_step step = {1u << size, planning->input.prefill.context, 1};
+    if (!planning->costs)
+        return 1;
     return cost_model_predict_best(planning->costs, planning->plan.placement, step, &prediction);
 }
 
-uint32_t planning_overlap_rows(const struct planning *planning, uint32_t rows_max) {
-    for (uint32_t rows = 2; planning->costs && rows <= rows_max; rows *= 2)
-        if (micro_batches(planning, rows) > 1)
-            return rows;
-    return 0;
+struct batch_division planning_divide(const struct planning *planning, uint32_t rows_max) {
+    struct batch_division division = {{0}};
+    for (uint32_t size = 0; size < BATCH_SIZES && 1u << size <= rows_max; size++)
+        division.parts[size] = (uint8_t)micro_batches(planning, size);
+    return division;
+}
+
+/* A step of the prompt, divided as the engine would. */
+static struct cost_step divided_step(const struct planning *planning, uint32_t rows,
+                                     uint32_t context) {
+    return (struct cost_step){rows, context,
+                              micro_batches(planning, 31u - (uint32_t)__builtin_clz(rows))};
 }
 
 struct cost_step planning_prefill(const struct planning *planning) {
-    struct cost_step step = planning->input.prefill;
-    if (planning->costs)
-        step.micro_batches = micro_batches(planning, step.rows);
-    return step;
+    return divided_step(planning, planning->input.prefill.rows, planning->input.prefill.context);
 }
 
 /* Seconds of a prompt's steps without the head, with its mean context for each of them. */
@@ -272,17 +278,18 @@ static double prompt_seconds(const struct planning *planning,
                              struct cost_prediction *prediction) {
     uint32_t full = request->prompt_tokens / request->batch_rows;
     uint32_t rest = request->prompt_tokens % request->batch_rows;
-    uint32_t overlap = planning_overlap_rows(planning, request->batch_rows);
-    struct cost_step step = {request->batch_rows, request->before + request->prompt_tokens / 2,
-                             overlap ? 2 : 1};
+    uint32_t context = request->before + request->prompt_tokens / 2;
     double seconds = 0;
-    if (full && planning_predict(planning, &step, prediction))
+    if (full) {
+        struct cost_step step = divided_step(planning, request->batch_rows, context);
+        planning_predict(planning, &step, prediction);
         seconds += full * prediction->step_s;
-    step.rows = rest;
-    if (rest < overlap)
-        step.micro_batches = 1;
-    if (rest && planning_predict(planning, &step, prediction))
+    }
+    if (rest) {
+        struct cost_step step = divided_step(planning, rest, context);
+        planning_predict(planning, &step, prediction);
         seconds += prediction->step_s;
+    }
     return seconds;
 }
 

@@ -8,6 +8,7 @@
 
 #include "common/machine.h"
 #include "common/status.h"
+#include "coordinator/batch.h"
 #include "coordinator/cluster.h"
 #include "coordinator/cluster_file.h"
 #include "coordinator/outline.h"
@@ -69,11 +70,11 @@ bool planning_predict(const struct planning *planning, const struct cost_step *s
  * of a decode or prefill step. */
 enum wire_format planning_wire(const struct planning *planning);
 
-/* From how many rows on a step is predicted to be faster as two micro-batches, of which one's
- * attention hides the other's experts; at most `rows_max`. 0: never, or nothing is predicted. */
-uint32_t planning_overlap_rows(const struct planning *planning, uint32_t rows_max);
+/* In how many micro-batches steps of up to `rows_max` rows are predicted to be fastest: 1, 2 or 4,
+ * and 1 where nothing is predicted. */
+struct batch_division planning_divide(const struct planning *planning, uint32_t rows_max);
 
-/* The planned prefill step, as two micro-batches where that is faster. */
+/* The planned prefill step, divided so. */
 struct cost_step planning_prefill(const struct planning *planning);
 
 /* A prompt behind `before` positions, in steps of at most `batch_rows`, and decode steps of

@@ -390,14 +390,19 @@ static enum status start_trace(struct runtime *runtime) {
                         &runtime->trace);
 }
 
-/* From how many rows on a batch is worth dividing in two. */
-static uint32_t overlap_rows(const struct runtime *runtime) {
+/* In how many parts batches run: as predicted, or always as many as --overlap and their rows allow.
+ */
+static struct batch_division divide(const struct runtime *runtime) {
     const char *overlap = runtime->options.overlap;
+    struct batch_division division = {{0}};
     if (!runtime->cluster || (overlap && strcmp(overlap, "off") == 0))
-        return 0;
-    if (overlap && strcmp(overlap, "on") == 0)
-        return TICKETS_MAX;
-    return planning_overlap_rows(runtime->planning, runtime->options.batch_rows);
+        return division;
+    if (!overlap || strcmp(overlap, "auto") == 0)
+        return planning_divide(runtime->planning, runtime->options.batch_rows);
+    uint32_t most = strcmp(overlap, "2") == 0 ? 2 : TICKETS_MAX;
+    for (uint32_t size = 0; size < BATCH_SIZES; size++)
+        division.parts[size] = (uint8_t)(1u << size < most ? 1u << size : most);
+    return division;
 }
 
 static enum status build_engine(struct runtime *runtime) {
@@ -441,7 +446,7 @@ static enum status build_engine(struct runtime *runtime) {
         .rows_max = rows,
         .trace = runtime->trace,
         .node_limit = runtime->node_limit,
-        .overlap_rows_min = overlap_rows(runtime),
+        .division = divide(runtime),
     };
     return engine_create(&engine, &runtime->engine);
 }

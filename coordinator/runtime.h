@@ -29,7 +29,7 @@ struct runtime_options {
     uint32_t nodes_max;          /* machines of one token at most; 0: as many as it has */
     const char *trace;           /* path of a Chrome trace to write, or NULL */
     const char *wire;            /* as in planning.h */
-    const char *overlap;         /* "auto", "on" or "off": batches as two that overlap */
+    const char *overlap;         /* "auto", "on", "2" or "off": batches in parts that overlap */
     const char *transport;       /* to workers: one of TRANSPORT_CHOICES */
     uint32_t batch_rows;         /* rows of one engine step at most */
     const char *kv_cache;        /* "auto", "f32", "f16", "bf16" or "q8" */

@@ -6,7 +6,7 @@ check_model.py SKEIN DIR... [--workers 0,1,2,3,5] [--placement experts,slices,sl
 
 Each DIR is a golden model (with model.gguf, that file is the model, and runs with --activations f32) or one written by
 tests/reference/generate.py. Every combination of worker count (0: in process), placement (only with workers; "+here": this
-process takes a share, too; "+overlap": steps in two halves; "+offload": slices of what all rows meet on workers) and rows
+process takes a share, too; "+overlap": steps in parts; "+offload": slices of what all rows meet on workers) and rows
 per engine step must give: logits and draft logits within 2e-3, the same experts for every position with the same weights,
 and the same greedy tokens. One line for each combination; exit status 1 when any is wrong.
 """

@@ -82,6 +82,7 @@ def check_sound(result):
         at = result[work]
         require(at["tokens_per_s"] > 0 and at["step_s"] > 0, f"{work} takes no time")
         require(at["tokens_per_s"] <= at["limit"]["at_most_tokens_per_s"] * 1.0001, f"{work} is faster than it can be")
+        require(at["parts"] in (1, 2, 4) and at["parts"] <= at["rows"], f"a step of {at['parts']} parts")
         require(0.9999 < at["fanout"] < len(result["machines"]) + 0.0001, f"fan-out {at['fanout']}")
         layer = at["layer"]
         visible = sum(layer[key] for key in layer if key not in ("round_trip_s", "out_s", "compute_s", "in_s", "disk_s"))

@@ -110,23 +110,86 @@ static void test_batch(void **state) {
     fixture_cleanup(&f);
 }
 
-/* Two micro-batches hide what is not the larger one of the coordinator's part and the workers'. */
+/* What a layer of n micro-batches takes, from the parts of all: the coordinator's own work, the
+ * busiest worker or link, or one of them from attention to sums, whichever is longest. */
+enum longest { OWN, OCCUPIED, ONE };
+
+static enum longest longest_of(const struct cost_parts *parts, uint32_t n, double *seconds) {
+    double per = EXPERT_LAYERS * (double)n; /* all of the same size */
+    double before = parts->attention + parts->router + parts->send;
+    double local = parts->shared + parts->experts;
+    double remote = parts->round_trip + parts->out + parts->compute + parts->in;
+    double times[] = {(before + local + parts->combine) / per * n,
+                      fmax(parts->compute, fmax(parts->out, parts->in)) / per * n,
+                      (before + fmax(local, remote) + parts->combine) / per};
+    enum longest longest = ONE;
+    for (enum longest i = OWN; n > 1 && i < ONE; i++)
+        if (times[i] > times[longest])
+            longest = i;
+    *seconds = times[longest];
+    return longest;
+}
+
+/* Micro-batches hide what is not the longest, and weights are read once for each. */
 static void test_micro_batches(void **state) {
     (void)state;
+    static const struct {
+        double gbit_per_s, round_trip_us;
+        uint32_t rows, parts;
+        enum longest longest;
+    } cases[] = {{8, 100, 1024, 1, ONE},         {8, 100, 1024, 2, OWN},
+                 {0.2, 100, 1024, 2, ONE},       {0.2, 100, 1024, 4, OWN},
+                 {0.1, 100, 1024, 2, ONE},       {0.1, 100, 1024, 4, OCCUPIED},
+                 {0.01, 100, 1024, 4, OCCUPIED}, {8, 200000, 64, 4, ONE}};
+    struct cost_prediction *p = calloc(1, sizeof *p);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct plan_fixture f;
+        init(&f, cases[i].gbit_per_s, cases[i].round_trip_us);
+        f.input.kind = PLACEMENT_SLICES;
+        uint32_t parts = cases[i].parts;
+        const struct cost_step step = {cases[i].rows, 0, parts};
+        predict(&f, &step, p);
+        double layer_s, rows = (double)step.rows / parts;
+        enum longest longest = longest_of(&p->parts, parts, &layer_s);
+        assert_int_equal(longest, cases[i].longest);
+        expect_near(p->step_s, p->parts.dense + EXPERT_LAYERS * layer_s, 1e-9);
+        double touched = 64 * (1 - pow(1 - 6.0 / 64, rows));
+        double read_s = touched * TOKEN_BYTES / 6 / 2 / READ_RATE;
+        double multiply_s = rows * 6 * 3 * 2048 * 1408 / 2 / MAC_RATE;
+        expect_near(p->holders[0].busy_s, EXPERT_LAYERS * parts * fmax(read_s, multiply_s), 0.01);
+        expect_near(p->holders[0].rows, EXPERT_LAYERS * (double)step.rows, 1e-6);
+        fixture_cleanup(&f);
+    }
+    free(p);
+}
+
+/* As many parts as gain: none for one row, more where a slow link and this machine take as long. */
+static void test_best_division(void **state) {
+    (void)state;
     struct plan_fixture f;
-    struct cost_prediction *one = calloc(1, sizeof *one), *two = calloc(1, sizeof *two);
-    init(&f, 8, 100);
+    init(&f, 0.2, 100);
     f.input.kind = PLACEMENT_SLICES;
-    struct cost_step step = {1024, 0, 1};
-    predict(&f, &step, one);
-    step.micro_batches = 2;
-    predict(&f, &step, two);
-    assert_true(two->step_s < 0.9 * one->step_s);
-    double remote = one->parts.compute + one->parts.out + one->parts.in;
-    double own = one->parts.attention + one->parts.router + one->parts.shared;
-    assert_true(two->step_s > (remote > own ? remote : own) * 0.6);
-    free(one);
-    free(two);
+    f.input.wire = "f32";
+    assert_int_equal(fixture_plan(&f), STATUS_OK);
+    struct batch_division division = planning_divide(f.planning, 1024);
+    assert_int_equal(division.parts[0], 1);
+    assert_int_equal(division.parts[11], 0); /* no steps of 2048 rows */
+    struct cost_prediction *p = calloc(3, sizeof *p);
+    for (uint32_t size = 2; size <= 10; size++) {
+        double fastest = INFINITY;
+        uint32_t best = 0;
+        for (uint32_t i = 0; i < 3; i++) {
+            const struct cost_step step = {1u << size, f.input.prefill.context, 1u << i};
+            assert_true(planning_predict(f.planning, &step, &p[i]));
+            if (p[i].step_s >= 0.98 * fastest)
+                continue;
+            fastest = p[i].step_s;
+            best = step.micro_batches;
+        }
+        assert_int_equal(division.parts[size], best);
+    }
+    assert_int_equal(division.parts[10], 4);
+    free(p);
     fixture_cleanup(&f);
 }
 
@@ -253,6 +316,7 @@ int main(void) {
         cmocka_unit_test(test_expected_maximum),
         cmocka_unit_test(test_batch),
         cmocka_unit_test(test_micro_batches),
+        cmocka_unit_test(test_best_division),
         cmocka_unit_test(test_coordinators_link),
         cmocka_unit_test(test_missing_formats),
         cmocka_unit_test(test_offload),

@@ -1,5 +1,6 @@
-/* The engine on a golden model: several sequences in one batch are what each is alone, and a decode
- * step takes no memory. Agreement with the golden logits is checked end to end. */
+/* The engine on a golden model: several sequences in one batch are what each is alone, a divided
+ * batch what it is undivided, and a decode step takes no memory. Agreement with the golden logits
+ * is checked end to end. */
 #include "tests/unit/files.h"
 
 #include <limits.h>
@@ -67,6 +68,7 @@ static void *worker_main(void *daemon) {
 }
 
 static void worker_start(struct worker *worker, const char *transport, uint64_t memory_bytes) {
+    signal(SIGPIPE, SIG_IGN); /* as main does */
     worker->ended = false;
     test_directory_make(worker->directory);
     const struct daemon_options options = {.listen = "127.0.0.1:0",
@@ -157,7 +159,6 @@ static void test_decode_step_allocates_nothing(void **state) {
     free(counted);
     assert_int_equal(allocations, 1);
     assert_int_equal(count_allocations(&OPTIONS), 0);
-    signal(SIGPIPE, SIG_IGN); /* as main does */
     for (int spills = 0; spills < 2; spills++) {
         uint64_t memory_bytes = spills ? 300 << 10 : 64 << 20; /* of some 700 KiB of experts */
         assert_int_equal(count_on_worker("sockets", memory_bytes), 0);
@@ -176,7 +177,6 @@ static void test_offloaded(void **state) {
     uint32_t tokens[16];
     for (uint32_t i = 0; i < 16; i++)
         tokens[i] = (i * 53 + 7) % VOCABULARY;
-    signal(SIGPIPE, SIG_IGN); /* as main does */
     worker_start(&worker, "auto", 64 << 20);
     struct runtime_options options[2] = {OPTIONS, options_with(&worker, "auto")};
     for (int where = 0; where < 2; where++) {
@@ -235,11 +235,75 @@ static void test_steps_agree_with_chunks(void **state) {
     runtime_close(runtime);
 }
 
+/* Rows [done, done + count) of each of `sequences`, in one batch; logits behind one another. */
+static void forward_all(struct engine *engine, const uint32_t *sequences, uint32_t sequence_count,
+                        uint32_t done, uint32_t count, float *logits) {
+    struct batch_segment segments[4];
+    uint32_t tokens[16];
+    for (uint32_t s = 0; s < sequence_count; s++) {
+        assert_int_equal(kv_cache_extend(engine_cache(engine), sequences[s], count), STATUS_OK);
+        segments[s] = (struct batch_segment){sequences[s], done, s * count, count};
+        for (uint32_t i = 0; i < count; i++)
+            tokens[s * count + i] = ((done + i) * 37 + s * 101 + 11) % VOCABULARY;
+    }
+    forward(engine, segments, sequence_count, sequence_count * count, tokens, logits);
+}
+
+/* Batches of all sizes up to 16, of one sequence and of three that parts begin and end within;
+ * returns how many rows of logits there are. */
+static uint32_t forward_batches(const struct runtime_options *options, float *logits) {
+    struct runtime *runtime;
+    assert_int_equal(runtime_open(options, &runtime), STATUS_OK);
+    struct engine *engine = runtime_engine(runtime);
+    uint32_t sequences[3], rows = 0, at = 0;
+    for (uint32_t s = 0; s < 3; s++)
+        assert_int_equal(kv_cache_open(engine_cache(engine), &sequences[s]), STATUS_OK);
+    for (uint32_t count = 1; count <= 16; count++) {
+        forward_all(engine, sequences, 1, at, count, logits + rows * VOCABULARY);
+        at += count;
+        rows += count;
+    }
+    kv_cache_truncate(engine_cache(engine), sequences[0], 0);
+    at = 0;
+    for (uint32_t count = 1; count <= 5; count++) {
+        forward_all(engine, sequences, 3, at, count, logits + rows * VOCABULARY);
+        at += count;
+        rows += 3 * count;
+    }
+    runtime_close(runtime);
+    return rows;
+}
+
+/* In two or four parts on a worker as undivided in this process. */
+static void test_divided_batches_agree(void **state) {
+    (void)state;
+    static float whole[256 * VOCABULARY], divided[256 * VOCABULARY];
+    struct worker worker;
+    struct runtime_options options = OPTIONS;
+    options.sequences = 3;
+    uint32_t rows = forward_batches(&options, whole);
+    assert_true(rows == 16 * 17 / 2 + 3 * 15);
+    static const char *const OVERLAPS[] = {"2", "on"}, *const TRANSPORTS[] = {"sockets", "auto"};
+    for (int i = 0; i < 4; i++) {
+        worker_start(&worker, TRANSPORTS[i / 2], 64 << 20);
+        options.workers = daemon_address(worker.daemon);
+        options.worker_timeout_s = 10;
+        options.overlap = OVERLAPS[i % 2];
+        options.transport = TRANSPORTS[i / 2];
+        memset(divided, 0, sizeof divided);
+        assert_int_equal(forward_batches(&options, divided), rows);
+        for (uint32_t row = 0; row < rows; row++)
+            expect_close(whole + row * VOCABULARY, divided + row * VOCABULARY);
+        worker_stop(&worker);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_offloaded),
         cmocka_unit_test(test_decode_step_allocates_nothing),
         cmocka_unit_test(test_steps_agree_with_chunks),
+        cmocka_unit_test(test_divided_batches_agree),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

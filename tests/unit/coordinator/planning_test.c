@@ -463,8 +463,8 @@ static void test_offload(void **state) {
     fixture_cleanup(&f);
 }
 
-/* Two micro-batches are worth it where workers take as long as this machine, and not for one row.
- */
+/* Micro-batches are worth it where workers take as long as this machine, and not for one row; what
+ * is predicted for a prompt is what the engine does. */
 static void test_overlap(void **state) {
     (void)state;
     struct plan_fixture f;
@@ -473,15 +473,22 @@ static void test_overlap(void **state) {
     const struct link_figures link = fixture_link(2, 100);
     fixture_init(&f, &shape, "q4_0", 4, &machine, &link, 0);
     assert_int_equal(fixture_plan(&f), STATUS_OK);
-    uint32_t rows = planning_overlap_rows(f.planning, 512);
-    assert_true(rows >= 2 && rows <= 512);
-    assert_int_equal(planning_overlap_rows(f.planning, 1), 0);
-    const struct cost_step one = {rows, f.input.prefill.context, 1},
-                           two = {one.rows, one.context, 2};
+    struct batch_division division = planning_divide(f.planning, 512);
+    uint32_t size = 0;
+    while (size < 9 && division.parts[size] == 1)
+        size++;
+    assert_true(size >= 1 && division.parts[size] >= 2);
+    const struct cost_step one = {1u << size, f.input.prefill.context, 1},
+                           best = {one.rows, one.context, division.parts[size]};
     struct cost_prediction single, overlapped;
     assert_true(planning_predict(f.planning, &one, &single));
-    assert_true(planning_predict(f.planning, &two, &overlapped));
+    assert_true(planning_predict(f.planning, &best, &overlapped));
     assert_true(overlapped.step_s < single.step_s);
+    assert_int_equal(planning_divide(f.planning, 1).parts[1], 0);
+    f.input.prefill.rows = 300;
+    assert_int_equal(fixture_plan(&f), STATUS_OK);
+    assert_int_equal(planning_prefill(f.planning).micro_batches,
+                     planning_divide(f.planning, 300).parts[8]);
     fixture_cleanup(&f);
 }
 
