@@ -112,3 +112,26 @@ enum status cache_dir_write(const char *directory, const char *name, const void 
     }
     return STATUS_OK;
 }
+
+json_t *cache_dir_read_object(const char *directory, const char *name, size_t capacity) {
+    json_t *object = NULL;
+    char *text = malloc(capacity);
+    size_t bytes;
+    if (text && !cache_dir_read(directory, name, text, capacity, &bytes)) {
+        object = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, NULL);
+        if (!json_is_object(object)) {
+            log_warning("%s/%s is damaged; what it remembers is found out again", directory, name);
+            json_decref(object);
+            object = NULL;
+        }
+    }
+    free(text);
+    return object ? object : json_object();
+}
+
+void cache_dir_write_object(const char *directory, const char *name, const json_t *object) {
+    char *text = json_dumps(object, JSON_INDENT(1));
+    if (text)
+        cache_dir_write(directory, name, text, strlen(text)); /* it has warned */
+    free(text);
+}

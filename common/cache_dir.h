@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include <jansson.h>
 #include <stddef.h>
 
 #include "common/status.h"
@@ -25,3 +26,11 @@ void cache_dir_make(const char *directory);
  * where it is missing. Errors: STATUS_IO, with a warning. */
 enum status cache_dir_write(const char *directory, const char *name, const void *data,
                             size_t bytes);
+
+/* The JSON object in the file `name`, of at most `capacity` bytes; an empty one where there is
+ * none, or nothing that can be used, which is a warning. The caller json_decref()s it; NULL when
+ * memory is out. */
+json_t *cache_dir_read_object(const char *directory, const char *name, size_t capacity);
+
+/* Writes it, as cache_dir_write. Numbers come back as they are. */
+void cache_dir_write_object(const char *directory, const char *name, const json_t *object);

@@ -51,23 +51,6 @@ static void describe(const struct machine_figures *figures, char out[DESCRIPTION
              memory_bytes / (1 << 30), figures->isa, figures->threads, SKEIN_VERSION);
 }
 
-/* All records; an empty object where there are none. NULL when memory is out. */
-static json_t *read_records(const char *directory) {
-    json_t *records = NULL;
-    char *text = malloc(MACHINE_RECORDS_BYTES_MAX);
-    size_t bytes;
-    if (text && !cache_dir_read(directory, FILE_NAME, text, MACHINE_RECORDS_BYTES_MAX, &bytes)) {
-        records = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, NULL);
-        if (!json_is_object(records)) {
-            log_warning("%s/" FILE_NAME " is damaged; measuring this machine again", directory);
-            json_decref(records);
-            records = NULL;
-        }
-    }
-    free(text);
-    return records ? records : json_object();
-}
-
 /* The key of a format's figures: exact products run other code. */
 static const char *format_key(int format, bool exact, char out[32]) {
     snprintf(out, 32, "%s%s", weight_format_name((enum weight_format)format),
@@ -122,13 +105,6 @@ static bool put_record(json_t *record, const struct machine_work *work,
     return put;
 }
 
-static void write_records(const char *directory, const json_t *records) {
-    char *text = json_dumps(records, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
-    if (text)
-        cache_dir_write(directory, FILE_NAME, text, strlen(text)); /* it has warned */
-    free(text);
-}
-
 /* A record without figures; NULL when memory is out. */
 static json_t *add_record(json_t *records, const char *description) {
     json_t *record = json_pack("{s:{}}", "formats");
@@ -140,7 +116,8 @@ enum status machine_record_complete(const char *directory, struct threads *threa
                                     struct machine_figures *figures) {
     char description[DESCRIPTION_BYTES];
     describe(figures, description);
-    json_t *records = read_records(directory), *record = json_object_get(records, description);
+    json_t *records = cache_dir_read_object(directory, FILE_NAME, MACHINE_RECORDS_BYTES_MAX),
+           *record = json_object_get(records, description);
     if (record && !take_record(record, work, figures)) {
         log_warning("%s/" FILE_NAME ": the record of this machine is damaged; measuring again",
                     directory);
@@ -152,7 +129,7 @@ enum status machine_record_complete(const char *directory, struct threads *threa
         if (!record)
             record = add_record(records, description);
         if (!status && record && put_record(record, work, figures))
-            write_records(directory, records);
+            cache_dir_write_object(directory, FILE_NAME, records);
     }
     json_decref(records);
     return status;
@@ -161,7 +138,8 @@ enum status machine_record_complete(const char *directory, struct threads *threa
 void machine_record_complete_disk(const char *directory, struct machine_figures *figures) {
     char description[DESCRIPTION_BYTES];
     describe(figures, description);
-    json_t *records = read_records(directory), *record = json_object_get(records, description);
+    json_t *records = cache_dir_read_object(directory, FILE_NAME, MACHINE_RECORDS_BYTES_MAX),
+           *record = json_object_get(records, description);
     bool is_known = json_is_object(record) &&
                     take_rate(record, "disk_bytes_per_s", &figures->disk_bytes_per_s) &&
                     figures->disk_bytes_per_s > 0;
@@ -171,7 +149,7 @@ void machine_record_complete_disk(const char *directory, struct machine_figures 
             record = add_record(records, description);
         if (record &&
             !json_object_set_new(record, "disk_bytes_per_s", json_real(figures->disk_bytes_per_s)))
-            write_records(directory, records);
+            cache_dir_write_object(directory, FILE_NAME, records);
     }
     json_decref(records);
 }

@@ -9,8 +9,8 @@
  * was lost with its worker. */
 void combine_wait(struct dispatch *dispatch, const struct ticket *ticket);
 
-/* out (rows, hidden) += the local feed-forward and the sums of all holders of `ticket`, which is
+/* out (rows, hidden) += what is computed here and the sums of all workers of `ticket`, which is
  * closed. Replies may come in any order; they are added in the order of holders, so results do not
- * depend on timing. What was lost with
- * a worker is asked of others. Errors: those of dispatch_send. */
+ * depend on timing. What was lost with a worker is asked of others. Errors: those of dispatch_send.
+ */
 enum status combine_await(struct dispatch *dispatch, struct ticket *ticket, float *out);

@@ -4,31 +4,11 @@
 
 #include <jansson.h>
 #include <stdbool.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "common/cache_dir.h"
 #include "common/limits.h"
-#include "common/log.h"
 
 #define FILE_NAME "links.json"
-
-/* All records; an empty object where there are none. NULL when memory is out. */
-static json_t *read_records(const char *directory) {
-    json_t *records = NULL;
-    char *text = malloc(LINK_RECORDS_BYTES_MAX);
-    size_t bytes;
-    if (text && !cache_dir_read(directory, FILE_NAME, text, LINK_RECORDS_BYTES_MAX, &bytes)) {
-        records = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, NULL);
-        if (!json_is_object(records)) {
-            log_warning("%s/" FILE_NAME " is damaged; remembering links anew", directory);
-            json_decref(records);
-            records = NULL;
-        }
-    }
-    free(text);
-    return records ? records : json_object();
-}
 
 /* False for what no link can be. */
 static bool take_record(const json_t *record, struct link_figures *out) {
@@ -52,17 +32,14 @@ static void put_record(const char *directory, json_t *records, const char *addre
     json_t *record =
         json_pack("{s:f, s:f, s:f}", "round_trip_s", link->round_trip_s, "to_bytes_per_s",
                   link->to_bytes_per_s, "from_bytes_per_s", link->from_bytes_per_s);
-    char *text = json_object_set_new(records, address, record)
-                     ? NULL
-                     : json_dumps(records, JSON_INDENT(1)); /* to the last digit */
-    if (text)
-        cache_dir_write(directory, FILE_NAME, text, strlen(text)); /* it has warned */
-    free(text);
+    if (json_object_set_new(records, address, record) == 0)
+        cache_dir_write_object(directory, FILE_NAME, records);
 }
 
 void link_record_settle(const char *directory, const char *address, struct link_figures *link) {
     struct link_figures known;
-    json_t *records = directory ? read_records(directory) : NULL;
+    json_t *records =
+        directory ? cache_dir_read_object(directory, FILE_NAME, LINK_RECORDS_BYTES_MAX) : NULL;
     if (!records)
         return;
     if (take_record(json_object_get(records, address), &known) &&

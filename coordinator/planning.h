@@ -41,7 +41,7 @@ struct planning_input {
     double link_bytes_per_s; /* of the coordinator; 0: as fast as the fastest worker's */
     enum weight_format kv_format;
     const char *wire;       /* one of PLANNING_WIRES, or NULL for "auto" */
-    bool may_round;         /* auto may choose bf16: the experts round activations more coarsely */
+    bool may_round;         /* auto may round rows: the experts round activations as coarsely */
     const char *popularity; /* path of statistics; NULL: all experts are as likely */
     enum placement_kind kind;
     enum planner_objective objective;
@@ -66,8 +66,8 @@ double planning_read_rate(const struct planning *planning, uint32_t holder);
 bool planning_predict(const struct planning *planning, const struct cost_step *step,
                       struct cost_prediction *out);
 
-/* What rows are to travel as. By itself bf16 only where that is allowed and predicted to save 2 %
- * of a decode or prefill step. */
+/* What rows are to travel as. By itself rounded only where that is allowed and predicted to save 2
+ * % of a decode or prefill step. */
 enum wire_format planning_wire(const struct planning *planning);
 
 /* In how many micro-batches steps of up to `rows_max` rows are predicted to be fastest: 1, 2 or 4,

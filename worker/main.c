@@ -4,6 +4,7 @@
  * worker learns the port; everything else goes to the log on standard error. */
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "common/config.h"
 #include "common/kernel/kernel.h"
@@ -30,9 +31,8 @@ static const char DETAILS[] =
     "  skein-worker --listen 127.0.0.1:7717 --memory 8G\n"
     "  skein-worker --listen 0.0.0.0:7717 --insecure --model /models/deepseek-v2-lite\n";
 
-/* Fills `settings`; *done when help or version was all that was wanted. */
-static enum status read_settings(struct config *config, int argc, char **argv,
-                                 struct settings *settings, bool *done) {
+/* Each adds some options to a list, and returns how many. */
+static size_t list_store_options(struct settings *settings, struct option *out) {
     const struct option options[] = {
         {.name = "listen",
          .type = OPTION_STRING,
@@ -75,6 +75,13 @@ static enum status read_settings(struct config *config, int argc, char **argv,
          .argument = "SIZE",
          .help = "Most experts that may lie in that directory instead of in memory, the least used "
                  "ones, and are read when they are needed; without it none."},
+    };
+    memcpy(out, options, sizeof options);
+    return sizeof options / sizeof *options;
+}
+
+static size_t list_program_options(struct settings *settings, struct option *out) {
+    const struct option options[] = {
         {.name = "isa",
          .type = OPTION_CHOICE,
          .target = &settings->isa,
@@ -112,12 +119,22 @@ static enum status read_settings(struct config *config, int argc, char **argv,
          .target = &settings->version,
          .help = "Print the version and exit."},
     };
+    memcpy(out, options, sizeof options);
+    return sizeof options / sizeof *options;
+}
+
+/* Fills `settings`; *done when help or version was all that was wanted. */
+static enum status read_settings(struct config *config, int argc, char **argv,
+                                 struct settings *settings, bool *done) {
+    struct option options[OPTIONS_MAX];
+    size_t count = list_store_options(settings, options);
+    count += list_program_options(settings, options + count);
     const struct command command = {.name = "skein-worker",
                                     .summary = "Serve experts to a coordinator",
                                     .usage = "[options]",
                                     .details = DETAILS,
                                     .options = options,
-                                    .option_count = sizeof options / sizeof *options};
+                                    .option_count = count};
     enum status status = config_parse_arguments(config, &command, argc, argv, done);
     if (!status && !*done && settings->config_path)
         status = config_parse_file(config, &command, settings->config_path);

@@ -123,8 +123,32 @@ static void test_what_cannot_be_written(void **state) {
     free(endless);
 }
 
+/* Numbers come back to the last digit; what is no object, or too long, is an empty one. */
+static void test_objects(void **state) {
+    struct fixture *f = *state;
+    json_t *object = json_pack("{s:f}", "third", 1.0 / 3);
+    cache_dir_write_object(f->directory, "object.json", object);
+    json_decref(object);
+    object = cache_dir_read_object(f->directory, "object.json", 100);
+    assert_true(json_number_value(json_object_get(object, "third")) == 1.0 / 3);
+    json_decref(object);
+    object = cache_dir_read_object(f->directory, "none.json", 100);
+    assert_int_equal(json_object_size(object), 0);
+    json_decref(object);
+    const size_t capacities[] = {100, 3};
+    for (size_t i = 0; i < 2; i++) {
+        test_file_write(f->directory, "list.json", "[1, 2]");
+        log_capture_begin(&f->capture);
+        object = cache_dir_read_object(f->directory, "list.json", capacities[i]);
+        expect_warning(&f->capture, "list.json", i ? "at most 3 bytes" : "is damaged");
+        assert_int_equal(json_object_size(object), 0);
+        json_decref(object);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_objects, setup, teardown),
         cmocka_unit_test_setup_teardown(test_writes_and_replaces, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_directory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_cannot_be_read, setup, teardown),
