@@ -47,14 +47,6 @@ PANEL_INLINE __m512i join_columns(__m512 even, __m512 odd) {
     return _mm512_permutexvar_epi16(places, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
 }
 
-PANEL_INLINE __m512 even_values(__m512i pairs) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
-}
-
-PANEL_INLINE __m512 odd_values(__m512i pairs) {
-    return _mm512_castsi512_ps(_mm512_and_si512(pairs, ISET((int)0xffff0000)));
-}
-
 /* Each of these writes `columns` columns of a panel, from `column` on, as rows of tiles to `high`;
  * what bf16 leaves out of them to `low` where a format has that. */
 
@@ -81,10 +73,23 @@ static void tiles_bf16(const uint8_t *panel, uint32_t column, uint32_t columns, 
             _mm512_storeu_si512(high + 64 * pair, joined);                                         \
             if (WITH_LOW)                                                                          \
                 _mm512_storeu_si512(low + 64 * pair,                                               \
-                                    join_columns(_mm512_sub_ps(w[0][0], even_values(joined)),      \
-                                                 _mm512_sub_ps(w[0][1], odd_values(joined))));     \
+                                    join_columns(_mm512_sub_ps(w[0][0], EVEN_BF16(joined)),        \
+                                                 _mm512_sub_ps(w[0][1], ODD_BF16(joined))));       \
         }                                                                                          \
     }
+
+/* Tiles take subnormal numbers for zero, so FP8 is converted to f32's normal ones here; the sums
+ * lack FP8_FACTOR. First the high bytes of 16-bit lanes. */
+PANEL_INLINE __m512 high_fp8(__m256i lanes) {
+    return _mm512_cvtph_ps(
+        _mm256_and_si256(_mm256_srai_epi16(lanes, 1), _mm256_set1_epi16((short)0xbf80)));
+}
+
+PANEL_INLINE void LOAD_PAIR_fp8(const uint8_t *p, __m512 (*w)[2]) {
+    __m256i lanes = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    w[0][0] = high_fp8(_mm256_slli_epi16(lanes, 8));
+    w[0][1] = high_fp8(lanes);
+}
 
 DEFINE_FLOAT_TILES(f16, 4 * PANEL_ROWS, true)
 DEFINE_FLOAT_TILES(fp8, 2 * PANEL_ROWS, false)

@@ -155,11 +155,11 @@ static inline void store_bytes(int8_t *p, __m256 v) {
 
 #include "common/kernel/block_simd.h"
 
-#define LOAD_EVEN_BF16(p) _mm256_castsi256_ps(_mm256_slli_epi32(ILOAD(p), 16))
-#define LOAD_ODD_BF16(p)  _mm256_castsi256_ps(_mm256_and_si256(ILOAD(p), ISET((int)0xffff0000)))
-#define LOAD_PAIR_fp8     load_pair_fp8
-#define FLOAT_PANELS      1
-#define FLOAT_BATCH       4
+#define EVEN_BF16(v)        _mm256_castsi256_ps(_mm256_slli_epi32(v, 16))
+#define ODD_BF16(v)         _mm256_castsi256_ps(_mm256_and_si256(v, ISET((int)0xffff0000)))
+#define LOAD_PAIRS_fp8(...) LOAD_EACH(load_pair_fp8, __VA_ARGS__)
+#define FLOAT_PANELS        1
+#define FLOAT_BATCH         4
 
 /* E4M3 becomes the upper half of an f32 of the same fields without a conversion, which would take
  * most of the time. The exponent's bias is larger by 120, so E4M3's subnormal numbers are f32's,
@@ -169,9 +169,9 @@ static inline void store_bytes(int8_t *p, __m256 v) {
  *
  * Of each pair of bytes, which are signed, a multiplication takes one and moves it by four bits.
  * The halves of words are taken from both 128-bit lanes: w[0] has rows 0 to 3 and 8 to 11. */
-#define FP8_INPUT_FACTOR 0x1p64f
-#define FP8_SUM_FACTOR   0x1p56f
-#define ARRANGE_fp8      arrange_fp8
+#define FP8_INPUT_FACTOR          0x1p64f
+#define FP8_SUM_FACTOR            0x1p56f
+#define ARRANGE_fp8(sums, panels) ((void)(panels), arrange_fp8(sums))
 
 static inline void load_pair_fp8(const uint8_t *p, __m256 (*w)[2]) {
     __m256i lanes = ILOAD(p), fields = _mm256_set1_epi16((short)0x87f0);

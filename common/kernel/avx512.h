@@ -36,8 +36,12 @@ static inline __m512 load_fp8(const uint8_t *p) {
 
 #include "common/kernel/simd.h"
 
+/* Read as volatile, what several instructions take is loaded once: gcc would fold the load into
+ * each of them, and groups of weights often lie across two cache lines. */
+typedef long long unaligned_lanes __attribute__((vector_size(64), aligned(1), may_alias));
+
 #define IVEC              __m512i
-#define ILOAD(p)          _mm512_loadu_si512(p)
+#define ILOAD(p)          ((__m512i) * (const volatile unaligned_lanes *)(p))
 #define ISET(a)           _mm512_set1_epi32(a)
 #define ISET8(a)          _mm512_set1_epi8(a)
 #define IADD(a, b)        _mm512_add_epi32(a, b)
@@ -81,25 +85,44 @@ static inline __attribute__((always_inline)) void dot_rows(const __m512i *groups
 
 #include "common/kernel/block_simd.h"
 
-#define LOAD_EVEN_BF16(p) _mm512_castsi512_ps(_mm512_slli_epi32(ILOAD(p), 16))
-#define LOAD_ODD_BF16(p)  _mm512_castsi512_ps(_mm512_and_si512(ILOAD(p), ISET((int)0xffff0000)))
-#define LOAD_PAIR_fp8     load_pair_fp8
-#define FP8_INPUT_FACTOR  1.0f
-#define FP8_SUM_FACTOR    FP8_FACTOR
-#define ARRANGE_fp8       ARRANGE_NOTHING
-#define FLOAT_PANELS      2
-#define FLOAT_BATCH       8
+#define EVEN_BF16(v)   _mm512_castsi512_ps(_mm512_slli_epi32(v, 16))
+#define ODD_BF16(v)    _mm512_castsi512_ps(_mm512_and_si512(v, ISET((int)0xffff0000)))
+#define LOAD_PAIRS_fp8 load_pairs_fp8
+#define ARRANGE_fp8    arrange_fp8
+#define FLOAT_PANELS   2
+#define FLOAT_BATCH    8
 
-/* The high bytes of 16-bit lanes. */
-static inline __m512 high_fp8(__m256i lanes) {
-    return _mm512_cvtph_ps(
-        _mm256_and_si256(_mm256_srai_epi16(lanes, 1), _mm256_set1_epi16((short)0xbf80)));
+/* E4M3 becomes the upper half of an f32 without a conversion, as avx2.c explains. Of two panels,
+ * one in each half of the vector: w[0] has their even rows and w[1] the odd ones. */
+#define FP8_INPUT_FACTOR 0x1p64f
+#define FP8_SUM_FACTOR   0x1p56f
+
+static inline void load_pairs_fp8(const uint8_t *p, size_t panel_bytes, size_t panels,
+                                  __m512 (*w)[2]) {
+    const __m512i fields = _mm512_set1_epi16((short)0x87f0), upper = ISET((int)0xffff0000);
+    __m256i first = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    __m512i lanes = _mm512_slli_epi32(_mm512_cvtepu16_epi32(first), 16);
+    if (panels > 1) {
+        __m256i second = _mm256_loadu_si256((const __m256i *)(const void *)(p + panel_bytes));
+        lanes = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+    }
+    __m512i columns[2] = {_mm512_maddubs_epi16(_mm512_set1_epi16(16), lanes),
+                          _mm512_srai_epi16(lanes, 4)};
+    for (size_t c = 0; c < 2; c++) {
+        __m512i values = IAND(columns[c], fields);
+        if (panels > 1)
+            w[1][c] = _mm512_castsi512_ps(IAND(values, upper));
+        w[0][c] = _mm512_castsi512_ps(panels > 1 ? _mm512_slli_epi32(values, 16) : values);
+    }
 }
 
-static inline void load_pair_fp8(const uint8_t *p, __m512 (*w)[2]) {
-    __m256i lanes = _mm256_loadu_si256((const __m256i *)(const void *)p);
-    w[0][0] = high_fp8(_mm256_slli_epi16(lanes, 8));
-    w[0][1] = high_fp8(lanes);
+static inline void arrange_fp8(__m512 *sums, size_t panels) {
+    if (panels == 1)
+        return;
+    __m512 even = sums[0], odd = sums[1];
+    const __m512i first = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    sums[0] = _mm512_permutex2var_ps(even, first, odd);
+    sums[1] = _mm512_permutex2var_ps(even, _mm512_add_epi32(first, ISET(8)), odd);
 }
 
 #include "common/kernel/float_panel_simd.h"

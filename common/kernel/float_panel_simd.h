@@ -1,13 +1,13 @@
 /* Float panels written once over a vector type, as simd.h: each variant's file defines the macros
  * below and includes this file.
  *
- *   LOAD_EVEN_BF16(p) LOAD_ODD_BF16(p)  the low or high halves of LANES 32-bit lanes, as f32
- *   LOAD_PAIR_fp8(p, w)  two columns of a panel: w[v][c] are LANES rows of column c, as f32 whose
- *                        products with activations times FP8_INPUT_FACTOR lack FP8_SUM_FACTOR
- *   ARRANGE_fp8(sums)    brings the vectors of sums with those into the order of the rows
- *   FLOAT_PANELS     panels that are multiplied side by side in a batch
- *   FLOAT_BATCH      rows of activations for which weights are converted once: their sums with
- *                    FLOAT_PANELS panels, and the weights of two columns, fit in the registers
+ *   EVEN_BF16(v) ODD_BF16(v)  the low or high halves of LANES 32-bit lanes, as f32
+ *   LOAD_PAIRS_fp8(p, panel_bytes, panels, w)  two columns of FLOAT_PANELS panels or of one:
+ * w[v][c] are LANES rows of column c, as f32 whose products with activations times FP8_INPUT_FACTOR
+ * lack FP8_SUM_FACTOR ARRANGE_fp8(sums, panels)  brings the vectors of sums with those into the
+ * order of the rows FLOAT_PANELS     panels that are multiplied side by side in a batch FLOAT_BATCH
+ * rows of activations for which weights are converted once: their sums with FLOAT_PANELS panels,
+ * and the weights of two columns, fit in the registers
  *
  * An activation is read once for all vectors of FLOAT_PANELS panels, a weight for FLOAT_BATCH rows.
  * Larger batches take FLOAT_COLUMNS columns at a time and copy FLOAT_BATCH rows of those for all
@@ -21,7 +21,7 @@
 #define PANEL_VECTORS (PANEL_ROWS / LANES)
 #define FLOAT_VECTORS (FLOAT_PANELS * PANEL_VECTORS)
 
-/* Two columns of a panel, as LOAD_PAIR_fp8. */
+/* Two columns of a panel, as LOAD_PAIRS_fp8. */
 PANEL_INLINE void LOAD_PAIR_f32(const uint8_t *p, VEC (*w)[2]) {
     for (size_t v = 0; v < PANEL_VECTORS; v++) {
         w[v][0] = LOAD((const float *)(const void *)p + v * LANES);
@@ -38,15 +38,23 @@ PANEL_INLINE void LOAD_PAIR_f16(const uint8_t *p, VEC (*w)[2]) {
 
 PANEL_INLINE void LOAD_PAIR_bf16(const uint8_t *p, VEC (*w)[2]) {
     for (size_t v = 0; v < PANEL_VECTORS; v++) {
-        w[v][0] = LOAD_EVEN_BF16(p + 4 * v * LANES);
-        w[v][1] = LOAD_ODD_BF16(p + 4 * v * LANES);
+        IVEC pairs = ILOAD(p + 4 * v * LANES);
+        w[v][0] = EVEN_BF16(pairs);
+        w[v][1] = ODD_BF16(pairs);
     }
 }
 
-#define ARRANGE_NOTHING(sums) ((void)(sums))
-#define ARRANGE_f32           ARRANGE_NOTHING
-#define ARRANGE_f16           ARRANGE_NOTHING
-#define ARRANGE_bf16          ARRANGE_NOTHING
+#define LOAD_EACH(LOAD_PAIR, p, panel_bytes, panels, w)                                            \
+    for (size_t i = 0; i < (panels); i++)                                                          \
+    LOAD_PAIR((p) + i * (panel_bytes), (w) + i * PANEL_VECTORS)
+#define LOAD_PAIRS_f32(...)  LOAD_EACH(LOAD_PAIR_f32, __VA_ARGS__)
+#define LOAD_PAIRS_f16(...)  LOAD_EACH(LOAD_PAIR_f16, __VA_ARGS__)
+#define LOAD_PAIRS_bf16(...) LOAD_EACH(LOAD_PAIR_bf16, __VA_ARGS__)
+
+#define ARRANGE_NOTHING(sums, panels) ((void)(sums), (void)(panels))
+#define ARRANGE_f32                   ARRANGE_NOTHING
+#define ARRANGE_f16                   ARRANGE_NOTHING
+#define ARRANGE_bf16                  ARRANGE_NOTHING
 
 /* Some columns of panels that lie panel_bytes apart, what their products are scaled by, and whether
  * those are added to what is in y. */
@@ -79,9 +87,7 @@ struct float_part {
                     __builtin_prefetch(four + i * part->panel_bytes + at + PREFETCH_BYTES);        \
             for (uint32_t pair = 0; pair < 2; pair++) {                                            \
                 VEC weights[FLOAT_VECTORS][2];                                                     \
-                for (size_t i = 0; i < panels; i++)                                                \
-                    LOAD_PAIR_##NAME(four + i * part->panel_bytes + pair * (PAIR_BYTES),           \
-                                     weights + i * PANEL_VECTORS);                                 \
+                LOAD_PAIRS_##NAME(four + pair * (PAIR_BYTES), part->panel_bytes, panels, weights); \
                 for (size_t c = 0; c < 2; c++)                                                     \
                     for (size_t r = 0; r < rows; r++) {                                            \
                         VEC a = SET(x[r * x_stride + column + 2 * pair + c]);                      \
@@ -93,22 +99,19 @@ struct float_part {
             }                                                                                      \
         }                                                                                          \
         VEC scale = SET(part->scale);                                                              \
-        for (size_t r = 0; r < rows; r++)                                                          \
-            for (size_t i = 0; i < panels; i++) {                                                  \
-                float *out = y + r * y_stride + i * PANEL_ROWS;                                    \
-                VEC totals[PANEL_VECTORS];                                                         \
-                for (size_t v = 0; v < PANEL_VECTORS; v++) {                                       \
-                    const VEC *chain = sums[i * PANEL_VECTORS + v][r];                             \
-                    totals[v] = chain[0];                                                          \
-                    for (size_t c = 1; c < chains; c++)                                            \
-                        totals[v] = ADD(totals[v], chain[c]);                                      \
-                }                                                                                  \
-                ARRANGE_##NAME(totals);                                                            \
-                for (size_t v = 0; v < PANEL_VECTORS; v++) {                                       \
-                    VEC before = part->add ? LOAD(out + v * LANES) : ZERO();                       \
-                    STORE(out + v * LANES, FMA(scale, totals[v], before));                         \
-                }                                                                                  \
+        for (size_t r = 0; r < rows; r++) {                                                        \
+            VEC totals[FLOAT_VECTORS];                                                             \
+            for (size_t v = 0; v < vectors; v++) {                                                 \
+                totals[v] = sums[v][r][0];                                                         \
+                for (size_t c = 1; c < chains; c++)                                                \
+                    totals[v] = ADD(totals[v], sums[v][r][c]);                                     \
             }                                                                                      \
+            ARRANGE_##NAME(totals, panels);                                                        \
+            for (size_t v = 0; v < vectors; v++) {                                                 \
+                float *out = y + r * y_stride + v * LANES;                                         \
+                STORE(out, FMA(scale, totals[v], part->add ? LOAD(out) : ZERO()));                 \
+            }                                                                                      \
+        }                                                                                          \
     }                                                                                              \
     /* The same for any number of rows up to FLOAT_BATCH. */                                       \
     PANEL_INLINE void float_rows_##NAME(const struct float_part *part, size_t panels,              \
@@ -182,7 +185,7 @@ PANEL_INLINE void copy_rows(const float *x, size_t x_stride, size_t rows, uint32
                                  size_t batch, float *y, size_t y_stride) {                        \
         const struct float_product product = {                                                     \
             columns / 2 * (PAIR_BYTES), columns, scales, x, x_stride, batch, y, y_stride};         \
-        size_t step = batch > FLOAT_BATCH ? count : batch > 1 ? FLOAT_PANELS : 1;                  \
+        size_t step = batch > FLOAT_BATCH ? count : FLOAT_PANELS;                                  \
         for (size_t i = 0; i < count; i += step)                                                   \
             float_columns_##NAME(&product, panels + i * product.panel_bytes,                       \
                                  count - i < step ? count - i : step, y + i * PANEL_ROWS);         \

@@ -102,14 +102,14 @@ static inline __attribute__((always_inline)) void dot_rows(const int32x4_t *grou
 
 #include "common/kernel/block_simd.h"
 
-#define LOAD_EVEN_BF16(p) vreinterpretq_f32_s32(vshlq_n_s32(ILOAD(p), 16))
-#define LOAD_ODD_BF16(p)  vreinterpretq_f32_s32(vandq_s32(ILOAD(p), ISET((int)0xffff0000)))
-#define LOAD_PAIR_fp8     load_pair_fp8
-#define FP8_INPUT_FACTOR  1.0f
-#define FP8_SUM_FACTOR    FP8_FACTOR
-#define ARRANGE_fp8       ARRANGE_NOTHING
-#define FLOAT_PANELS      1
-#define FLOAT_BATCH       4
+#define EVEN_BF16(v)        vreinterpretq_f32_s32(vshlq_n_s32(v, 16))
+#define ODD_BF16(v)         vreinterpretq_f32_s32(vandq_s32(v, ISET((int)0xffff0000)))
+#define LOAD_PAIRS_fp8(...) LOAD_EACH(load_pair_fp8, __VA_ARGS__)
+#define FP8_INPUT_FACTOR    1.0f
+#define FP8_SUM_FACTOR      FP8_FACTOR
+#define ARRANGE_fp8         ARRANGE_NOTHING
+#define FLOAT_PANELS        1
+#define FLOAT_BATCH         4
 
 static inline void load_pair_fp8(const uint8_t *p, float32x4_t (*w)[2]) {
     for (size_t v = 0; v < PANEL_ROWS / LANES; v++) {
