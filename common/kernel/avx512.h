@@ -65,19 +65,21 @@ typedef long long unaligned_lanes __attribute__((vector_size(64), aligned(1), ma
 #define PANEL_BATCH 8
 #define PANEL_SIDE  1
 
-/* Two sums, so that one multiplication need not wait for the other. `values` are those of the first
- * row for the first group. */
+/* Two sums, so that one multiplication need not wait for the other, where many follow each other.
+ * `values` are those of the first row for the first group. */
 static inline __attribute__((always_inline)) void dot_rows(const __m512i *groups, int count,
                                                            const int8_t *values, size_t x_stride,
                                                            int rows, __m512i (*dots)[1]) {
+    const int chains = rows == 1 || count == 8 ? 2 : 1;
     UNROLL for (int r = 0; r < rows; r++) {
         __m512i sums[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
         UNROLL for (int g = 0; g < count; g++) {
             int four;
             memcpy(&four, values + r * x_stride * sizeof(struct q8_block) + 4 * g, sizeof four);
-            sums[g % 2] = _mm512_dpbusd_epi32(sums[g % 2], groups[g], _mm512_set1_epi32(four));
+            sums[g % chains] =
+                _mm512_dpbusd_epi32(sums[g % chains], groups[g], _mm512_set1_epi32(four));
         }
-        dots[r][0] = _mm512_add_epi32(sums[0], sums[1]);
+        dots[r][0] = chains == 1 ? sums[0] : _mm512_add_epi32(sums[0], sums[1]);
     }
 }
 
