@@ -53,7 +53,7 @@ static inline __m256 load_fp8(const uint8_t *p) {
 #include "common/kernel/simd.h"
 
 #define IVEC              __m256i
-#define ILOAD(p)          _mm256_loadu_si256((const __m256i *)(p))
+#define ILOAD(p)          ((__m256i)LOAD_ONCE(p))
 #define ISET(a)           _mm256_set1_epi32(a)
 #define ISET8(a)          _mm256_set1_epi8(a)
 #define IADD(a, b)        _mm256_add_epi32(a, b)

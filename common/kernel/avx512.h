@@ -36,12 +36,8 @@ static inline __m512 load_fp8(const uint8_t *p) {
 
 #include "common/kernel/simd.h"
 
-/* Read as volatile, what several instructions take is loaded once: gcc would fold the load into
- * each of them, and groups of weights often lie across two cache lines. */
-typedef long long unaligned_lanes __attribute__((vector_size(64), aligned(1), may_alias));
-
 #define IVEC              __m512i
-#define ILOAD(p)          ((__m512i) * (const volatile unaligned_lanes *)(p))
+#define ILOAD(p)          ((__m512i)LOAD_ONCE(p))
 #define ISET(a)           _mm512_set1_epi32(a)
 #define ISET8(a)          _mm512_set1_epi8(a)
 #define IADD(a, b)        _mm512_add_epi32(a, b)

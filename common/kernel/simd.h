@@ -15,6 +15,12 @@
 #include "common/kernel/variants.h"
 
 #define LOAD_F32(p) LOAD(p)
+
+/* A vector of whole numbers, read as volatile: gcc would fold the load into each instruction that
+ * takes it, and groups of weights often lie across two cache lines. */
+typedef long long unaligned_lanes __attribute__((vector_size(4 * LANES), aligned(1), may_alias));
+#define LOAD_ONCE(p) (*(const volatile unaligned_lanes *)(p))
+
 /* Before a loop over constants whose arrays are meant to be registers. */
 #define UNROLL _Pragma("GCC unroll 8")
 
