@@ -257,9 +257,11 @@ static struct demand demand_of(double probability, double rows) {
 static void tally_batch(struct cost_model *model, const struct placement *placement, uint32_t layer,
                         double rows) {
     const float *probabilities = routing_probabilities(model->input.routing, layer);
+    struct demand demand = {0};
     clear_tallies(model);
     for (uint32_t e = 0; e < model->input.shape->experts; e++) {
-        struct demand demand = demand_of(probabilities[e], rows);
+        if (e == 0 || probabilities[e] != probabilities[e - 1]) /* powers take long */
+            demand = demand_of(probabilities[e], rows);
         add_expert(model, placement, layer, e, &demand);
     }
     for (uint32_t d = 0; d < ROUTING_DRAWS; d++)
