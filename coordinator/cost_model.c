@@ -343,7 +343,8 @@ static struct exchange sum_exchange(const struct cost_model *model) {
 /* One worker's part of a layer. */
 struct remote {
     double round_trip_s, out_s, compute_s, in_s;
-    double disk_s; /* of compute_s, beyond computing */
+    double disk_s;     /* of compute_s, beyond computing */
+    double own_link_s; /* of out_s and in_s, where the coordinator's own link takes longest */
 };
 
 static double remote_seconds(const struct remote *remote) {
@@ -356,12 +357,16 @@ static struct remote find_remote(const struct cost_model *model, uint32_t worker
     const struct tally *tally = &model->tallies[worker];
     if (tally->rows <= 0)
         return (struct remote){0};
+    double out_s = out_bytes(model, tally) / link->to_bytes_per_s;
+    double in_s = in_bytes(model, tally) / link->from_bytes_per_s;
     return (struct remote){
         .round_trip_s = link->round_trip_s,
-        .out_s = fmax(out_bytes(model, tally) / link->to_bytes_per_s, all->own_out_s),
+        .out_s = fmax(out_s, all->own_out_s),
         .compute_s = REQUEST_S + fmax(tally->busy_s, tally->disk_s),
-        .in_s = fmax(in_bytes(model, tally) / link->from_bytes_per_s, all->own_in_s),
+        .in_s = fmax(in_s, all->own_in_s),
         .disk_s = fmax(0, tally->disk_s - tally->busy_s),
+        .own_link_s = (all->own_out_s > out_s ? all->own_out_s : 0) +
+                      (all->own_in_s > in_s ? all->own_in_s : 0),
     };
 }
 
@@ -433,8 +438,11 @@ static void add_tallied(const struct cost_model *model, const struct cost_parts 
     out->parts.compute += n * slowest.compute_s;
     out->parts.in += n * slowest.in_s;
     out->parts.disk += n * slowest.disk_s;
-    if (last < model->input.workers && layer_s > step->micro_batches * own_s)
+    out->parts.own_link += n * slowest.own_link_s;
+    if (last < model->input.workers && layer_s > step->micro_batches * own_s) {
         out->holders[last].slowest += weight / model->expert_layers;
+        out->holders[last].waited_s += weight * (layer_s - step->micro_batches * own_s);
+    }
 }
 
 /* ---- The coordinator's own work. */

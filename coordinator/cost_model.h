@@ -60,7 +60,8 @@ struct cost_parts {
     /* Of the slowest worker of each layer; each is hidden by the coordinator's experts or part
      * of `wait`. */
     double round_trip, out, compute, in;
-    double disk; /* of `compute`, what reading from its disk takes beyond computing */
+    double disk;     /* of `compute`, what reading from its disk takes beyond computing */
+    double own_link; /* of `out` and `in`, where the coordinator's own link takes longest */
 };
 
 /* What one holder has of one step. */
@@ -70,6 +71,7 @@ struct cost_holder {
     double rows;
     double out_bytes, in_bytes; /* to it and back */
     double slowest;             /* of all expert layers, the part in which others wait for it */
+    double waited_s;            /* that the coordinator waits for it as the slowest */
 };
 
 struct cost_prediction {
