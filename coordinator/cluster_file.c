@@ -282,7 +282,8 @@ static enum status check_machine(const struct reader *reader, const yaml_node_t 
                                  struct cluster_machine *machine) {
     bool any = entry->memory_bytes > 0 || entry->read_gb_per_s > 0 || entry->has_gops;
     bool all = entry->memory_bytes > 0 && entry->read_gb_per_s > 0 && entry->has_gops;
-    *machine = (struct cluster_machine){.name = entry->name, .address = entry->address};
+    *machine = (struct cluster_machine){
+        .name = entry->name, .kind = entry->name, .address = entry->address};
     if (any ? !all : !entry->address) {
         log_error("%s:%zu: %s needs memory, read_gb_per_s and gops%s; `skein bench` measures the "
                   "last two",

@@ -23,6 +23,7 @@
 
 struct cluster_machine {
     const char *name;    /* NULL: none was given */
+    const char *kind;    /* the name that all machines of one entry share; NULL likewise */
     const char *address; /* HOST:PORT; NULL: only described */
     bool described;      /* figures and link are set */
     struct machine_figures figures;

@@ -22,8 +22,12 @@
 #define PROMPT_TOKENS_PER_ANSWER_TOKEN 4
 
 /* Steps in which shares are moved between holders, by this factor. */
-#define MOVES_MAX 24
-#define MOVE      1.2
+#define MOVES_MAX       24
+#define MOVES_START_MAX 8 /* where the search starts from a plan */
+#define MOVE            1.2
+
+/* Ways of an earlier plan that are worth starting from. */
+#define START_WAYS_MAX 3
 
 /* Further copies cost memory and time to load, and a mixture of layers is harder to understand:
  * they have to gain so much. */
@@ -107,6 +111,8 @@ static uint64_t total_bytes(const struct planner_input *input) {
 /* Says what is missing; the bytes that found no place where the sum would suffice. */
 static enum status refuse(const struct search *search) {
     const struct planner_input *input = search->input;
+    if (input->quiet)
+        return STATUS_NO_MEMORY;
     uint64_t total = total_bytes(input), offered = 0;
     uint64_t capacity[HOLDERS_MAX];
     find_capacity(input, 1, capacity);
@@ -320,6 +326,9 @@ static enum status try_next(struct search *search) {
         return status;
     }
     name_try(input, placement, try);
+    try->option.teams = try->schemes[0].teams;
+    try->option.members = try->schemes[0].members;
+    try->option.unit = try->schemes[0].unit;
     predict(search, placement, try);
     keep(search, placement);
     return STATUS_OK;
@@ -459,7 +468,8 @@ static enum status try_fewer(struct search *search) {
 static enum status move_shares(struct search *search) {
     enum status status = STATUS_OK;
     bool blocked = false;
-    for (uint32_t move = 0; move < MOVES_MAX && status == STATUS_OK && !blocked; move++) {
+    uint32_t moves_max = search->input->start ? MOVES_START_MAX : MOVES_MAX;
+    for (uint32_t move = 0; move < moves_max && status == STATUS_OK && !blocked; move++) {
         const struct try *best = &search->best[0];
         double before = best->option.seconds;
         *search->next = *best;
@@ -573,7 +583,8 @@ static enum status try_offload(struct search *search, const struct offload_input
     return STATUS_OK;
 }
 
-/* Divided for either step, among all workers, half of them and so on for each layer. */
+/* Divided for either step, among all workers, half of them and so on for each layer; no further
+ * than that where the search starts from a plan. */
 static enum status offload(struct search *search) {
     const struct planner_input *input = search->input;
     const uint32_t rows[] = {input->decode.rows, input->prefill.rows};
@@ -583,13 +594,14 @@ static enum status offload(struct search *search) {
                                     .rows = rows[0],
                                     .members_max = input->workers,
                                     .regardless = input->offload == OFFLOAD_ALWAYS};
+    uint32_t members_min = input->start && input->workers > 1 ? input->workers / 2 : 1;
     enum status status = STATUS_OK;
     if (input->workers == 0 || input->offload == OFFLOAD_NONE)
         return STATUS_OK;
     if (offload.regardless)
         status = try_offload(search, &offload);
     for (int i = 0; i < 2 && input->costs && !offload.regardless; i++)
-        for (offload.members_max = input->workers; offload.members_max > 0 && !status;
+        for (offload.members_max = input->workers; offload.members_max >= members_min && !status;
              offload.members_max /= 2) {
             offload.rows = rows[i];
             status = try_offload(search, &offload);
@@ -682,6 +694,21 @@ static enum status try_all(struct search *search) {
     return status ? status : try_fewer(search);
 }
 
+/* The best ways of an earlier plan, on as many holders and on one more; teams of one stay so. */
+static enum status try_start(struct search *search) {
+    const struct plan *start = search->input->start;
+    enum status status = STATUS_OK;
+    for (uint32_t i = 0; i < start->option_count && i < START_WAYS_MAX; i++) {
+        const struct plan_option *way = &start->options[i];
+        for (uint32_t more = 0; more < 2 && !status; more++)
+            if (way->members + more <= search->input->holders)
+                status =
+                    try_scheme(search, way->members + more,
+                               way->teams + (way->teams == way->members ? more : 0), way->unit);
+    }
+    return status;
+}
+
 /* With memory alone, then with disks: with so much of them as is needed, and with all of it; or
  * only as far as that until something fits. */
 static enum status try_disks(struct search *search, enum status (*stage)(struct search *),
@@ -699,7 +726,7 @@ static enum status try_disks(struct search *search, enum status (*stage)(struct 
 }
 
 static enum status search_all(struct search *search) {
-    enum status status = try_disks(search, try_all, false);
+    enum status status = try_disks(search, search->input->start ? try_start : try_all, false);
     if (status || search->plan->option_count == 0 || (status = move_shares(search)))
         return status;
     return mix_layers(search);

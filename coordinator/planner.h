@@ -61,6 +61,8 @@ struct planner_input {
     struct cost_model *costs;         /* NULL: figures are not known; then AUTO is EXPERTS */
     const struct routing *routing;    /* NULL: every expert is as likely */
     struct cost_step decode, prefill; /* the steps that the workload consists of */
+    const struct plan *start;         /* AUTO tries its ways alone; NULL: searches all */
+    bool quiet;                       /* no line where experts do not fit */
 };
 
 #define PLAN_NAME_BYTES 112
@@ -72,6 +74,7 @@ struct plan_option {
     char name[PLAN_NAME_BYTES];                       /* "every expert sliced over 5 machines" */
     double decode_tokens_per_s, prefill_tokens_per_s; /* 0 without costs */
     double seconds;                                   /* that the workload takes, for comparing */
+    uint32_t teams, members, unit;                    /* of its scheme */
 };
 
 struct plan {

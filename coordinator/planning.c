@@ -134,6 +134,8 @@ static enum status plan(struct planning *planning) {
         .routing = planning->routing,
         .decode = input->decode,
         .prefill = input->prefill,
+        .start = input->start,
+        .quiet = input->quiet,
     };
     return planner_plan(&planner, &planning->plan);
 }
@@ -304,6 +306,16 @@ bool planning_rate(const struct planning *planning, const struct planning_reques
         request->prompt_tokens /
         (prompt_seconds(planning, request, &prediction) + prediction.parts.head);
     return true;
+}
+
+uint64_t planning_expert_bytes(const struct planning_input *input) {
+    uint64_t bytes = 0;
+    for (uint32_t layer = 0; layer < input->layers; layer++)
+        if (input->shape->is_expert_layer[layer])
+            bytes += input->shape->experts *
+                     shard_bytes(&input->layouts[layer],
+                                 &(struct shard){.end = input->layouts[layer].inner});
+    return bytes;
 }
 
 uint64_t planning_cache_bytes(const struct planning_input *input, uint64_t positions) {

@@ -48,6 +48,8 @@ struct planning_input {
     enum planner_replicas replicas;
     enum planner_offload offload;
     struct cost_step decode, prefill; /* the workload */
+    const struct plan *start;         /* its ways alone are tried; NULL: all are searched */
+    bool quiet;                       /* no line where experts do not fit */
 };
 
 struct planning;
@@ -91,6 +93,9 @@ struct planning_rates {
 /* False, and nothing is predicted, where figures of a machine are not known. */
 bool planning_rate(const struct planning *planning, const struct planning_request *request,
                    struct planning_rates *out);
+
+/* Bytes of one copy of all routed experts. */
+uint64_t planning_expert_bytes(const struct planning_input *input);
 
 /* Bytes of a KV cache of `positions`. */
 uint64_t planning_cache_bytes(const struct planning_input *input, uint64_t positions);

@@ -42,6 +42,7 @@ static void test_everything(void **state) {
     const struct cluster_machine *mini = &file.workers[2];
     assert_string_equal(mini->name, "mini 1");
     assert_string_equal(file.workers[3].name, "mini 2");
+    assert_string_equal(file.workers[3].kind, "mini");
     assert_true(mini->described && !mini->address);
     assert_int_equal(mini->figures.memory_bytes, 16ull << 30);
     expect_near(mini->figures.read_bytes_per_s, 40e9);
@@ -74,6 +75,7 @@ static void test_defaults(void **state) {
                   &file),
         STATUS_OK);
     assert_null(file.workers[0].name);
+    assert_null(file.workers[0].kind);
     expect_near(file.workers[0].link.to_bytes_per_s, 1e9 / 8 * 0.94);
     expect_near(file.workers[0].link.round_trip_s, 150e-6);
     expect_near(file.coordinator.link.to_bytes_per_s, 10e9 / 8 * 0.94);
