@@ -17,6 +17,7 @@
 #include "coordinator/options.h"
 #include "coordinator/plan_report.h"
 #include "coordinator/planning.h"
+#include "coordinator/what_if.h"
 
 struct planned {
     const struct plan_options *options;
@@ -29,7 +30,9 @@ struct planned {
     struct cluster *connections; /* to the workers that are asked; NULL: none */
     uint32_t asked[WORKERS_MAX]; /* number among those, UINT32_MAX: not asked */
     struct planning_worker workers[WORKERS_MAX];
+    struct what_ifs what_ifs;
     const char *names[HOLDERS_MAX];
+    const char *kinds[WORKERS_MAX]; /* what all machines of an entry are called */
     char unnamed[WORKERS_MAX][24];
     uint64_t memory_bytes[HOLDERS_MAX];
 };
@@ -121,6 +124,7 @@ static void list_workers(struct planned *planned) {
         planned->names[w] = machine->name      ? machine->name
                             : machine->address ? machine->address
                                                : planned->unnamed[w];
+        planned->kinds[w] = machine->kind ? machine->kind : planned->names[w];
     }
     planned->names[cluster->count] =
         cluster->coordinator.name ? cluster->coordinator.name : "coordinator";
@@ -166,6 +170,24 @@ static enum status make_plan(struct planned *planned, struct planning_input *inp
     return planning_create(input, &planned->planning);
 }
 
+static enum status flush_output(void) {
+    if (fflush(stdout) || ferror(stdout)) {
+        log_error("cannot write to standard output: %s", strerror(errno));
+        return STATUS_IO;
+    }
+    return STATUS_OK;
+}
+
+/* Takes over the object; NULL: memory is out. */
+static enum status print_json(json_t *object) {
+    if (!object)
+        return STATUS_NO_MEMORY;
+    json_dumpf(object, stdout, JSON_COMPACT);
+    putchar('\n');
+    json_decref(object);
+    return flush_output();
+}
+
 static enum status print_plan(const struct planned *planned, const struct planning_input *input) {
     const struct plan_options *options = planned->options;
     const struct plan_report report = {
@@ -178,31 +200,43 @@ static enum status print_plan(const struct planned *planned, const struct planni
         .holders = planning_plan(planned->planning)->placement->holders,
         .workers = planned->cluster.count,
         .coordinator_bytes = planned->cluster.coordinator.figures.memory_bytes,
+        .expert_bytes = planning_expert_bytes(input),
         .cache_bytes = planning_cache_bytes(input, options->context),
         .context = options->context,
         .decode = input->decode,
         .prefill = planning_prefill(planned->planning),
+        .what_ifs = &planned->what_ifs,
     };
-    if (options->json) {
-        json_t *object = plan_report_to_json(&report);
-        if (!object)
-            return STATUS_NO_MEMORY;
-        json_dumpf(object, stdout, JSON_COMPACT);
-        putchar('\n');
-        json_decref(object);
-    } else {
-        plan_report_print(&report, stdout);
-    }
-    if (fflush(stdout) || ferror(stdout)) {
-        log_error("cannot write to standard output: %s", strerror(errno));
-        return STATUS_IO;
-    }
-    return STATUS_OK;
+    if (options->json)
+        return print_json(plan_report_to_json(&report));
+    plan_report_print(&report, stdout);
+    return flush_output();
+}
+
+/* Says with what the model would fit; returns STATUS_NO_MEMORY unless something else fails. */
+static enum status print_unfit(struct planned *planned, const struct planning_input *input) {
+    enum status status = what_if_fit(input, planned->kinds, &planned->what_ifs);
+    if (status)
+        return status;
+    plan_report_warn_unfit(&planned->what_ifs);
+    if (planned->options->json)
+        status = print_json(plan_report_unfit_to_json(&planned->what_ifs));
+    return status ? status : STATUS_NO_MEMORY;
+}
+
+static enum status plan_and_print(struct planned *planned) {
+    struct planning_input input;
+    enum status status = make_plan(planned, &input);
+    if (status == STATUS_NO_MEMORY)
+        return print_unfit(planned, &input);
+    if (status ||
+        (status = what_if_find(&input, planned->planning, planned->kinds, &planned->what_ifs)))
+        return status;
+    return print_plan(planned, &input);
 }
 
 static enum status run_plan(const struct plan_options *options) {
     struct planned *planned = calloc(1, sizeof *planned);
-    struct planning_input input;
     enum status status = planned ? STATUS_OK : STATUS_NO_MEMORY;
     if (status)
         return status;
@@ -211,8 +245,7 @@ static enum status run_plan(const struct plan_options *options) {
         !(status = read_model(planned)) && !(status = ask_workers(planned)) &&
         !(status = measure_here(planned))) {
         list_workers(planned);
-        if (!(status = make_plan(planned, &input)))
-            status = print_plan(planned, &input);
+        status = plan_and_print(planned);
     }
     planning_destroy(planned->planning);
     cluster_destroy(planned->connections);

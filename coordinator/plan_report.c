@@ -8,6 +8,12 @@
 #include <string.h>
 
 #include "common/config.h"
+#include "common/log.h"
+
+/* What is less of a step is not listed. */
+#define SHARE_MIN 0.02
+/* Nor is waiting that would be 0 %. */
+#define WAIT_MIN 0.005
 
 /* What one machine is given. */
 struct held {
@@ -15,13 +21,19 @@ struct held {
     uint64_t bytes, spilled_bytes;      /* of these, on its disk */
 };
 
-enum limit_kind { LIMIT_COORDINATOR, LIMIT_WEIGHTS, LIMIT_LINK, LIMIT_ROUND_TRIP, LIMIT_DISK };
+enum limit_kind {
+    LIMIT_COORDINATOR,
+    LIMIT_WEIGHTS,
+    LIMIT_LINK,
+    LIMIT_OWN_LINK, /* the coordinator's, which all workers' bytes pass */
+    LIMIT_ROUND_TRIP,
+    LIMIT_DISK
+};
 
 struct limit {
     enum limit_kind kind;
-    uint32_t
-        holder;  /* of LIMIT_WEIGHTS and LIMIT_DISK: the worker that others wait for most often */
-    double part; /* of the step */
+    uint32_t holder; /* the worker that is waited for longest */
+    double part;     /* of the step */
     double rate_max; /* tokens/s if routed experts took no time at all */
 };
 
@@ -29,6 +41,7 @@ struct forecast {
     const char *name;
     const struct cost_step *step;
     struct cost_prediction prediction;
+    double head_s; /* 0 where no logits are needed */
     double tokens_per_s;
     struct limit limit;
 };
@@ -38,7 +51,6 @@ struct gathered {
     const struct plan *plan;
     struct held *held; /* (holders) */
     uint32_t expert_layers;
-    uint64_t expert_bytes; /* one copy of all experts */
     uint64_t spilled_bytes;
     struct forecast decode, prefill;
 };
@@ -78,12 +90,15 @@ static double own_seconds(const struct cost_parts *parts, double head_s) {
     return fixed_seconds(parts, head_s) + parts->experts + parts->send + parts->combine;
 }
 
-static struct limit find_limit(const struct plan_report *report, const struct forecast *workload,
-                               double head_s) {
+static struct limit find_limit(const struct plan_report *report, const struct forecast *workload) {
     const struct cost_parts *parts = &workload->prediction.parts;
-    double own_s = own_seconds(parts, head_s), step_s = own_s + parts->wait;
+    double own_s = own_seconds(parts, workload->head_s), step_s = own_s + parts->wait;
     struct limit limit = {LIMIT_COORDINATOR, 0, own_s / step_s,
-                          workload->step->rows / fixed_seconds(parts, head_s)};
+                          workload->step->rows / fixed_seconds(parts, workload->head_s)};
+    for (uint32_t h = 1; h < report->workers; h++)
+        if (workload->prediction.holders[h].waited_s >
+            workload->prediction.holders[limit.holder].waited_s)
+            limit.holder = h;
     if (parts->wait <= own_s)
         return limit;
     double largest = fmax(parts->compute, fmax(parts->out + parts->in, parts->round_trip));
@@ -92,11 +107,9 @@ static struct limit find_limit(const struct plan_report *report, const struct fo
                                                 : LIMIT_LINK;
     if (limit.kind == LIMIT_WEIGHTS && parts->disk > parts->compute / 2)
         limit.kind = LIMIT_DISK;
+    if (limit.kind == LIMIT_LINK && parts->own_link > (parts->out + parts->in) / 2)
+        limit.kind = LIMIT_OWN_LINK;
     limit.part = parts->wait / step_s;
-    for (uint32_t h = 1; h < report->workers; h++)
-        if (workload->prediction.holders[h].slowest >
-            workload->prediction.holders[limit.holder].slowest)
-            limit.holder = h;
     return limit;
 }
 
@@ -105,9 +118,9 @@ static void gather_workload(const struct plan_report *report, const char *name,
     out->name = name;
     out->step = step;
     planning_predict(report->planning, step, &out->prediction);
-    double head_s = head ? out->prediction.parts.head : 0;
-    out->tokens_per_s = step->rows / (out->prediction.step_s + head_s);
-    out->limit = find_limit(report, out, head_s);
+    out->head_s = head ? out->prediction.parts.head : 0;
+    out->tokens_per_s = step->rows / (out->prediction.step_s + out->head_s);
+    out->limit = find_limit(report, out);
 }
 
 /* NULL when memory is out. */
@@ -128,12 +141,6 @@ static struct gathered *gather(const struct plan_report *report) {
         gathered->spilled_bytes += held[h].spilled_bytes;
     for (uint32_t layer = 0; layer < report->shape->layers; layer++)
         gathered->expert_layers += report->shape->is_expert_layer[layer];
-    for (uint32_t layer = 0; layer < report->layers; layer++)
-        if (report->shape->is_expert_layer[layer])
-            gathered->expert_bytes +=
-                placement->experts *
-                shard_bytes(&placement->layouts[layer],
-                            &(struct shard){.end = placement->layouts[layer].inner});
     gather_workload(report, "decode", &report->decode, true, &gathered->decode);
     gather_workload(report, "prefill", &report->prefill, false, &gathered->prefill);
     return gathered;
@@ -188,7 +195,7 @@ static void print_model(const struct gathered *gathered, FILE *stream) {
     fprintf(stream,
             "model        %s, %u layers; experts %s, all else %s, KV cache of %u positions %s\n",
             family_name(report->shape->family), report->shape->layers,
-            config_format_size(gathered->expert_bytes, experts),
+            config_format_size(report->expert_bytes, experts),
             config_format_size(report->outline->own_bytes, own), report->context,
             config_format_size(report->cache_bytes, cache));
     uint64_t offered = 0;
@@ -301,34 +308,124 @@ static void print_parts(const struct gathered *gathered, FILE *stream) {
     fprintf(stream, "%-30s %11.3f ms\n", "head", 1e3 * gathered->decode.prediction.parts.head);
 }
 
+struct share {
+    const char *label;
+    double seconds;
+};
+
+/* "attention 24 %, router 3 %" of `whole_s`, the largest first, without those that are hardly
+ * anything. */
+static void print_shares(struct share *shares, uint32_t count, double whole_s, FILE *stream) {
+    const char *separator = "";
+    for (uint32_t left = count; left > 0; left--) {
+        uint32_t largest = 0;
+        for (uint32_t i = 1; i < count; i++)
+            if (shares[i].seconds > shares[largest].seconds)
+                largest = i;
+        if (shares[largest].seconds < SHARE_MIN * whole_s)
+            return;
+        fprintf(stream, "%s%s %.0f %%", separator, shares[largest].label,
+                100 * shares[largest].seconds / whole_s);
+        shares[largest].seconds = 0;
+        separator = ", ";
+    }
+}
+
 static void print_limit(const struct gathered *gathered, const struct forecast *workload,
                         FILE *stream) {
-    const struct limit *limit = &workload->limit;
-    fprintf(stream, "%-12s %.2f tokens/s; ", workload->name, workload->tokens_per_s);
-    switch (limit->kind) {
+    const char *name = gathered->report->names[workload->limit.holder];
+    switch (workload->limit.kind) {
     case LIMIT_COORDINATOR:
-        fprintf(stream, "limited by the coordinator, %.0f %% of the time", 100 * limit->part);
+        fprintf(stream, "the coordinator's own work");
         break;
     case LIMIT_WEIGHTS:
-        fprintf(stream, "limited by workers' %s, mostly of %s; the coordinator waits %.0f %%",
-                workload->step->rows > 1 ? "multiplying" : "reading of weights",
-                gathered->report->names[limit->holder], 100 * limit->part);
+        fprintf(stream, "how fast workers %s, mostly %s",
+                workload->step->rows > 1 ? "compute" : "read weights", name);
         break;
     case LIMIT_LINK:
-        fprintf(stream, "limited by bytes on the network; the coordinator waits %.0f %%",
-                100 * limit->part);
+        fprintf(stream, "bytes on workers' links, mostly that of %s", name);
         break;
-    case LIMIT_DISK:
-        fprintf(stream,
-                "limited by reading experts from disks, mostly that of %s; the coordinator waits "
-                "%.0f %%",
-                gathered->report->names[limit->holder], 100 * limit->part);
+    case LIMIT_OWN_LINK:
+        fprintf(stream, "bytes of all workers on the coordinator's own link");
         break;
     case LIMIT_ROUND_TRIP:
-        fprintf(stream, "limited by round trips; the coordinator waits %.0f %%", 100 * limit->part);
+        fprintf(stream, "round trips, mostly to %s", name);
+        break;
+    case LIMIT_DISK:
+        fprintf(stream, "how fast disks read experts, mostly that of %s", name);
         break;
     }
-    fprintf(stream, "; at most %.2f with any workers\n", limit->rate_max);
+}
+
+/* What limits, and what the time of a step goes into. */
+static void print_workload(const struct gathered *gathered, const struct forecast *workload,
+                           FILE *stream) {
+    const struct cost_parts *parts = &workload->prediction.parts;
+    double own_s = own_seconds(parts, workload->head_s), step_s = own_s + parts->wait;
+    struct share own[] = {
+        {"attention", parts->attention},
+        {"router", parts->router},
+        {"shared experts", parts->shared},
+        {"its routed experts", parts->experts},
+        {"dense layers", parts->dense},
+        {"output head", workload->head_s},
+        {"sending and adding up", parts->send + parts->combine},
+    };
+    struct share worker[] = {
+        {"round trips", parts->round_trip},
+        {"bytes on links", parts->out + parts->in},
+        {"reading its disk", parts->disk},
+        {"its experts", parts->compute - parts->disk},
+    };
+    double worker_s = parts->round_trip + parts->out + parts->in + parts->compute;
+    fprintf(stream, "%-12s %.2f tokens/s, at most %.2f with any workers; limited by ",
+            workload->name, workload->tokens_per_s, workload->limit.rate_max);
+    print_limit(gathered, workload, stream);
+    fprintf(stream, "\n%-12s the coordinator works %.0f %% of the time: ", "",
+            100 * own_s / step_s);
+    print_shares(own, sizeof own / sizeof *own, step_s, stream);
+    if (parts->wait >= WAIT_MIN * step_s) {
+        fprintf(stream,
+                "\n%-12s it waits %.0f %% for workers, mostly for %s, whose own time is: ", "",
+                100 * parts->wait / step_s, gathered->report->names[workload->limit.holder]);
+        print_shares(worker, sizeof worker / sizeof *worker, worker_s, stream);
+    }
+    fprintf(stream, "\n");
+}
+
+/* ---- What more would give. */
+
+static json_t *name_change(const struct what_if *what) {
+    switch (what->change) {
+    case WHAT_IF_COORDINATOR:
+        return json_string("a coordinator twice as fast");
+    case WHAT_IF_LINKS:
+        return json_string("links twice as fast");
+    default:
+        return what->more == 1 ? json_sprintf("one more machine like %s", what->like)
+                               : json_sprintf("%u more machines like %s", what->more, what->like);
+    }
+}
+
+/* The best of further machines, then what else would help. */
+static void print_what_ifs(const struct gathered *gathered, FILE *stream) {
+    const struct what_ifs *what_ifs = gathered->report->what_ifs;
+    const char *heading = "with more";
+    for (uint32_t i = 0; i < what_ifs->count; i++) {
+        const struct what_if *what = &what_ifs->list[i];
+        if (i > 0 && what->change == WHAT_IF_MACHINES)
+            continue;
+        json_t *name = name_change(what);
+        fprintf(stream, "%-12s %s: ", heading, name ? json_string_value(name) : "");
+        heading = "";
+        json_decref(name);
+        if (what->gain > 0)
+            fprintf(stream, "decode %.2f -> %.2f tokens/s, prefill %.2f -> %.2f\n",
+                    gathered->decode.tokens_per_s, what->decode_tokens_per_s,
+                    gathered->prefill.tokens_per_s, what->prefill_tokens_per_s);
+        else
+            fprintf(stream, "no faster\n");
+    }
 }
 
 static void print_options(const struct gathered *gathered, FILE *stream) {
@@ -341,14 +438,26 @@ static void print_options(const struct gathered *gathered, FILE *stream) {
                 plan->options[i].decode_tokens_per_s, plan->options[i].prefill_tokens_per_s);
 }
 
+void plan_report_warn_unfit(const struct what_ifs *what_ifs) {
+    const struct what_if *what = &what_ifs->list[0];
+    if (what->fits)
+        log_warning("the model fits with %u more machine%s like %s: decode %.2f tokens/s, prefill "
+                    "%.2f",
+                    what->more, what->more == 1 ? "" : "s", what->like, what->decode_tokens_per_s,
+                    what->prefill_tokens_per_s);
+    else
+        log_warning("no number of machines like %s makes the model fit", what->like);
+}
+
 void plan_report_print(const struct plan_report *report, FILE *stream) {
     struct gathered *gathered = gather(report);
     if (!gathered)
         return;
     print_model(gathered, stream);
     print_plan(gathered, stream);
-    print_limit(gathered, &gathered->decode, stream);
-    print_limit(gathered, &gathered->prefill, stream);
+    print_workload(gathered, &gathered->decode, stream);
+    print_workload(gathered, &gathered->prefill, stream);
+    print_what_ifs(gathered, stream);
     print_machines(gathered, stream);
     print_parts(gathered, stream);
     print_options(gathered, stream);
@@ -379,7 +488,8 @@ static json_t *machine_to_json(const struct gathered *gathered, uint32_t h) {
 }
 
 static json_t *workload_to_json(const struct gathered *gathered, const struct forecast *workload) {
-    static const char *const LIMITS[] = {"coordinator", "weights", "link", "round trip", "disk"};
+    static const char *const LIMITS[] = {"coordinator", "weights",    "link",
+                                         "own link",    "round trip", "disk"};
     const struct limit *limit = &workload->limit;
     struct part parts[PARTS];
     uint32_t count = list_parts(gathered, parts);
@@ -388,8 +498,8 @@ static json_t *workload_to_json(const struct gathered *gathered, const struct fo
         json_object_set_new(
             layer, parts[i].key,
             json_real(workload == &gathered->decode ? parts[i].decode_s : parts[i].prefill_s));
-    const char *machine =
-        limit->kind == LIMIT_WEIGHTS ? gathered->report->names[limit->holder] : NULL;
+    bool of_worker = limit->kind != LIMIT_COORDINATOR && limit->kind != LIMIT_OWN_LINK;
+    const char *machine = of_worker ? gathered->report->names[limit->holder] : NULL;
     return json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:o, s:{s:s, s:s?, s:f, s:f}}", "rows",
                      (json_int_t)workload->step->rows, "parts",
                      (json_int_t)workload->step->micro_batches, "tokens_per_s",
@@ -407,6 +517,22 @@ static json_t *options_to_json(const struct plan *plan) {
                             "decode_tokens_per_s", plan->options[i].decode_tokens_per_s,
                             "prefill_tokens_per_s", plan->options[i].prefill_tokens_per_s));
     return list;
+}
+
+static json_t *what_ifs_to_json(const struct what_ifs *what_ifs) {
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < what_ifs->count; i++) {
+        const struct what_if *what = &what_ifs->list[i];
+        json_array_append_new(list, json_pack("{s:o, s:f, s:f, s:b}", "what", name_change(what),
+                                              "decode_tokens_per_s", what->decode_tokens_per_s,
+                                              "prefill_tokens_per_s", what->prefill_tokens_per_s,
+                                              "fits", what->fits));
+    }
+    return list;
+}
+
+json_t *plan_report_unfit_to_json(const struct what_ifs *what_ifs) {
+    return json_pack("{s:b, s:o}", "fits", 0, "with_one_more", what_ifs_to_json(what_ifs));
 }
 
 /* The way of each layer: an index into "ways", null where it has no experts. */
@@ -428,19 +554,20 @@ json_t *plan_report_to_json(const struct plan_report *report) {
     for (uint32_t h = 0; h < report->holders; h++)
         json_array_append_new(machines, machine_to_json(gathered, h));
     json_t *memory = json_pack(
-        "{s:I, s:I, s:I, s:I}", "experts_bytes", (json_int_t)gathered->expert_bytes, "own_bytes",
+        "{s:I, s:I, s:I, s:I}", "experts_bytes", (json_int_t)report->expert_bytes, "own_bytes",
         (json_int_t)report->outline->own_bytes, "cache_bytes", (json_int_t)report->cache_bytes,
         "coordinator_bytes", (json_int_t)report->coordinator_bytes);
     json_t *ways = json_pack("[s]", plan->way[0]);
     if (plan->way[1][0])
         json_array_append_new(ways, json_string(plan->way[1]));
     json_t *object = json_pack(
-        "{s:s, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "placement",
+        "{s:b, s:s, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "fits", 1, "placement",
         plan->options[0].name, "ways", ways, "layers", layers_to_json(gathered), "memory", memory,
         "replicas", (json_int_t)plan->replicas, "offloaded_bytes",
         (json_int_t)plan->offloaded_bytes, "tried", (json_int_t)plan->tried, "machines", machines,
         "decode", workload_to_json(gathered, &gathered->decode), "prefill",
-        workload_to_json(gathered, &gathered->prefill), "alternatives", options_to_json(plan));
+        workload_to_json(gathered, &gathered->prefill), "alternatives", options_to_json(plan),
+        "with_one_more", what_ifs_to_json(report->what_ifs));
     free_gathered(gathered);
     return object;
 }

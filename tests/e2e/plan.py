@@ -90,6 +90,9 @@ def check_sound(result):
         require(visible * layers <= at["step_s"] * 1.0001, f"the parts of {work} are more than the step")
         for other in result["alternatives"]:
             require(other[f"{work}_tokens_per_s"] > 0, f"{other['placement']} has no speed")
+        for more in result["with_one_more"]:
+            require(more["fits"] and more[f"{work}_tokens_per_s"] > 0, f"{more['what']} has no speed")
+    require(result["fits"] and len(result["with_one_more"]) >= 3, "it does not say what more would give")
 
 
 def check_big_model(bench):
@@ -131,6 +134,8 @@ def check_objectives(bench):
             for name, result in results.items():
                 check_sound(result)
                 require(best >= result[work]["tokens_per_s"] * 0.999, f"{name} is better at {work} than {work}")
+            for more in results[work]["with_one_more"]:
+                require(more[f"{work}_tokens_per_s"] >= best * 0.999, f"{more['what']} is slower at {work}")
     slow = plan(bench, directory, cluster(workers, machine(16, 80, 3000), 1), "--type", "q4_k", "--optimize", "prefill")
     require(slow["placement"].startswith("whole groups"), f"1 Gbit/s gives {slow['placement']}")
     require(slow["prefill"]["fanout"] <= 4.0001, f"groups give a fan-out of {slow['prefill']['fanout']}")
@@ -183,8 +188,71 @@ def check_table(bench):
     path = bench.write("cluster.yaml", cluster([machine(6, 10, 100, name="old PC")], machine(4, 20, 200)))
     text = call(bench.skein, "plan", "--model", directory, "--cluster", path, "--type", "q4_0")
     for word in ("DeepSeek V2", "old PC", "coordinator", "fan-out", "tokens/s", "attention", "router", "shared experts",
-                 "round trip", "combine", "limited by", "at most", "other ways", "GiB"):  # fmt: skip
+                 "round trip", "combine", "limited by", "at most", "other ways", "GiB",
+                 "with more", "one more machine like old PC"):  # fmt: skip
         require(word in text, f"the table lacks {word!r}")
+
+
+def gain_of(result, what):
+    """How many times as fast decoding is with it."""
+    (more,) = [more for more in result["with_one_more"] if what in more["what"]]
+    return more["decode_tokens_per_s"] / result["decode"]["tokens_per_s"]
+
+
+def check_one_core_hosts(bench):
+    """Where four and eight of them saturate, and why; the coordinator is described, or this machine."""
+    directory = model(bench, "v2-lite", V2_LITE)
+    args = ("--type", "q4_0", "--optimize", "decode", "--context", "512")
+    gains = []
+    for hosts in (4, 8):
+        workers = [machine(16, 10, 60, count=hosts - 1, name="host")]
+        result = plan(bench, directory, cluster(workers, machine(16, 10, 60), 10, 60), *args)
+        check_sound(result)
+        limit = result["decode"]["limit"]
+        require(limit["what"] == "coordinator" and limit["part"] > 0.6, f"{hosts} hosts are limited by {limit}")
+        gains.append(gain_of(result, "one more machine like host"))
+        require(gain_of(result, "coordinator") > 1.4, f"{hosts} hosts do not gain by a faster coordinator")
+        text = call(bench.skein, "plan", "--model", directory, "--cluster", bench.path("cluster.yaml"), *args)
+        for words in ("limited by the coordinator's own work", "the coordinator works", "attention", "it waits"):
+            require(words in text, f"{hosts} hosts: the table lacks {words!r}")
+        hosts_only = bench.write("hosts.yaml", f"workers: [{workers[0]}]\n")
+        text = call(bench.skein, "plan", "--model", DEMO, "--cluster", hosts_only)
+        for words in ("limited by", "the coordinator works", "with more"):
+            require(words in text, f"{hosts} hosts and this machine: the table lacks {words!r}")
+    require(gains[0] > 1.05 and gains[1] < gains[0], f"one more host gives {gains} times as much")
+
+
+def check_kinds(bench):
+    """One line for each kind of machine, the best one first; each at least as good as without it."""
+    directory = model(bench, "v2-lite", V2_LITE)
+    workers = [machine(4, 5, 50, count=3, name="old"), machine(16, 20, 400, name="new")]
+    result = plan(bench, directory, cluster(workers, machine(4, 60, 900)), "--type", "q4_0", "--memory", "0")
+    check_sound(result)
+    what = [more["what"] for more in result["with_one_more"]]
+    require(sorted(what[:2]) == ["one more machine like new", "one more machine like old"], f"kinds: {what}")
+    require(what[0].endswith("new") and what[2:] == ["a coordinator twice as fast", "links twice as fast"], f"{what}")
+
+
+def check_unfit(bench):
+    """What does not fit fits with so many more machines as it says, and not with one less."""
+    directory = model(bench, "v2-lite", V2_LITE)
+    coordinator = machine(2, 20, 200)
+
+    def planned(count, *args):
+        workers = [machine(1, 10, 100), machine(1.5, 10, 100, name="big", count=count)]
+        path = bench.write("cluster.yaml", cluster(workers, coordinator))
+        command = [bench.skein, "plan", "--model", directory, "--cluster", path, "--type", "q4_0", "--memory", "0", *args]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+
+    result = planned(2, "--json")
+    answer = json.loads(result.stdout)
+    (more,) = answer["with_one_more"]
+    count = int(more["what"].split()[0])
+    require(result.returncode == 1 and "missing" in result.stderr, f"{result.returncode}: {result.stderr}")
+    require(f"fits with {count} more machines like big" in result.stderr, f"it says {result.stderr}")
+    require(not answer["fits"] and more["fits"] and more["decode_tokens_per_s"] > 0, f"it says {answer}")
+    require(planned(2 + count).returncode == 0, f"{count} more do not suffice")
+    require(planned(1 + count).returncode == 1, f"{count - 1} more would suffice")
 
 
 def check_header_model(bench):
@@ -244,6 +312,9 @@ def main():
             ("the coordinator's memory", check_memory_of_coordinator),
             ("popularity", check_popularity),
             ("the table", check_table),
+            ("one-core hosts", check_one_core_hosts),
+            ("kinds of machines", check_kinds),
+            ("machines that do not suffice", check_unfit),
             ("a model that is there, on this machine", check_header_model),
             ("runs on described machines", check_runs),
         ):
