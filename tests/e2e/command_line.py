@@ -7,7 +7,6 @@ worker daemons and their ends, and the chat on a pseudo-terminal. skein-worker m
 """
 import argparse
 import os
-import shutil
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -30,8 +29,7 @@ def main():
     parser.add_argument("skein", metavar="SKEIN")
     parser.add_argument("--only", help="cases whose name contains this")
     args = parser.parse_args()
-    bench = Bench(os.path.dirname(os.path.abspath(args.skein)), args.only, False)
-    try:
+    with Bench(os.path.dirname(os.path.abspath(args.skein)), args.only, False) as bench:
         prompt_cases(bench)
         sampling_cases(bench)
         output_cases(bench)
@@ -41,10 +39,7 @@ def main():
         worker_cases(bench)
         process_cases(bench)
         chat_cases(bench)
-    finally:
-        shutil.rmtree(bench.folder)
-    print(f"{bench.passed} passed, {bench.failed} failed")
-    sys.exit(bench.failed > 0 or bench.passed == 0)
+    sys.exit(bench.report())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pty
 import re
 import subprocess
 
-from error_bench import DEMO, V3, Failed
+from error_bench import DEMO, V3, Failed, require
 
 TIMEOUT_S = 120
 SUM, SUM_ANSWER = "What is 37 plus 58?", "37 + 58 = 95."
@@ -17,11 +17,6 @@ COMMANDS = ("run", "logits", "inspect", "plan", "bench", "perplexity", "quantize
 
 # The chat format's control tokens, as --raw takes them.
 BOS, EOS, USER, ASSISTANT = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"
-
-
-def require(condition, problem):
-    if not condition:
-        raise Failed(problem)
 
 
 def require_equal(what, got, expected):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import time
@@ -20,6 +21,7 @@ V1, V3, V3_FP8 = (
 
 LOCAL_TIMEOUT_S = 30
 NETWORK_TIMEOUT_S = 60
+CALL_TIMEOUT_S = 120
 READY_TIMEOUT_S = 10
 RELEASE_TIMEOUT_S = 8  # a worker lets go of a coordinator that vanished: three missed health reports and some
 GOOD_TOKENS = 3
@@ -36,8 +38,21 @@ class Failed(Exception):
     """One sentence about what was not as it must be."""
 
 
+def require(condition, sentence):
+    if not condition:
+        raise Failed(sentence)
+
+
+def call(*command):
+    """Runs a program that must succeed; returns its standard output."""
+    result = subprocess.run(command, capture_output=True, text=True, timeout=CALL_TIMEOUT_S, stdin=subprocess.DEVNULL)
+    require(result.returncode == 0, f"{' '.join(command)} ends with {result.returncode}: {result.stderr[-300:]}")
+    require("Sanitizer" not in result.stderr, result.stderr[-600:])
+    return result.stdout
+
+
 class Bench:
-    """The programs under test, a scratch folder and the tally."""
+    """The programs under test, a scratch folder that goes at the end of a `with`, and the tally."""
 
     def __init__(self, binaries, only, verbose):
         self.skein = os.path.join(binaries, "skein")
@@ -46,6 +61,17 @@ class Bench:
         self.passed = self.failed = 0
         self.folder = tempfile.mkdtemp(prefix="skein-errors-")
         self.ids = self.write("ids.json", json.dumps([0, 5, 9, 13]))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        shutil.rmtree(self.folder)
+
+    def report(self):
+        """Says how the cases went; returns whether the program has to fail."""
+        print(f"{self.passed} passed, {self.failed} failed")
+        return self.failed > 0 or self.passed == 0
 
     def path(self, name):
         return os.path.join(self.folder, name)

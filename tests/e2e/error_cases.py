@@ -9,7 +9,6 @@ Prints "ok" or "FAILED" for each case; exit status 1 when any failed. Needs the 
 """
 import argparse
 import os
-import shutil
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -34,8 +33,7 @@ def main():
     parser.add_argument("--only", help="cases whose name contains this")
     parser.add_argument("--verbose", action="store_true", help="show the error lines")
     args = parser.parse_args()
-    bench = Bench(os.path.abspath(args.binaries), args.only, args.verbose)
-    try:
+    with Bench(os.path.abspath(args.binaries), args.only, args.verbose) as bench:
         config_cases(bench)
         weight_cases(bench)
         prompt_cases(bench)
@@ -49,10 +47,7 @@ def main():
             stranger_cases(bench, own)
             accident_cases(bench, shipped)
             cluster_cases(bench, own)
-    finally:
-        shutil.rmtree(bench.folder)
-    print(f"{bench.passed} passed, {bench.failed} failed")
-    sys.exit(bench.failed > 0 or bench.passed == 0)
+    sys.exit(bench.report())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -338,7 +337,7 @@ def main():
     bench.ship = args.ship
     bench.prompt = bench.write("prompt.json", json.dumps([3 + 7 * i % 900 for i in range(PROMPT_TOKENS)]))
     print(f"seed {args.seed}", flush=True)
-    try:
+    with bench:
         reference = subprocess.run(command(bench), capture_output=True, text=True, timeout=RUN_TIMEOUT_S)
         bench.tokens = ids_of(reference.stdout)
         random_cases(bench, args.rounds, args.seed)
@@ -351,10 +350,7 @@ def main():
             ("an idle worker is drained", check_drain_idle),
         ):
             bench.case(name, lambda: check(bench))
-    finally:
-        shutil.rmtree(bench.folder)
-    print(f"{bench.passed} passed, {bench.failed} failed")
-    sys.exit(bench.failed > 0 or bench.passed == 0)
+    sys.exit(bench.report())
 
 
 if __name__ == "__main__":

@@ -17,23 +17,11 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import peers  # noqa: E402
-from error_bench import DEMO, Bench, Failed, Worker  # noqa: E402
+from error_bench import DEMO, Bench, Failed, Worker, call, require  # noqa: E402
 
 RELAY_DELAY_S = 0.005
 TO_MBIT, FROM_MBIT = 200, 40
 TRIES = 3  # a busy machine makes a link look slower than it is, for a while
-
-
-def require(condition, sentence):
-    if not condition:
-        raise Failed(sentence)
-
-
-def call(*command):
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
-    require(result.returncode == 0, f"{' '.join(command)} ends with {result.returncode}: {result.stderr[-300:]}")
-    require("Sanitizer" not in result.stderr, result.stderr[-600:])
-    return result.stdout
 
 
 def join(bench, address, *args):
@@ -200,8 +188,7 @@ def can_limit():
 
 def main():
     skein = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else "build/bin/skein")
-    bench = Bench(os.path.dirname(skein), None, True)
-    try:
+    with Bench(os.path.dirname(skein), None, True) as bench:
         for name, check in (
             ("a machine's figures are remembered", check_remembers),
             ("no place to remember them", check_without_cache),
@@ -214,10 +201,7 @@ def main():
             print(f"skipped the rates of a link: {reason}")
         else:
             bench.case("the rates of a link", lambda: check_rates(bench))
-    finally:
-        shutil.rmtree(bench.folder)
-    print(f"{bench.passed} passed, {bench.failed} failed")
-    sys.exit(bench.failed > 0 or bench.passed == 0)
+    sys.exit(bench.report())
 
 
 if __name__ == "__main__":

@@ -204,8 +204,7 @@ def check_model(bench, model):
 
 def main():
     skein = os.path.abspath(sys.argv[1])
-    bench = Bench(os.path.dirname(skein), None, False)
-    try:
+    with Bench(os.path.dirname(skein), None, False) as bench:
         for dtype in ("bf16", "fp8"):
             model = Model(
                 bench, dtype, "--shape", "v2-lite", "--layers", "3", "--experts", "24", "--dtype", dtype
@@ -214,10 +213,7 @@ def main():
             if dtype == "bf16":
                 bench.case("KV cache", lambda: check_cache(bench, model))
             shutil.rmtree(model.path)
-    finally:
-        shutil.rmtree(bench.folder)
-    print(f"{bench.passed} passed, {bench.failed} failed")
-    sys.exit(bench.failed > 0)
+    sys.exit(bench.report())
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import peers  # noqa: E402
-from error_bench import DEMO, Bench, Failed, Worker  # noqa: E402
+from error_bench import DEMO, Bench, Worker, call, require  # noqa: E402
 
 V3 = dict(
     model_type="deepseek_v3", num_hidden_layers=61, hidden_size=7168, vocab_size=129280, max_position_embeddings=163840,
@@ -36,17 +35,6 @@ V2_LITE = dict(
 )  # fmt: skip
 GIB = 1 << 30
 SUM = "What is 37 plus 58?"
-
-
-def require(condition, sentence):
-    if not condition:
-        raise Failed(sentence)
-
-
-def call(*command):
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
-    require(result.returncode == 0, f"{' '.join(command)} ends with {result.returncode}: {result.stderr[-300:]}")
-    return result.stdout
 
 
 def model(bench, name, config):
@@ -303,24 +291,23 @@ def main():
     with tempfile.TemporaryDirectory() as cache:
         os.environ["XDG_CACHE_HOME"] = cache
         os.environ.pop("CACHE_DIRECTORY", None)
-        bench = Bench(os.path.dirname(skein), None, True)
-        for name, check in (
-            ("a big model over 16 machines", check_big_model),
-            ("types of weights", check_types),
-            ("objectives", check_objectives),
-            ("unequal machines, every kind, copies", check_unequal),
-            ("the coordinator's memory", check_memory_of_coordinator),
-            ("popularity", check_popularity),
-            ("the table", check_table),
-            ("one-core hosts", check_one_core_hosts),
-            ("kinds of machines", check_kinds),
-            ("machines that do not suffice", check_unfit),
-            ("a model that is there, on this machine", check_header_model),
-            ("runs on described machines", check_runs),
-        ):
-            bench.case(name, lambda: check(bench))
-    print(f"{bench.passed} passed, {bench.failed} failed")
-    sys.exit(bench.failed > 0)
+        with Bench(os.path.dirname(skein), None, True) as bench:
+            for name, check in (
+                ("a big model over 16 machines", check_big_model),
+                ("types of weights", check_types),
+                ("objectives", check_objectives),
+                ("unequal machines, every kind, copies", check_unequal),
+                ("the coordinator's memory", check_memory_of_coordinator),
+                ("popularity", check_popularity),
+                ("the table", check_table),
+                ("one-core hosts", check_one_core_hosts),
+                ("kinds of machines", check_kinds),
+                ("machines that do not suffice", check_unfit),
+                ("a model that is there, on this machine", check_header_model),
+                ("runs on described machines", check_runs),
+            ):
+                bench.case(name, lambda: check(bench))
+    sys.exit(bench.report())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path[:0] = [HERE, os.path.join(ROOT, "tests", "reference")]
 import gguf  # noqa: E402
-from error_bench import DEMO, GOLDEN, Bench, Failed  # noqa: E402
+from error_bench import DEMO, GOLDEN, Bench, Failed, require  # noqa: E402
 from gguf_models import (  # noqa: E402
     ANSWER,
     LAYER_NAMES,
@@ -69,11 +69,6 @@ PERPLEXITY = {"bf16": 1.0001, "q8_0": 1.005, "q6_k": 1.005, "q5_k": 1.01, "q4_k_
 BOS, EOS, USER, ASSISTANT = 0, 1, 1022, 1023
 MEMORY_BYTES = 64 << 20
 POLL_S = 0.005
-
-
-def require(condition, text):
-    if not condition:
-        raise Failed(text)
 
 
 def call(*command, status=0):
@@ -445,8 +440,7 @@ def main():
             bench.case("Ctrl-C, and progress", lambda: check_interrupt(bench, model))
         subprocess.run(["rm", "-r", model], check=True)
     subprocess.run(["rm", "-r", bench.folder], check=True)
-    print(f"{bench.passed} passed, {bench.failed} failed")
-    sys.exit(bench.failed > 0)
+    sys.exit(bench.report())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import contextlib
 import glob
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -186,7 +185,7 @@ def check_no_place(bench):
 def main():
     bench = Bench(os.path.dirname(os.path.abspath(sys.argv[1])), None, True)
     bench.prompt = bench.write("prompt.json", json.dumps([3, 50, 17, 200]))
-    try:
+    with bench:
         alone = run_args(bench.prompt, TOKENS, "", DEMO)
         del alone[alone.index("--workers") :]
         reference = subprocess.run([bench.skein, *alone], capture_output=True, text=True, timeout=NETWORK_TIMEOUT_S)
@@ -200,10 +199,7 @@ def main():
             ("no place for a cache", check_no_place),
         ):
             bench.case(name, lambda: check(bench))
-    finally:
-        shutil.rmtree(bench.folder)
-    print(f"{bench.passed} passed, {bench.failed} failed")
-    sys.exit(bench.failed > 0)
+    sys.exit(bench.report())
 
 
 if __name__ == "__main__":

@@ -151,17 +151,14 @@ def main():
     bench = Bench(os.path.dirname(os.path.abspath(args.skein)), None, True)
     bench.prompt = bench.write("prompt.json", json.dumps([3 + 7 * i % 900 for i in range(PROMPT_TOKENS)]))
     bench.model, bench.count = bench.path("wide"), args.tokens
-    try:
+    with bench:
         widen(DEMO, bench.model)
         with open(os.path.join(DEMO, "config.json")) as f:
             config = json.load(f)
         bench.experts = config["n_routed_experts"] * (config["num_hidden_layers"] - config["first_k_dense_replace"])
         bench.tokens = generate(bench)[0]["ids"]
         bench.case("the slices of a slow worker become narrower", lambda: check_slow(bench))
-    finally:
-        shutil.rmtree(bench.folder)
-    print(f"{bench.passed} passed, {bench.failed} failed")
-    sys.exit(bench.failed > 0 or bench.passed == 0)
+    sys.exit(bench.report())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ the run with a line, and never a token. What cannot be is refused with a line. R
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -196,7 +195,7 @@ def check_plan(bench):
 def main():
     bench = Bench(os.path.dirname(os.path.abspath(sys.argv[1])), sys.argv[2] if len(sys.argv) > 2 else None, True)
     bench.prompt = bench.write("prompt.json", json.dumps([3, 50, 17, 200]))
-    try:
+    with bench:
         alone = command(bench, "", LONG_TOKENS)
         del alone[alone.index("--workers") :]
         bench.tokens = ids_of(subprocess.run(alone, capture_output=True, text=True, timeout=NETWORK_TIMEOUT_S))["ids"]
@@ -215,10 +214,7 @@ def main():
         for how in SPOILERS:
             bench.case(f"files that are {how}", lambda: check_spoiled(bench, how))
         bench.case("a plan with a disk", lambda: check_plan(bench))
-    finally:
-        shutil.rmtree(bench.folder)
-    print(f"{bench.passed} passed, {bench.failed} failed")
-    sys.exit(bench.failed > 0)
+    sys.exit(bench.report())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import ctypes
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 
@@ -158,8 +157,7 @@ def can_filter():
 
 
 def main():
-    bench = Bench(os.path.dirname(os.path.abspath(sys.argv[1])), None, False)
-    try:
+    with Bench(os.path.dirname(os.path.abspath(sys.argv[1])), None, False) as bench:
         uring = start(bench, None, "--transport", "uring").returncode == 0
         option_cases(bench)
         mixed_cases(bench, ["uring", "sockets"] if uring else ["sockets"])
@@ -171,10 +169,7 @@ def main():
             pinning_cases(bench)
         else:
             print("skipped io_uring: this system refuses it")
-    finally:
-        shutil.rmtree(bench.folder)
-    print(f"{bench.passed} passed, {bench.failed} failed")
-    sys.exit(bench.failed > 0)
+    sys.exit(bench.report())
 
 
 if __name__ == "__main__":

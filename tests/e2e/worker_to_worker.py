@@ -8,7 +8,6 @@ where workers hold the same shards each byte leaves the coordinator once."""
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -250,7 +249,7 @@ def main():
     bench = Bench(os.path.dirname(os.path.abspath(sys.argv[1])), None, True)
     bench.prompt = bench.write("prompt.json", json.dumps([3, 50, 17, 200]))
     bench.answers = {}
-    try:
+    with bench:
         for tokens in (TOKENS, LONG_TOKENS):
             alone = subprocess.run(command(bench, tokens), capture_output=True, text=True, timeout=NETWORK_TIMEOUT_S)
             bench.answers[tokens] = json.loads(alone.stdout)["ids"]
@@ -265,10 +264,7 @@ def main():
             ("workers give what is damaged", lambda: check_nonsense(bench, flip)),
         ):
             bench.case(name, check)
-    finally:
-        shutil.rmtree(bench.folder)
-    print(f"{bench.passed} passed, {bench.failed} failed")
-    sys.exit(bench.failed > 0)
+    sys.exit(bench.report())
 
 
 if __name__ == "__main__":
