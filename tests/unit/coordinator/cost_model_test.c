@@ -12,10 +12,8 @@ static void expect_near(double got, double want, double tolerance) {
 
 /* Two workers and no coordinator's share; everything in BF16, so that bytes are easy. */
 static void init(struct plan_fixture *f, double gbit_per_s, double round_trip_us) {
-    struct model_shape shape = fixture_shape_lite();
-    struct machine_figures machine = fixture_machine(64, 10, 100);
-    struct link_figures link = fixture_link(gbit_per_s, round_trip_us);
-    fixture_init(f, &shape, "bf16", 2, &machine, &link, 0);
+    fixture_init(f, fixture_shape_lite(), "bf16", 2, fixture_machine(64, 10, 100),
+                 fixture_link(gbit_per_s, round_trip_us), 0);
 }
 
 /* Of the rates that machines have, loops of a model reach nine tenths. */
@@ -198,10 +196,8 @@ static void test_coordinators_link(void **state) {
     (void)state;
     struct plan_fixture f;
     struct cost_prediction *p = calloc(1, sizeof *p);
-    struct model_shape shape = fixture_shape_lite();
-    struct machine_figures machine = fixture_machine(64, 10, 100);
-    struct link_figures link = fixture_link(1, 100);
-    fixture_init(&f, &shape, "bf16", 8, &machine, &link, 0);
+    fixture_init(&f, fixture_shape_lite(), "bf16", 8, fixture_machine(64, 10, 100),
+                 fixture_link(1, 100), 0);
     f.input.kind = PLACEMENT_SLICES;
     f.input.link_bytes_per_s = 10 * 1.25e8;
     predict(&f, &f.input.prefill, p);

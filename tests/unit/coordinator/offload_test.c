@@ -67,10 +67,8 @@ static void test_limits(void **state) {
 static void test_speeds(void **state) {
     (void)state;
     struct plan_fixture f;
-    struct model_shape shape = fixture_shape_lite();
-    struct machine_figures machine = fixture_machine(64, 10, 100);
     const struct link_figures near = fixture_link(10, 20), far = fixture_link(10, 50000);
-    fixture_init(&f, &shape, "bf16", 3, &machine, &near, 0);
+    fixture_init(&f, fixture_shape_lite(), "bf16", 3, fixture_machine(64, 10, 100), near, 0);
     f.workers[1] = fixture_machine(64, 20, 200);
     f.links[2] = far;
     f.input.offload = OFFLOAD_AUTO;

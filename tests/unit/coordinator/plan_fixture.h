@@ -98,24 +98,23 @@ static inline struct link_figures fixture_link(double gbit_per_s, double round_t
 
 /* `count` equal workers, and a coordinator that holds `local_gib` of experts. The test changes what
  * it likes before fixture_plan. */
-static inline void fixture_init(struct plan_fixture *f, const struct model_shape *shape,
-                                const char *type, uint32_t count,
-                                const struct machine_figures *machine,
-                                const struct link_figures *link, double local_gib) {
+static inline void fixture_init(struct plan_fixture *f, struct model_shape shape, const char *type,
+                                uint32_t count, struct machine_figures machine,
+                                struct link_figures link, double local_gib) {
     memset(f, 0, sizeof *f);
-    f->shape = *shape;
-    assert_int_equal(outline_assume(shape, type, &f->outline), STATUS_OK);
-    outline_layouts(f->outline, shape->layers, f->layouts);
-    f->coordinator = *machine;
+    f->shape = shape;
+    assert_int_equal(outline_assume(&shape, type, &f->outline), STATUS_OK);
+    outline_layouts(f->outline, shape.layers, f->layouts);
+    f->coordinator = machine;
     for (uint32_t w = 0; w < count; w++) {
-        f->workers[w] = *machine;
-        f->links[w] = *link;
+        f->workers[w] = machine;
+        f->links[w] = link;
     }
     f->input = (struct planning_input){
         .shape = &f->shape,
         .outline = f->outline,
         .layouts = f->layouts,
-        .layers = shape->layers,
+        .layers = shape.layers,
         .workers = f->list,
         .worker_count = count,
         .coordinator = &f->coordinator,
@@ -199,6 +198,11 @@ static inline void fixture_check(const struct plan_fixture *f) {
                     (h < f->input.worker_count ? f->workers[h].spill_bytes : 0));
     }
     free(bytes);
+}
+
+static inline void fixture_plan_sound(struct plan_fixture *f) {
+    assert_int_equal(fixture_plan(f), STATUS_OK);
+    fixture_check(f);
 }
 
 static inline uint64_t fixture_expert_bytes(const struct plan_fixture *f) {

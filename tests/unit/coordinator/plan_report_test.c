@@ -50,13 +50,11 @@ static void place_by_hand(struct placement *placement) {
  * changes figures before `report`. */
 static void init(struct fixture *x) {
     struct model_shape shape = fixture_shape_lite();
-    struct machine_figures machine = fixture_machine(3, 10, 100);
-    const struct link_figures link = fixture_link(10, 50);
     memset(x, 0, sizeof *x);
     shape.layers = 3;
     shape.experts = 8;
     shape.experts_per_token = 2;
-    fixture_init(&x->f, &shape, "q4_0", 2, &machine, &link, 1);
+    fixture_init(&x->f, shape, "q4_0", 2, fixture_machine(3, 10, 100), fixture_link(10, 50), 1);
     x->f.workers[0].disk_bytes_per_s = 5e9;
     x->f.workers[1] = fixture_machine(2, 15, 200);
     x->f.coordinator = fixture_machine(7, 20, 300);

@@ -14,11 +14,10 @@ static void test_every_plan_is_sound(void **state) {
         struct plan_fixture f;
         struct model_shape shape =
             round % 2 ? fixture_shape_lite() : fixture_shape_grouped(3 + round % 4);
-        struct machine_figures machine = fixture_machine(1, 10, 100);
         struct link_figures link = fixture_link(round % 3 ? 10 : 1, 50);
         uint32_t count = 1 + random_below(&random, 8);
         const char *types[] = {"q4_0", "q4_k", "bf16", "fp8"};
-        fixture_init(&f, &shape, types[round % 4], count, &machine, &link, 0);
+        fixture_init(&f, shape, types[round % 4], count, fixture_machine(1, 10, 100), link, 0);
         double total = (double)fixture_expert_bytes(&f), sum = 0, shares[9];
         for (uint32_t h = 0; h <= count; h++)
             sum += shares[h] = 1 + random_below(&random, 20);
@@ -30,8 +29,7 @@ static void test_every_plan_is_sound(void **state) {
         f.input.local_bytes = (uint64_t)(1.15 * total * shares[count] / sum);
         f.input.objective = (enum planner_objective)(round % 3);
         f.input.replicas = (enum planner_replicas)(round % 3);
-        assert_int_equal(fixture_plan(&f), STATUS_OK);
-        fixture_check(&f);
+        fixture_plan_sound(&f);
         fixture_cleanup(&f);
     }
 }
@@ -39,11 +37,9 @@ static void test_every_plan_is_sound(void **state) {
 static void test_same_figures_same_plan(void **state) {
     (void)state;
     struct plan_fixture f[2];
-    struct model_shape shape = fixture_shape_lite();
-    struct machine_figures machine = fixture_machine(16, 20, 200);
-    struct link_figures link = fixture_link(10, 60);
     for (int i = 0; i < 2; i++) {
-        fixture_init(&f[i], &shape, "q4_k", 4, &machine, &link, 2);
+        fixture_init(&f[i], fixture_shape_lite(), "q4_k", 4, fixture_machine(16, 20, 200),
+                     fixture_link(10, 60), 2);
         f[i].workers[2] = fixture_machine(3, 40, 300);
         assert_int_equal(fixture_plan(&f[i]), STATUS_OK);
     }
@@ -65,17 +61,14 @@ static double held_part(const struct plan_fixture *f, uint32_t holder) {
 static void test_three_to_one_memory(void **state) {
     (void)state;
     struct plan_fixture f;
-    struct model_shape shape = fixture_shape_lite();
-    struct machine_figures machine = fixture_machine(1, 20, 200);
-    struct link_figures link = fixture_link(10, 60);
-    fixture_init(&f, &shape, "q4_0", 2, &machine, &link, 0);
+    fixture_init(&f, fixture_shape_lite(), "q4_0", 2, fixture_machine(1, 20, 200),
+                 fixture_link(10, 60), 0);
     uint64_t total = fixture_expert_bytes(&f);
     f.workers[0].memory_bytes = total * 3 / 4 + total / 50;
     f.workers[1].memory_bytes = total / 4 + total / 50;
     for (int objective = 0; objective < 3; objective++) {
         f.input.objective = (enum planner_objective)objective;
-        assert_int_equal(fixture_plan(&f), STATUS_OK);
-        fixture_check(&f);
+        fixture_plan_sound(&f);
         assert_true(fabs(held_part(&f, 0) - 0.75) < 0.03);
     }
     fixture_cleanup(&f);
@@ -86,16 +79,13 @@ static void test_three_to_one_memory(void **state) {
 static void test_two_to_one_speed(void **state) {
     (void)state;
     struct plan_fixture f;
-    struct model_shape shape = fixture_shape_lite();
-    struct machine_figures machine = fixture_machine(64, 5, 50);
-    struct link_figures link = fixture_link(25, 20);
-    fixture_init(&f, &shape, "q4_0", 2, &machine, &link, 0);
+    fixture_init(&f, fixture_shape_lite(), "q4_0", 2, fixture_machine(64, 5, 50),
+                 fixture_link(25, 20), 0);
     f.workers[0] = fixture_machine(64, 10, 100);
     f.coordinator = fixture_machine(64, 200, 2000); /* so that it is the workers that count */
     for (int objective = 0; objective < 3; objective++) {
         f.input.objective = (enum planner_objective)objective;
-        assert_int_equal(fixture_plan(&f), STATUS_OK);
-        fixture_check(&f);
+        fixture_plan_sound(&f);
         assert_true(fabs(held_part(&f, 0) - 2.0 / 3) < 0.07);
     }
     fixture_cleanup(&f);
@@ -104,18 +94,15 @@ static void test_two_to_one_speed(void **state) {
 static void test_link_decides(void **state) {
     (void)state;
     struct plan_fixture f;
-    struct model_shape shape = fixture_shape_grouped(6);
-    struct machine_figures machine = fixture_machine(64, 40, 1000);
     struct link_figures fast = fixture_link(25, 20), slow = fixture_link(1, 100);
-    fixture_init(&f, &shape, "q4_k", 8, &machine, &fast, 0);
+    fixture_init(&f, fixture_shape_grouped(6), "q4_k", 8, fixture_machine(64, 40, 1000), fast, 0);
     f.input.objective = OPTIMIZE_DECODE;
     assert_int_equal(fixture_plan(&f), STATUS_OK);
     assert_true(fixture_slices(&f) >= 6);
     for (uint32_t w = 0; w < 8; w++)
         f.links[w] = slow;
     f.input.objective = OPTIMIZE_PREFILL;
-    assert_int_equal(fixture_plan(&f), STATUS_OK);
-    fixture_check(&f);
+    fixture_plan_sound(&f);
     assert_int_equal(fixture_slices(&f), 1);
     struct cost_prediction *prediction = calloc(1, sizeof *prediction);
     assert_true(planning_predict(f.planning, &f.input.prefill, prediction));
@@ -133,15 +120,12 @@ static void test_groups_on_any_machines(void **state) {
     (void)state;
     for (uint32_t count = 2; count <= 16; count += 7) {
         struct plan_fixture f;
-        struct model_shape shape = fixture_shape_grouped(4);
-        struct machine_figures machine = fixture_machine(64, 40, 1000);
-        struct link_figures slow = fixture_link(1, 100);
-        fixture_init(&f, &shape, "q4_k", count, &machine, &slow, 0);
+        fixture_init(&f, fixture_shape_grouped(4), "q4_k", count, fixture_machine(64, 40, 1000),
+                     fixture_link(1, 100), 0);
         for (uint32_t w = 1; w < count; w += 2)
             f.workers[w] = fixture_machine(64, 20, 500);
         f.input.objective = OPTIMIZE_PREFILL;
-        assert_int_equal(fixture_plan(&f), STATUS_OK);
-        fixture_check(&f);
+        fixture_plan_sound(&f);
         struct cost_prediction *prediction = calloc(1, sizeof *prediction);
         assert_true(planning_predict(f.planning, &f.input.prefill, prediction));
         assert_true(prediction->fanout <= 4.0001);
@@ -156,10 +140,8 @@ static void test_saturation(void **state) {
     double rates[9] = {0}, bound = 0;
     for (uint32_t hosts = 1; hosts <= 8; hosts *= 2) {
         struct plan_fixture f;
-        struct model_shape shape = fixture_shape_lite();
-        struct machine_figures machine = fixture_machine(16, 8, 60);
-        struct link_figures link = fixture_link(10, 50);
-        fixture_init(&f, &shape, "q4_0", hosts - 1, &machine, &link, 16);
+        fixture_init(&f, fixture_shape_lite(), "q4_0", hosts - 1, fixture_machine(16, 8, 60),
+                     fixture_link(10, 50), 16);
         f.input.objective = OPTIMIZE_DECODE;
         assert_int_equal(fixture_plan(&f), STATUS_OK);
         rates[hosts] = fixture_rate(&f, &f.input.decode);
@@ -192,10 +174,8 @@ static uint32_t count_copies(const struct plan_fixture *f) {
 static void test_replicas_take_spare_memory_only(void **state) {
     (void)state;
     struct plan_fixture f;
-    struct model_shape shape = fixture_shape_lite();
-    struct machine_figures machine = fixture_machine(1, 20, 200);
-    struct link_figures link = fixture_link(10, 60);
-    fixture_init(&f, &shape, "q4_0", 4, &machine, &link, 0);
+    fixture_init(&f, fixture_shape_lite(), "q4_0", 4, fixture_machine(1, 20, 200),
+                 fixture_link(10, 60), 0);
     uint64_t total = fixture_expert_bytes(&f);
     uint32_t experts = 26 * 64;
     for (int kind = 0; kind < 3; kind++)
@@ -205,8 +185,7 @@ static void test_replicas_take_spare_memory_only(void **state) {
                 f.workers[w].memory_bytes = total / 4 * (2 + (unsigned)spare) / 2 + total / 100;
             f.input.kind = (enum placement_kind)kind;
             f.input.replicas = REPLICAS_SPARE;
-            assert_int_equal(fixture_plan(&f), STATUS_OK);
-            fixture_check(&f);
+            fixture_plan_sound(&f);
             double copies = (double)count_copies(&f) / experts;
             assert_true(copies > 1 + spare / 2.0 - 0.1 && copies < 1 + spare / 2.0 + 0.1);
             f.input.replicas = REPLICAS_NONE;
@@ -220,18 +199,15 @@ static void test_replicas_take_spare_memory_only(void **state) {
 static void test_replicas_pay(void **state) {
     (void)state;
     struct plan_fixture f;
-    struct model_shape shape = fixture_shape_lite();
-    struct machine_figures machine = fixture_machine(16, 5, 2000);
-    struct link_figures link = fixture_link(1, 100);
-    fixture_init(&f, &shape, "bf16", 4, &machine, &link, 0);
+    fixture_init(&f, fixture_shape_lite(), "bf16", 4, fixture_machine(16, 5, 2000),
+                 fixture_link(1, 100), 0);
     f.input.kind = PLACEMENT_EXPERTS;
     f.input.objective = OPTIMIZE_DECODE;
     f.input.replicas = REPLICAS_NONE;
     assert_int_equal(fixture_plan(&f), STATUS_OK);
     double without = fixture_rate(&f, &f.input.decode);
     f.input.replicas = REPLICAS_AUTO;
-    assert_int_equal(fixture_plan(&f), STATUS_OK);
-    fixture_check(&f);
+    fixture_plan_sound(&f);
     assert_true(planning_plan(f.planning)->replicas > 0);
     assert_true(fixture_rate(&f, &f.input.decode) > 1.01 * without);
     fixture_cleanup(&f);
@@ -240,14 +216,11 @@ static void test_replicas_pay(void **state) {
 static void test_forced_kinds_use_every_machine(void **state) {
     (void)state;
     struct plan_fixture f;
-    struct model_shape shape = fixture_shape_lite();
-    struct machine_figures machine = fixture_machine(16, 20, 200);
-    struct link_figures link = fixture_link(0.1, 5000);
-    fixture_init(&f, &shape, "q4_0", 4, &machine, &link, 16);
+    fixture_init(&f, fixture_shape_lite(), "q4_0", 4, fixture_machine(16, 20, 200),
+                 fixture_link(0.1, 5000), 16);
     for (int kind = 1; kind < 3; kind++) {
         f.input.kind = (enum placement_kind)kind;
-        assert_int_equal(fixture_plan(&f), STATUS_OK);
-        fixture_check(&f);
+        fixture_plan_sound(&f);
         for (uint32_t h = 0; h < 5; h++)
             assert_true(fixture_placement(&f)->held[h].count > 0);
         assert_int_equal(fixture_slices(&f), kind == PLACEMENT_SLICES ? 5 : 1);
@@ -263,13 +236,10 @@ static void test_forced_kinds_use_every_machine(void **state) {
 static void test_unknown_figures(void **state) {
     (void)state;
     struct plan_fixture f;
-    struct model_shape shape = fixture_shape_lite();
-    struct machine_figures machine = fixture_machine(16, 20, 200);
-    struct link_figures link = fixture_link(1, 100);
-    fixture_init(&f, &shape, "q4_0", 3, &machine, &link, 0);
+    fixture_init(&f, fixture_shape_lite(), "q4_0", 3, fixture_machine(16, 20, 200),
+                 fixture_link(1, 100), 0);
     f.input.coordinator = NULL;
-    assert_int_equal(fixture_plan(&f), STATUS_OK);
-    fixture_check(&f);
+    fixture_plan_sound(&f);
     struct cost_prediction *prediction = calloc(1, sizeof *prediction);
     assert_false(planning_predict(f.planning, &f.input.decode, prediction));
     for (uint32_t h = 0; h < 3; h++)
@@ -283,12 +253,10 @@ static void test_unknown_figures(void **state) {
 static void test_absent_worker(void **state) {
     (void)state;
     struct plan_fixture f;
-    struct model_shape shape = fixture_shape_lite();
-    struct machine_figures machine = fixture_machine(64, 20, 200);
-    const struct link_figures link = fixture_link(10, 60);
     for (int kind = 0; kind < 3; kind++) {
         struct cost_prediction with, without;
-        fixture_init(&f, &shape, "q4_0", 3, &machine, &link, 2);
+        fixture_init(&f, fixture_shape_lite(), "q4_0", 3, fixture_machine(64, 20, 200),
+                     fixture_link(10, 60), 2);
         f.input.kind = (enum placement_kind)kind;
         assert_int_equal(fixture_plan(&f), STATUS_OK);
         f.workers[1].memory_bytes = 0;
@@ -349,10 +317,8 @@ static void test_what_is_known_of_a_worker(void **state) {
 static void test_disks(void **state) {
     (void)state;
     struct plan_fixture f;
-    struct model_shape shape = fixture_shape_lite();
-    struct machine_figures machine = fixture_machine(1, 20, 200);
-    struct link_figures link = fixture_link(10, 60);
-    fixture_init(&f, &shape, "q4_0", 2, &machine, &link, 0);
+    fixture_init(&f, fixture_shape_lite(), "q4_0", 2, fixture_machine(1, 20, 200),
+                 fixture_link(10, 60), 0);
     uint64_t total = fixture_expert_bytes(&f);
     for (int w = 0; w < 2; w++) {
         f.workers[w].memory_bytes = total * 2 / 5;
@@ -361,23 +327,20 @@ static void test_disks(void **state) {
     }
     for (int objective = 0; objective < 3; objective++) {
         f.input.objective = (enum planner_objective)objective;
-        assert_int_equal(fixture_plan(&f), STATUS_OK);
-        fixture_check(&f);
+        fixture_plan_sound(&f);
         const struct holder_shards *held = fixture_placement(&f)->held;
         assert_true(held[0].spilled_bytes + held[1].spilled_bytes > total / 5);
         assert_true(held[0].spilled_bytes < held[1].spilled_bytes); /* which is faster */
     }
     /* Memory suffices, and no disk is as fast. */
     f.workers[0].memory_bytes = total;
-    assert_int_equal(fixture_plan(&f), STATUS_OK);
-    fixture_check(&f);
+    fixture_plan_sound(&f);
     assert_int_equal(fixture_placement(&f)->held[1].spilled_bytes, 0);
     /* It suffices on a machine that is out of reach but for a very slow link: the disk is better.
      */
     f.links[0] = fixture_link(0.01, 50000);
     f.workers[1].memory_bytes = total * 4 / 5;
-    assert_int_equal(fixture_plan(&f), STATUS_OK);
-    fixture_check(&f);
+    fixture_plan_sound(&f);
     assert_true(fixture_placement(&f)->held[1].spilled_bytes > 0);
     assert_int_equal(fixture_placement(&f)->held[0].bytes, 0);
     fixture_cleanup(&f);
@@ -386,10 +349,8 @@ static void test_disks(void **state) {
 static void test_spare_bytes(void **state) {
     (void)state;
     struct plan_fixture f;
-    struct model_shape shape = fixture_shape_lite();
-    struct machine_figures machine = fixture_machine(16, 20, 200);
-    struct link_figures link = fixture_link(1, 100);
-    fixture_init(&f, &shape, "q4_0", 1, &machine, &link, 0);
+    fixture_init(&f, fixture_shape_lite(), "q4_0", 1, fixture_machine(16, 20, 200),
+                 fixture_link(1, 100), 0);
     /* 27 layers of 576 values in two bytes for each position. */
     assert_int_equal(planning_cache_bytes(&f.input, 1000), 27 * 576 * 2 * 1000);
     uint64_t spare = planning_spare_bytes(&f.input, 10ull << 30, 1000);
@@ -405,8 +366,7 @@ static void test_wire(void **state) {
     struct plan_fixture f;
     struct model_shape shape = fixture_shape_lite();
     struct machine_figures machine = fixture_machine(64, 20, 200);
-    const struct link_figures slow = fixture_link(1, 100);
-    fixture_init(&f, &shape, "q4_0", 2, &machine, &slow, 0);
+    fixture_init(&f, shape, "q4_0", 2, machine, fixture_link(1, 100), 0);
     assert_int_equal(fixture_plan(&f), STATUS_OK);
     assert_int_equal(planning_wire(f.planning), WIRE_F32);
     f.input.may_round = true;
@@ -424,8 +384,7 @@ static void test_wire(void **state) {
     assert_int_equal(planning_wire(f.planning), WIRE_Q8);
     fixture_cleanup(&f);
 
-    const struct link_figures fast = fixture_link(1000, 1);
-    fixture_init(&f, &shape, "q4_0", 2, &machine, &fast, 0);
+    fixture_init(&f, shape, "q4_0", 2, machine, fixture_link(1000, 1), 0);
     f.input.may_round = true;
     assert_int_equal(fixture_plan(&f), STATUS_OK);
     assert_int_equal(planning_wire(f.planning), WIRE_F32);
@@ -437,22 +396,18 @@ static void test_wire(void **state) {
 static void test_offload(void **state) {
     (void)state;
     struct plan_fixture f;
-    struct model_shape shape = fixture_shape_lite();
-    struct machine_figures machine = fixture_machine(64, 40, 400);
     const struct link_figures fast = fixture_link(10, 30), slow = fixture_link(0.1, 20000);
-    fixture_init(&f, &shape, "q4_0", 4, &machine, &fast, 0);
+    fixture_init(&f, fixture_shape_lite(), "q4_0", 4, fixture_machine(64, 40, 400), fast, 0);
     f.coordinator = fixture_machine(16, 10, 100);
     assert_int_equal(fixture_plan(&f), STATUS_OK);
     assert_int_equal(planning_plan(f.planning)->offloaded_bytes, 0);
     double before = planning_plan(f.planning)->options[0].decode_tokens_per_s;
     f.input.offload = OFFLOAD_AUTO;
-    assert_int_equal(fixture_plan(&f), STATUS_OK);
-    fixture_check(&f);
+    fixture_plan_sound(&f);
     assert_true(planning_plan(f.planning)->offloaded_bytes > 0);
     assert_true(planning_plan(f.planning)->options[0].decode_tokens_per_s > 1.1 * before);
     f.input.replicas = REPLICAS_SPARE; /* beside it */
-    assert_int_equal(fixture_plan(&f), STATUS_OK);
-    fixture_check(&f);
+    fixture_plan_sound(&f);
     assert_true(planning_plan(f.planning)->offloaded_bytes > 0);
     assert_true(planning_plan(f.planning)->replicas > 0);
     f.input.replicas = REPLICAS_NONE;
@@ -468,10 +423,8 @@ static void test_offload(void **state) {
 static void test_overlap(void **state) {
     (void)state;
     struct plan_fixture f;
-    struct model_shape shape = fixture_shape_lite();
-    struct machine_figures machine = fixture_machine(64, 20, 200);
-    const struct link_figures link = fixture_link(2, 100);
-    fixture_init(&f, &shape, "q4_0", 4, &machine, &link, 0);
+    fixture_init(&f, fixture_shape_lite(), "q4_0", 4, fixture_machine(64, 20, 200),
+                 fixture_link(2, 100), 0);
     assert_int_equal(fixture_plan(&f), STATUS_OK);
     struct batch_division division = planning_divide(f.planning, 512);
     uint32_t size = 0;
