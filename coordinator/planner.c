@@ -228,10 +228,12 @@ static void name_try(const struct planner_input *input, const struct placement *
                  100 * (double)spilled_bytes / (double)placement_bytes(placement));
 }
 
-/* Tries that differ in little but numbers: only the best of them is worth showing, and worth more
- * tries. */
+/* Tries that differ in little but numbers, or in a machine that got nothing: only the best of them
+ * is worth showing, and worth more tries. */
 static bool same_kind(const struct try *a, const struct try *b) {
     const struct scheme *left = &a->schemes[0], *right = &b->schemes[0];
+    if (strcmp(a->option.name, b->option.name) == 0)
+        return true;
     return a->spills == b->spills && (a->schemes[1].teams > 0) == (b->schemes[1].teams > 0) &&
            left->unit == right->unit && (left->teams == 1) == (right->teams == 1) &&
            (left->members == 1) == (right->members == 1) &&

@@ -203,6 +203,10 @@ static inline void fixture_check(const struct plan_fixture *f) {
 static inline void fixture_plan_sound(struct plan_fixture *f) {
     assert_int_equal(fixture_plan(f), STATUS_OK);
     fixture_check(f);
+    const struct plan *plan = planning_plan(f->planning);
+    for (uint32_t i = 0; i < plan->option_count; i++)
+        for (uint32_t j = 0; j < i; j++)
+            assert_string_not_equal(plan->options[i].name, plan->options[j].name);
 }
 
 static inline uint64_t fixture_expert_bytes(const struct plan_fixture *f) {
