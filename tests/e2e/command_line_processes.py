@@ -93,8 +93,7 @@ def check_one_after_another(bench):
     weights = os.path.join(copy, "model.safetensors")
     with Worker(bench, "first-second", ["--model", copy, "--verbose"]) as worker:
         for _ in range(2):
-            # What is offloaded depends on how fast the link was a moment ago.
-            options = (*ON_WORKERS, "--offload", "off", "--workers", worker.address)
+            options = (*ON_WORKERS, "--workers", worker.address)
             got = answer_json(bench, "--prompt", SUM, *options)
             require_equal("the answer", got["text"], SUM_ANSWER)
             require_equal("the experts", got["stats"]["workers"][0]["experts"], 4 * 32)
