@@ -143,14 +143,15 @@ def spoil_while_running(bench, name, spoil, *args):
         run(bench, worker.address)  # so that the files are there
 
         def act():
-            time.sleep(0.3)
+            while whole_log(worker).count("ready with") < 2 and process.poll() is None:
+                time.sleep(0.01)
             for path in files(bench, name):
                 spoil(path)
 
-        thread = threading.Thread(target=act)
         process = subprocess.Popen(
             command(bench, worker.address, LONG_TOKENS, *args), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
+        thread = threading.Thread(target=act)
         thread.start()
         out, said = process.communicate(timeout=NETWORK_TIMEOUT_S)
         thread.join()
