@@ -48,9 +48,9 @@
 #define SPILL_BUFFERS_MIN 2u
 /* Of a shard: whole blocks of the disk (DISK_BLOCK_BYTES). */
 #define SPILL_BUFFER_BYTES(shard_bytes) (((uint64_t)(shard_bytes) + 4095) / 4096 * 4096)
-/* Reads of such shards that are given to the kernel at once: 64 experts of 16 MiB are what the
- * fastest disks read in 100 ms. */
-#define SPILL_READS_MAX 64u
+/* Reads of shards that are given to the kernel at once: 64 experts of 16 MiB are what the fastest
+ * disks read in 100 ms. */
+#define DISK_READS_MAX 64u
 /* One control message. The largest is an assignment: SHARDS_MAX entries of at most 25 bytes. */
 #define CONTROL_MESSAGE_BYTES_MAX (16u << 20)
 /* Shard bytes in one control message while weights are shipped. */

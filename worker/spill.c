@@ -11,40 +11,32 @@
  * next session fetches it again. */
 #include "worker/spill.h"
 
-#include <errno.h>
+#include <assert.h>
 #include <inttypes.h>
-#include <liburing.h>
 #include <limits.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "common/clock.h"
 #include "common/cluster_limits.h"
 #include "common/config.h"
-#include "common/disk.h"
 #include "common/log.h"
 #include "common/memory.h"
-
-/* The result of a read is an int. */
-#define READ_BYTES_MAX ((size_t)1 << 30)
+#include "worker/shard_file.h"
 
 #define FAULT_BYTES 256
 
-/* How a read went, beside values of errno. */
-enum { READ_GOOD = 0, READ_CUT_SHORT = -1, READ_DAMAGED = -2 };
-
 struct buffer {
-    uint8_t *data;         /* (buffer_bytes) */
-    struct spilled *shard; /* NULL: none yet */
-    uint64_t used;         /* the tick of the last fetch that asked for it */
+    struct shard_file file; /* with data (buffer_bytes) */
+    struct spilled *shard;  /* NULL: none yet */
+    uint64_t used;          /* the tick of the last fetch that asked for it */
     bool is_reading;
-    int fd;      /* while it is read */
-    size_t done; /* bytes of the shard that are here */
-    int result;  /* of a read by the pool */
 };
+
+static_assert(offsetof(struct buffer, file) == 0, "a buffer is where its file is");
 
 struct spilled {
     struct expert expert; /* with the buffer's weights */
@@ -54,9 +46,8 @@ struct spilled {
 
 struct spill {
     struct spill_options options;
-    struct io_uring ring;
-    bool has_ring;
-    struct spilled *shards; /* (shard_count) by ascending slot */
+    struct shard_ring *ring; /* NULL: the pool's threads read */
+    struct spilled *shards;  /* (shard_count) by ascending slot */
     uint32_t shard_count;
     struct buffer *buffers; /* (buffer_count) */
     uint32_t buffer_count;
@@ -81,16 +72,10 @@ static void describe_file(const struct spill *spill, const struct spilled *shard
         *out = '\0'; /* opening it fails */
 }
 
-static size_t shard_size(const struct spill *spill, const struct spilled *shard) {
-    return expert_store_slot_bytes(spill->options.store, shard->slot);
-}
-
 /* Takes note that the shard cannot be read; the first time with a line. */
 static void fail(struct spill *spill, const struct spilled *shard, int result) {
     char path[PATH_MAX];
-    const char *reason = result == READ_CUT_SHORT ? "it was cut short"
-                         : result == READ_DAMAGED ? "it is damaged"
-                                                  : strerror(result);
+    const char *reason = shard_file_reason(result);
     describe_file(spill, shard, path);
     if (result < 0)
         unlink(path);
@@ -106,103 +91,41 @@ static void fail(struct spill *spill, const struct spilled *shard, int result) {
 }
 
 /* The bytes are in the buffer, or never will be. */
-static void conclude(struct spill *spill, struct buffer *buffer, int result) {
-    size_t bytes = shard_size(spill, buffer->shard);
-    close(buffer->fd);
+static void conclude(struct spill *spill, struct buffer *buffer) {
+    const struct shard_file *file = &buffer->file;
     buffer->is_reading = false;
     if (--spill->reading == 0)
         spill->busy_ns += clock_now_ns() - spill->since_ns;
     spill->reads++;
-    spill->bytes += buffer->done < bytes ? buffer->done : bytes;
-    if (result != READ_GOOD)
-        fail(spill, buffer->shard, result);
+    spill->bytes += file->done < file->bytes ? file->done : file->bytes;
+    if (file->result)
+        fail(spill, buffer->shard, file->result);
 }
 
-static int check_bytes(const struct spill *spill, const struct buffer *buffer) {
-    uint64_t hash = expert_store_hash(spill->options.store, buffer->shard->slot);
-    return XXH3_64bits(buffer->data, shard_size(spill, buffer->shard)) == hash ? READ_GOOD
-                                                                               : READ_DAMAGED;
-}
-
-/* What is left to read, whole blocks. */
-static size_t rest_bytes(const struct spill *spill, const struct buffer *buffer) {
-    size_t rest = (size_t)SPILL_BUFFER_BYTES(shard_size(spill, buffer->shard)) - buffer->done;
-    return rest < READ_BYTES_MAX ? rest : READ_BYTES_MAX;
-}
-
-/* A read came back with `got` bytes, -errno where it failed: whether there is more to read. */
-static bool take_bytes(const struct spill *spill, struct buffer *buffer, ssize_t got, int *result) {
-    if (got == -EINTR || got == -EAGAIN)
-        return true;
-    buffer->done += got > 0 ? (size_t)got : 0;
-    bool is_whole = buffer->done >= shard_size(spill, buffer->shard);
-    if (got < 0)
-        *result = (int)-got;
-    else if (is_whole)
-        *result = check_bytes(spill, buffer);
-    else if (got == 0 || buffer->done % DISK_BLOCK_BYTES) /* the end of the file */
-        *result = READ_CUT_SHORT;
-    else
-        return true;
-    return false;
-}
-
-/* ---- Reads by io_uring. */
-
-static void queue_read(struct spill *spill, struct buffer *buffer) {
-    struct io_uring_sqe *entry;
-    while (!(entry = io_uring_get_sqe(&spill->ring)))
-        io_uring_submit(&spill->ring);
-    io_uring_prep_read(entry, buffer->fd, buffer->data + buffer->done,
-                       (unsigned)rest_bytes(spill, buffer), buffer->done);
-    io_uring_sqe_set_data(entry, buffer);
-}
-
-/* Takes the reads that are done; first waits for one if `waits`. */
+/* Takes the reads of io_uring that are done; first waits for one if `waits`. */
 static void reap(struct spill *spill, bool waits) {
-    struct io_uring_cqe *completion;
-    if (waits && spill->has_ring && io_uring_sq_ready(&spill->ring))
-        io_uring_submit(&spill->ring); /* what the kernel did not take at first */
-    while (spill->reading && spill->has_ring &&
-           !(waits ? io_uring_wait_cqe(&spill->ring, &completion)
-                   : io_uring_peek_cqe(&spill->ring, &completion))) {
-        struct buffer *buffer = io_uring_cqe_get_data(completion);
-        ssize_t got = completion->res;
-        int result;
-        io_uring_cqe_seen(&spill->ring, completion);
+    struct shard_file *file;
+    while (spill->ring && (file = shard_ring_take(spill->ring, waits))) {
+        conclude(spill, (struct buffer *)file);
         waits = false;
-        if (take_bytes(spill, buffer, got, &result)) {
-            queue_read(spill, buffer);
-            io_uring_submit(&spill->ring);
-        } else {
-            conclude(spill, buffer, result);
-        }
     }
 }
-
-/* ---- Reads by the pool. */
 
 static void read_queued(void *context, size_t index, unsigned thread) {
     (void)thread;
     const struct spill *spill = context;
-    struct buffer *buffer = spill->queue[index];
-    ssize_t got;
-    do {
-        got = pread(buffer->fd, buffer->data + buffer->done, rest_bytes(spill, buffer),
-                    (off_t)buffer->done);
-        got = got < 0 ? -errno : got;
-    } while (take_bytes(spill, buffer, got, &buffer->result));
+    shard_file_read(&spill->queue[index]->file);
 }
 
 /* Has everything that was queued read. */
 static void start_reads(struct spill *spill) {
-    if (spill->has_ring) {
-        io_uring_submit(&spill->ring);
+    if (spill->ring) {
+        shard_ring_submit(spill->ring);
         return;
     }
     threads_run(spill->options.threads, spill->queued, read_queued, spill);
     for (uint32_t i = 0; i < spill->queued; i++)
-        conclude(spill, spill->queue[i], spill->queue[i]->result);
+        conclude(spill, spill->queue[i]);
     spill->queued = 0;
 }
 
@@ -222,28 +145,29 @@ static struct buffer *find_buffer(const struct spill *spill) {
 
 /* Gives the shard a buffer and begins to read. False: there is no buffer, or a fault. */
 static bool begin_read(struct spill *spill, struct spilled *shard) {
+    const struct expert_store *store = spill->options.store;
     struct buffer *buffer = find_buffer(spill);
     char path[PATH_MAX];
     if (!buffer)
         return false;
     describe_file(spill, shard, path);
-    int fd = disk_open(path);
-    if (fd < 0) {
-        fail(spill, shard, errno);
-        return false;
-    }
     if (buffer->shard)
         buffer->shard->buffer = NULL;
+    buffer->shard = NULL;
+    buffer->file.bytes = expert_store_slot_bytes(store, shard->slot);
+    buffer->file.hash = expert_store_hash(store, shard->slot);
+    if (shard_file_open(&buffer->file, path)) {
+        fail(spill, shard, buffer->file.result);
+        return false;
+    }
     buffer->shard = shard;
-    buffer->fd = fd;
-    buffer->done = 0;
     buffer->is_reading = true;
     shard->buffer = buffer;
-    shard->expert = expert_store_view(spill->options.store, shard->slot, buffer->data);
+    shard->expert = expert_store_view(store, shard->slot, buffer->file.data);
     if (spill->reading++ == 0)
         spill->since_ns = clock_now_ns();
-    if (spill->has_ring)
-        queue_read(spill, buffer);
+    if (spill->ring)
+        shard_ring_queue(spill->ring, &buffer->file);
     else
         spill->queue[spill->queued++] = buffer;
     return true;
@@ -352,17 +276,9 @@ static bool take_buffers(struct spill *spill) {
     if (!spill->memory || !spill->buffers || !spill->queue)
         return false;
     for (uint32_t i = 0; i < spill->buffer_count; i++)
-        spill->buffers[i].data = spill->memory + i * spill->buffer_bytes;
+        spill->buffers[i].file = (struct shard_file){
+            .data = spill->memory + i * spill->buffer_bytes, .room_bytes = spill->buffer_bytes};
     return true;
-}
-
-static void open_ring(struct spill *spill) {
-    unsigned entries =
-        spill->buffer_count < SPILL_READS_MAX ? spill->buffer_count : SPILL_READS_MAX;
-    int error = spill->options.uses_uring ? io_uring_queue_init(entries, &spill->ring, 0) : -EPERM;
-    spill->has_ring = error == 0;
-    if (error)
-        log_debug("spilled shards are read without io_uring (%s)", strerror(-error));
 }
 
 enum status spill_create(const struct spill_options *options, struct spill **out) {
@@ -375,7 +291,9 @@ enum status spill_create(const struct spill_options *options, struct spill **out
         spill_destroy(spill);
         return STATUS_NO_MEMORY;
     }
-    open_ring(spill);
+    if (options->uses_uring)
+        spill->ring = shard_ring_open(spill->buffer_count < DISK_READS_MAX ? spill->buffer_count
+                                                                           : DISK_READS_MAX);
     log_info("%" PRIu32 " shards (%s) lie on the disk, read into %s", spill->shard_count,
              config_format_size(expert_store_spilled_bytes(options->store), size),
              config_format_size(spill->buffer_count * spill->buffer_bytes, room));
@@ -399,8 +317,7 @@ void spill_destroy(struct spill *spill) {
         reap(spill, true);
     if (spill->reads)
         report(spill);
-    if (spill->has_ring)
-        io_uring_queue_exit(&spill->ring);
+    shard_ring_close(spill->ring);
     if (spill->memory)
         memory_unmap(spill->memory, spill->buffer_count * spill->buffer_bytes);
     free(spill->queue);
