@@ -51,6 +51,12 @@ static uint8_t *storage_take(size_t bytes) {
     return memory_map(bytes);
 }
 
+/* What may be written at storage_take(bytes): mappings are whole pages, which are whole blocks of
+ * the disk. */
+static size_t storage_room(size_t bytes) {
+    return bytes < MAPPING_BYTES_MIN ? bytes : (size_t)SPILL_BUFFER_BYTES(bytes);
+}
+
 static void storage_free(uint8_t *storage, size_t bytes) {
     if (bytes < MAPPING_BYTES_MIN)
         free(storage);
@@ -403,65 +409,142 @@ static void adopt(const struct expert_store *store, struct expert *expert) {
 /* One expert_store_load or _kept, shared by the threads of the pool. */
 struct load {
     struct expert_store *store;
-    const struct weights *weights;     /* either these */
-    const struct shard_cache *cache;   /* or this */
+    struct threads *threads;           /* NULL: the calling thread alone */
     atomic_uint_least64_t *bytes_done; /* may be NULL */
     atomic_int status;                 /* the first error */
+    const struct weights *weights;     /* of expert_store_load */
+    /* Of expert_store_load_kept. */
+    const struct shard_cache *cache;
+    struct shard_file *files;  /* of the slots */
+    struct shard_ring **rings; /* of the threads; NULL: it waits for each file */
 };
 
-/* STATUS_NOT_FOUND: it is not in the cache. */
-static enum status read_slot(const struct load *load, struct slot *slot) {
-    const struct expert_store *store = load->store;
-    place_slot(slot);
-    if (load->weights) {
-        enum status status =
-            shard_read(load->weights, layout_of(store, slot), &slot->shard, slot->storage);
-        return status ? status : pack_slot(store, slot);
+static unsigned thread_count(const struct load *load) {
+    return load->threads ? threads_count(load->threads) : 1;
+}
+
+static void run_load(struct load *load, size_t tasks, threads_task function) {
+    if (load->threads)
+        threads_run(load->threads, tasks, function, load);
+    for (size_t task = 0; !load->threads && task < tasks; task++)
+        function(load, task, 0);
+}
+
+static void stop_load(struct load *load, enum status status) {
+    atomic_compare_exchange_strong(&load->status, &(int){STATUS_OK}, (int)status);
+}
+
+/* Whether the slot is to be loaded, and its first byte may be written. */
+static bool begin_slot(struct load *load, struct slot *slot) {
+    if (slot->spilled || slot->filled == slot->bytes || atomic_load(&load->status))
+        return false;
+    slot->filled = 0;
+    if (atomic_load(&load->store->cancelled)) {
+        stop_load(load, STATUS_CANCELLED);
+        return false;
     }
-    if (!shard_cache_read(load->cache, &slot->shard, slot->storage, slot->bytes))
-        return STATUS_NOT_FOUND;
-    adopt(store, &slot->expert);
-    return STATUS_OK;
+    place_slot(slot);
+    return true;
+}
+
+static void end_slot(struct load *load, struct slot *slot) {
+    slot->filled = slot->bytes;
+    if (load->bytes_done)
+        atomic_fetch_add(load->bytes_done, slot->bytes);
+}
+
+static enum status read_slot(const struct expert_store *store, const struct weights *weights,
+                             struct slot *slot) {
+    enum status status = shard_read(weights, layout_of(store, slot), &slot->shard, slot->storage);
+    return status ? status : pack_slot(store, slot);
 }
 
 static void load_slot(void *context, size_t index, unsigned thread) {
     (void)thread;
     struct load *load = context;
     struct slot *slot = &load->store->slots[index];
-    if (slot->spilled || slot->filled == slot->bytes || atomic_load(&load->status))
+    if (!begin_slot(load, slot))
         return;
-    enum status status =
-        atomic_load(&load->store->cancelled) ? STATUS_CANCELLED : read_slot(load, slot);
-    if (status) {
-        slot->filled = 0;
-        if (status != STATUS_NOT_FOUND || load->weights)
-            atomic_compare_exchange_strong(&load->status, &(int){STATUS_OK}, (int)status);
-        return;
-    }
-    slot->filled = slot->bytes;
-    if (load->bytes_done)
-        atomic_fetch_add(load->bytes_done, slot->bytes);
-}
-
-static enum status load_slots(struct load *load, struct threads *threads) {
-    atomic_init(&load->status, STATUS_OK);
-    if (threads)
-        threads_run(threads, load->store->count, load_slot, load);
-    for (uint32_t slot = 0; !threads && slot < load->store->count; slot++)
-        load_slot(load, slot, 0);
-    return (enum status)atomic_load(&load->status);
+    enum status status = read_slot(load->store, load->weights, slot);
+    if (status)
+        stop_load(load, status);
+    else
+        end_slot(load, slot);
 }
 
 enum status expert_store_load(struct expert_store *store, const struct weights *weights,
                               struct threads *threads, atomic_uint_least64_t *bytes_done) {
-    struct load load = {.store = store, .weights = weights, .bytes_done = bytes_done};
-    return load_slots(&load, threads);
+    struct load load = {
+        .store = store, .threads = threads, .bytes_done = bytes_done, .weights = weights};
+    run_load(&load, store->count, load_slot);
+    return (enum status)atomic_load(&load.status);
+}
+
+/* The file was read, or never will be. */
+static void end_kept(struct load *load, const struct shard_file *file) {
+    struct slot *slot = &load->store->slots[file - load->files];
+    if (!shard_cache_end_read(load->cache, &slot->shard, file))
+        return;
+    adopt(load->store, &slot->expert);
+    end_slot(load, slot);
+}
+
+/* Has the slot's file read by the thread's ring, and takes what that has read by now. */
+static void load_kept_slot(void *context, size_t index, unsigned thread) {
+    struct load *load = context;
+    struct slot *slot = &load->store->slots[index];
+    struct shard_ring *ring = load->rings[thread];
+    struct shard_file *file = &load->files[index];
+    *file = (struct shard_file){slot->storage, .room_bytes = storage_room(slot->bytes),
+                                .bytes = slot->bytes};
+    if (!begin_slot(load, slot) || !shard_cache_begin_read(load->cache, &slot->shard, file))
+        return;
+    if (!ring) {
+        shard_file_read(file);
+        end_kept(load, file);
+        return;
+    }
+    shard_ring_queue(ring, file);
+    shard_ring_submit(ring);
+    while ((file = shard_ring_take(ring, shard_ring_is_full(ring))))
+        end_kept(load, file);
+}
+
+/* Takes what a ring is still reading. */
+static void drain_ring(void *context, size_t index, unsigned thread) {
+    (void)thread;
+    struct load *load = context;
+    const struct shard_file *file;
+    while (load->rings[index] && (file = shard_ring_take(load->rings[index], true)))
+        end_kept(load, file);
+    shard_ring_close(load->rings[index]);
+}
+
+/* As many as the system allows: whoever is without waits for each file. */
+static void open_rings(struct load *load) {
+    unsigned count = thread_count(load), reads_max = DISK_READS_MAX / count + 1;
+    for (unsigned i = 0; i < count; i++)
+        if (!(load->rings[i] = shard_ring_open(reads_max)))
+            return;
 }
 
 enum status expert_store_load_kept(struct expert_store *store, const struct shard_cache *cache,
-                                   struct threads *threads, atomic_uint_least64_t *bytes_done) {
-    struct load load = {.store = store, .cache = cache, .bytes_done = bytes_done};
-    return load_slots(&load, threads);
+                                   struct threads *threads, bool uses_uring,
+                                   atomic_uint_least64_t *bytes_done) {
+    struct load load = {
+        .store = store, .threads = threads, .bytes_done = bytes_done, .cache = cache};
+    unsigned ring_count = thread_count(&load);
+    load.files = calloc(store->count + 1u, sizeof *load.files);
+    load.rings = calloc(ring_count, sizeof *load.rings);
+    if (load.files && load.rings) {
+        if (uses_uring)
+            open_rings(&load);
+        run_load(&load, store->count, load_kept_slot);
+        run_load(&load, ring_count, drain_ring);
+    }
+    free(load.files);
+    free(load.rings);
+    return (enum status)atomic_load(&load.status);
 }
 
 bool expert_store_keep(const struct expert_store *store, uint32_t slot, struct shard_cache *cache) {
@@ -584,8 +667,13 @@ static enum status find_spilled(const struct spilling *spilling, struct slot *sl
     if (!*found || !spilling->verifies)
         return STATUS_OK;
     enum status status = take_slot_storage(spilling->store, slot);
-    if (!status)
-        *found = shard_cache_read(spilling->cache, &slot->shard, slot->storage, slot->bytes);
+    struct shard_file file = {slot->storage, .room_bytes = storage_room(slot->bytes),
+                              .bytes = slot->bytes};
+    *found = !status && shard_cache_begin_read(spilling->cache, &slot->shard, &file);
+    if (*found) {
+        shard_file_read(&file);
+        *found = shard_cache_end_read(spilling->cache, &slot->shard, &file);
+    }
     drop_slot_storage(slot);
     return status;
 }
@@ -593,11 +681,11 @@ static enum status find_spilled(const struct spilling *spilling, struct slot *sl
 /* From the worker's own copy to a file. */
 static enum status copy_to_disk(struct spilling *spilling, uint32_t index) {
     struct slot *slot = &spilling->store->slots[index];
-    const struct load load = {.store = spilling->store, .weights = spilling->weights};
     enum status status = take_slot_storage(spilling->store, slot);
     if (status)
         return status;
-    if (!read_slot(&load, slot))
+    place_slot(slot);
+    if (!read_slot(spilling->store, spilling->weights, slot))
         return expert_store_spill(spilling->store, index, spilling->cache);
     drop_slot_storage(slot); /* which was logged; nor will the next ones */
     spilling->weights = NULL;

@@ -77,9 +77,12 @@ uint64_t expert_store_bytes_filled(const struct expert_store *store);
 enum status expert_store_load(struct expert_store *store, const struct weights *weights,
                               struct threads *threads, atomic_uint_least64_t *bytes_done);
 
-/* The same from the cache: what is not there stays missing. Errors: STATUS_CANCELLED. */
+/* The same from the cache: what is not there, or finds no memory to be read with, stays missing.
+ * Each thread has many files read by io_uring and checks those that are there, unless it is refused
+ * or not used. Errors: STATUS_CANCELLED. */
 enum status expert_store_load_kept(struct expert_store *store, const struct shard_cache *cache,
-                                   struct threads *threads, atomic_uint_least64_t *bytes_done);
+                                   struct threads *threads, bool uses_uring,
+                                   atomic_uint_least64_t *bytes_done);
 
 /* Writes the shard in `slot`, which must be filled, to the cache. False: as shard_cache_write. From
  * any thread. */

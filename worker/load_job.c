@@ -104,7 +104,7 @@ static void load_kept(struct load_job *job) {
                                           job->assignment.exact, job->cache_bytes_max, &job->cache))
         return;
     expert_store_load_kept(job->store, job->cache, job->extends ? NULL : job->threads,
-                           &job->bytes_done);
+                           job->uses_uring, &job->bytes_done);
     uint64_t bytes = atomic_load(&job->bytes_done) - before;
     double seconds = clock_elapsed_s(started_ns);
     if (bytes > 0)

@@ -29,6 +29,7 @@ struct load_job {
     const struct weights *weights; /* NULL: there is no own copy */
     const char *cache_directory;   /* NULL: none */
     uint64_t cache_bytes_max;
+    bool uses_uring;           /* to read what is there */
     struct shard_cache *cache; /* NULL: not open yet, or there is none */
     atomic_bool cancelled;
     atomic_uint_least64_t bytes_done, bytes_total;

@@ -93,8 +93,8 @@ static size_t list_program_options(struct settings *settings, struct option *out
          .target = &settings->daemon.transport,
          .argument = "NAME",
          .choices = TRANSPORT_CHOICES,
-         .help = "How frames travel and spilled experts are read; auto takes io_uring where the "
-                 "system allows it."},
+         .help = "How frames travel and shards are read from the disk; auto takes io_uring where "
+                 "the system allows it."},
         {.name = "config",
          .type = OPTION_PATH,
          .target = &settings->config_path,

@@ -418,6 +418,11 @@ static void on_kept(uv_work_t *work, int error) {
     end_when_quiet(session);
 }
 
+/* Whether files are to be read by io_uring, where the system allows that. */
+static bool uses_uring(const struct session_options *options) {
+    return !options->transport || strcmp(options->transport, "sockets") != 0;
+}
+
 /* The service, and what reads its spilled shards. */
 static enum status start_service(struct session *session) {
     const struct session_options *options = &session->options;
@@ -425,8 +430,7 @@ static enum status start_service(struct session *session) {
     enum status status = STATUS_OK;
     if (expert_store_spilled_bytes(options->store)) {
         const struct spill_options spill = {options->store, session->cache, options->threads,
-                                            !options->transport ||
-                                                strcmp(options->transport, "sockets") != 0};
+                                            uses_uring(options)};
         status = spill_create(&spill, &session->spill);
     }
     service->spill = session->spill;
@@ -617,6 +621,7 @@ static void handle_assign(struct session *session, const Control__Assign *assign
     job->threads = options->threads;
     job->cache_directory = options->cache_directory;
     job->cache_bytes_max = options->cache_bytes_max;
+    job->uses_uring = uses_uring(options);
     job->cache = session->cache;
     job->extends = extends;
     job->verifies = session->distrusts_disk;

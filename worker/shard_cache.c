@@ -181,24 +181,28 @@ bool shard_cache_has(const struct shard_cache *cache, const struct shard *shard)
     return find(cache, shard) != NULL;
 }
 
-bool shard_cache_read(const struct shard_cache *cache, const struct shard *shard, void *storage,
-                      size_t bytes) {
-    const struct entry *entry = find(cache, shard);
-    char name[NAME_BYTES_MAX];
-    size_t got;
-    if (!entry)
-        return false;
-    name_file(entry, name);
-    enum status status = cache_dir_read(cache->folder, name, storage, bytes, &got);
-    if (status == STATUS_OK && got == bytes && XXH3_64bits(storage, bytes) == entry->hash)
+bool shard_cache_end_read(const struct shard_cache *cache, const struct shard *shard,
+                          const struct shard_file *file) {
+    char path[PATH_MAX];
+    if (!file->result)
         return true;
-    if (status == STATUS_OK)
-        log_warning("%s/%s is damaged; it is removed and fetched again", cache->folder, name);
-    char *path = join(cache->folder, name);
-    if (path)
+    if (shard_cache_path(cache, shard, file->hash, path)) {
         unlink(path);
-    free(path);
+        log_warning("cannot read %s: %s; it is removed and fetched again", path,
+                    shard_file_reason(file->result));
+    }
     return false;
+}
+
+bool shard_cache_begin_read(const struct shard_cache *cache, const struct shard *shard,
+                            struct shard_file *file) {
+    const struct entry *entry = find(cache, shard);
+    char path[PATH_MAX];
+    if (!entry || !shard_cache_path(cache, shard, entry->hash, path))
+        return false;
+    file->hash = entry->hash;
+    shard_file_open(file, path);
+    return shard_cache_end_read(cache, shard, file);
 }
 
 /* The folder that was opened or written to least recently, beside the own one. */

@@ -14,6 +14,7 @@
 
 #include "common/status.h"
 #include "common/weights/shard.h"
+#include "worker/shard_file.h"
 
 struct shard_cache;
 
@@ -34,10 +35,14 @@ void shard_cache_close(struct shard_cache *cache);
 /* Whether there was a file for the shard when the cache was opened. */
 bool shard_cache_has(const struct shard_cache *cache, const struct shard *shard);
 
-/* Reads the shard's `bytes` bytes into `storage`. False: it is not there, or was damaged and is now
- * removed (a warning). */
-bool shard_cache_read(const struct shard_cache *cache, const struct shard *shard, void *storage,
-                      size_t bytes);
+/* Opens the shard's file, whose data, room_bytes and bytes are set, for being read. False: it is
+ * not there, or not as long and now removed (a warning). */
+bool shard_cache_begin_read(const struct shard_cache *cache, const struct shard *shard,
+                            struct shard_file *file);
+
+/* After reading. False: it was damaged and is now removed (a warning). */
+bool shard_cache_end_read(const struct shard_cache *cache, const struct shard *shard,
+                          const struct shard_file *file);
 
 /* Keeps the shard's bytes; caches of other checkpoints give way, the least recently opened first.
  * False: it is there already, or there is no room or no way to write (a line, once); the cache then

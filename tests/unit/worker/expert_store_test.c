@@ -1,13 +1,15 @@
 /* The store: assignments checked and taken over, bytes from the model and from the coordinator,
  * memory that is given back. */
-#include "tests/unit/test.h"
+#include "tests/unit/files.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <unistd.h>
 #include <xxhash.h>
 
 #include "common/cluster_limits.h"
 #include "common/kernel/panel.h"
+#include "tests/unit/worker/fixture.h"
 #include "worker/expert_store.h"
 
 #define MODEL TEST_DATA_DIR "/golden/deepseek-v2-lite-tiny"
@@ -149,7 +151,7 @@ static void test_keeps_and_reads_back(void **state) {
     }
     shard_cache_close(cache);
     assert_int_equal(shard_cache_open(folder, 5, false, SHARD_CACHE_AUTO, &cache), STATUS_OK);
-    assert_int_equal(expert_store_load_kept(stores[1], cache, NULL, &done), STATUS_OK);
+    assert_int_equal(expert_store_load_kept(stores[1], cache, NULL, true, &done), STATUS_OK);
     assert_int_equal(atomic_load(&done), expert_store_bytes_filled(stores[1]));
     for (uint32_t slot = 0; slot < 2; slot++) {
         const struct expert *kept = expert_store_get(stores[0], slot),
@@ -163,7 +165,7 @@ static void test_keeps_and_reads_back(void **state) {
     }
     assert_false(expert_store_is_filled(stores[1], 2));
     expert_store_cancel_load(stores[1]);
-    assert_int_equal(expert_store_load_kept(stores[1], cache, NULL, NULL), STATUS_CANCELLED);
+    assert_int_equal(expert_store_load_kept(stores[1], cache, NULL, true, NULL), STATUS_CANCELLED);
     shard_cache_close(cache);
     expert_store_destroy(stores[0]);
     expert_store_destroy(stores[1]);
@@ -171,7 +173,102 @@ static void test_keeps_and_reads_back(void **state) {
     assert_int_equal(system(command), 0);
 }
 
-/* More behind what is there, which stays where it is; refused where that does not fit. */
+/* A layer of shards that are mappings and end in the middle of a block, and one of small ones. */
+#define KEPT 150u
+static const struct shard_layout KEPT_LAYOUTS[SHARD_LAYOUTS(2)] = {
+    {200, 264, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16},
+    {128, 32, WEIGHT_BF16, WEIGHT_BF16, WEIGHT_BF16}};
+
+static struct expert_store *create_kept(void) {
+    static struct shard shards[KEPT];
+    for (uint32_t i = 0; i < KEPT; i++)
+        shards[i] = (struct shard){i % 2, i, 0, KEPT_LAYOUTS[i % 2].inner};
+    const struct assignment assignment = {.fingerprint = 5,
+                                          .layouts = KEPT_LAYOUTS,
+                                          .layer_count = 2,
+                                          .shards = shards,
+                                          .shard_count = KEPT};
+    struct expert_store *store = create(1 << 30);
+    assert_int_equal(expert_store_assign(store, &assignment), STATUS_OK);
+    return store;
+}
+
+/* Reads all slots of a new store from the cache; these are not right, and then removed. */
+static void expect_kept(const struct expert_store *from, const struct shard_cache *cache,
+                        struct threads *threads, bool uses_uring, const uint32_t bad[4]) {
+    struct expert_store *store = create_kept();
+    atomic_uint_least64_t done;
+    atomic_init(&done, 0);
+    assert_int_equal(expert_store_load_kept(store, cache, threads, uses_uring, &done), STATUS_OK);
+    assert_int_equal(atomic_load(&done), expert_store_bytes_filled(store));
+    for (uint32_t slot = 0; slot < KEPT; slot++) {
+        bool is_bad = slot == bad[0] || slot == bad[1] || slot == bad[2] || slot == bad[3];
+        assert_int_equal(expert_store_is_filled(store, slot), !is_bad);
+        if (!is_bad)
+            assert_memory_equal(expert_store_packed(store, slot), expert_store_packed(from, slot),
+                                expert_store_slot_bytes(store, slot));
+    }
+    expert_store_destroy(store);
+}
+
+/* Does something to the slot's file: 0 flips a byte of it, 1 and 2 cut it, 3 removes it. */
+static void spoil(const struct expert_store *store, const struct shard_cache *cache, uint32_t slot,
+                  int how) {
+    char path[PATH_MAX];
+    size_t bytes = expert_store_slot_bytes(store, slot);
+    uint64_t hash = XXH3_64bits(expert_store_packed(store, slot), bytes);
+    uint8_t byte = 0;
+    assert_true(shard_cache_path(cache, expert_store_shard(store, slot), hash, path));
+    if (how == 3) {
+        assert_int_equal(unlink(path), 0);
+    } else if (how > 0) {
+        assert_int_equal(truncate(path, how == 1 ? 4096 : 0), 0);
+    } else {
+        int fd = open(path, O_WRONLY);
+        assert_int_equal(pwrite(fd, &byte, 1, (off_t)bytes - 1), 1); /* fill writes no zeros */
+        close(fd);
+    }
+}
+
+/* The whole cache comes back by io_uring and without, whoever reads, beside files that are not as
+ * they were written. */
+static void test_reads_back_all(void **state) {
+    (void)state;
+    const uint32_t good[4] = {KEPT, KEPT, KEPT, KEPT}, bad[4] = {0, 3, 77, KEPT - 1};
+    struct expert_store *store = create_kept();
+    log_file_begin();
+    for (uint32_t slot = 0; slot < KEPT; slot++)
+        fill(store, slot, (uint8_t)(1 + slot));
+    for (int way = 0; way < 6; way++) {
+        char folder[64];
+        bool uses_uring = way % 2;
+        struct shard_cache *cache;
+        struct threads *threads = NULL;
+        test_directory_make(folder);
+        if (way / 2 > 0)
+            assert_int_equal(threads_create(way / 2 == 1 ? 1 : 3, &threads), STATUS_OK);
+        assert_int_equal(shard_cache_open(folder, 5, false, SHARD_CACHE_AUTO, &cache), STATUS_OK);
+        for (uint32_t slot = 0; slot < KEPT; slot++)
+            assert_true(expert_store_keep(store, slot, cache));
+        for (int round = 0; round < 3; round++) {
+            shard_cache_close(cache);
+            assert_int_equal(shard_cache_open(folder, 5, false, SHARD_CACHE_AUTO, &cache),
+                             STATUS_OK);
+            for (int how = 0; round == 1 && how < 4; how++)
+                spoil(store, cache, bad[how], how);
+            log_file_mark();
+            expect_kept(store, cache, threads, uses_uring, round == 0 ? good : bad);
+            assert_int_equal(log_file_count("it is removed and fetched again"), round == 1 ? 4 : 0);
+            assert_int_equal(log_file_count("it is damaged"), round == 1);
+            assert_int_equal(log_file_count("it was cut short"), round == 1 ? 2 : 0);
+        }
+        shard_cache_close(cache);
+        threads_destroy(threads);
+        test_directory_remove(folder);
+    }
+    expert_store_destroy(store);
+}
+
 /* A shard goes from one store to another as it lies in memory; what is not whole, not right or not
  * missing is not taken. */
 static void test_gives_and_receives(void **state) {
@@ -474,6 +571,7 @@ int main(void) {
         cmocka_unit_test(test_reads_the_model),
         cmocka_unit_test(test_load_can_fail_and_be_cancelled),
         cmocka_unit_test(test_keeps_and_reads_back),
+        cmocka_unit_test(test_reads_back_all),
         cmocka_unit_test(test_gives_and_receives),
         cmocka_unit_test(test_finds_by_name),
         cmocka_unit_test(test_extends),
