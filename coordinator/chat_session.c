@@ -117,6 +117,9 @@ enum status chat_session_run(const struct chat_session_options *options) {
         /* libedit only edits on a terminal; standard output stays for answers if it can. */
         .output = isatty(STDERR_FILENO) ? stderr : stdout,
         .directory = options->history_directory,
+        .on_wake = options->on_wake,
+        .context = options->context,
+        .wake_fd = options->wake_fd,
     };
     status = chat_terminal_open(&terminal_options, &terminal);
     if (status != STATUS_OK)

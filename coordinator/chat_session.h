@@ -18,7 +18,9 @@ struct chat_session_options {
     bool quiet;                    /* no greeting */
     /* Called after each answer, to print figures; may be NULL. */
     void (*on_answer)(void *context, const struct request_result *result);
+    void (*on_wake)(void *context); /* as in struct chat_terminal_options, with `wake_fd` */
     void *context;
+    int wake_fd;
 };
 
 /* Chats until the user leaves. Errors: those of chat_terminal_open, and whatever makes further

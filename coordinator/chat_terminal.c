@@ -24,6 +24,9 @@
 
 struct chat_terminal {
     FILE *input, *output;
+    void (*on_wake)(void *context);
+    void *wake_context;
+    int wake_fd; /* -1: none */
     EditLine *editor;
     History *history;
     char *history_path; /* NULL: not kept */
@@ -36,6 +39,19 @@ static char *prompt(EditLine *editor) {
     return (char *)"> "; /* libedit's type lacks a const; it only reads */
 }
 
+/* Waits for a key, and does meanwhile what else is to be done; false: Ctrl-C or an error. */
+static bool wait_key(const struct chat_terminal *terminal) {
+    struct pollfd wanted[] = {{.fd = fileno(terminal->input), .events = POLLIN},
+                              {.fd = terminal->wake_fd, .events = POLLIN}};
+    do {
+        if (!interrupt_wait_ready(wanted, 2))
+            return false;
+        if (wanted[1].revents)
+            terminal->on_wake(terminal->wake_context);
+    } while (!wanted[0].revents);
+    return true;
+}
+
 /* One character for libedit: 1, 0 at the end of the input, -1 when Ctrl-C or an error ended the
  * wait. */
 static int read_character(EditLine *editor, wchar_t *out) {
@@ -44,7 +60,7 @@ static int read_character(EditLine *editor, wchar_t *out) {
     el_get(editor, EL_CLIENTDATA, &terminal);
     for (;;) {
         char byte;
-        if (!interrupt_wait_readable(fileno(terminal->input)))
+        if (!wait_key(terminal))
             return -1;
         ssize_t got = read(fileno(terminal->input), &byte, 1);
         if (got <= 0)
@@ -154,6 +170,9 @@ enum status chat_terminal_open(const struct chat_terminal_options *options,
         return STATUS_NO_MEMORY;
     terminal->input = options->input;
     terminal->output = options->output;
+    terminal->on_wake = options->on_wake;
+    terminal->wake_context = options->context;
+    terminal->wake_fd = options->on_wake ? options->wake_fd : -1; /* which poll leaves out */
     /* libedit counts characters by the locale; texts are UTF-8 whatever the user's locale is. */
     setlocale(LC_CTYPE, "");
     if (strcmp(nl_langinfo(CODESET), "UTF-8") != 0)

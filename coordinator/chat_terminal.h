@@ -13,6 +13,11 @@ struct chat_terminal_options {
     FILE *input;           /* a terminal */
     FILE *output;          /* where prompt and line are drawn */
     const char *directory; /* keeps the file "history"; made if missing. NULL: no file */
+    /* Called in the middle of a wait for keys whenever `wake_fd` can be read, which it must see to
+     * that it no longer can. NULL: nothing else is waited for. */
+    void (*on_wake)(void *context);
+    void *context;
+    int wake_fd;
 };
 
 enum chat_input {

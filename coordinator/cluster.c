@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 #include <uv.h>
@@ -59,14 +60,19 @@ static enum status create(uint32_t count, struct cluster **out) {
         log_error("%" PRIu32 " workers, at most %d are allowed", count, WORKERS_MAX);
         return STATUS_USAGE;
     }
+    int wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     cluster = calloc(1, sizeof *cluster + count * sizeof *cluster->members);
-    if (!cluster || sources_create(count, &cluster->sources) || uv_loop_init(&cluster->loop)) {
+    if (wake_fd < 0 || !cluster || sources_create(count, &cluster->sources) ||
+        uv_loop_init(&cluster->loop)) {
         log_error("no memory for a cluster of %" PRIu32 " workers; end other programs", count);
         if (cluster)
             sources_destroy(cluster->sources);
         free(cluster);
+        if (wake_fd >= 0)
+            close(wake_fd);
         return STATUS_NO_MEMORY;
     }
+    cluster->wake_fd = wake_fd;
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -230,6 +236,7 @@ void cluster_destroy(struct cluster *cluster) {
     sources_destroy(cluster->sources);
     pthread_cond_destroy(&cluster->changed);
     pthread_mutex_destroy(&cluster->mutex);
+    close(cluster->wake_fd);
     free(cluster);
 }
 
@@ -281,6 +288,15 @@ const struct worker_info *cluster_worker(const struct cluster *cluster, uint32_t
 
 uint32_t cluster_changes(const struct cluster *cluster) {
     return atomic_load(&cluster->changes);
+}
+
+int cluster_wake_fd(const struct cluster *cluster) {
+    return cluster->wake_fd;
+}
+
+void cluster_clear_wake(struct cluster *cluster) {
+    eventfd_t changes;
+    eventfd_read(cluster->wake_fd, &changes); /* fails where there were none, which is as good */
 }
 
 void cluster_wait(struct cluster *cluster, uint32_t seen, int timeout_ms) {

@@ -91,6 +91,11 @@ uint32_t cluster_changes(const struct cluster *cluster);
 /* Waits until that number differs from `seen`, or `timeout_ms` are over. */
 void cluster_wait(struct cluster *cluster, uint32_t seen, int timeout_ms);
 
+/* A descriptor that can be read from a change of that number on until cluster_clear_wake is called:
+ * for whoever waits for other things as well. */
+int cluster_wake_fd(const struct cluster *cluster);
+void cluster_clear_wake(struct cluster *cluster);
+
 /* How a worker stands. A session is one time of serving; it ends with the worker's loss. */
 struct cluster_look {
     uint32_t session; /* counts from 1 */

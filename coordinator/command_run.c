@@ -238,6 +238,11 @@ static void print_rates(void *context, const struct request_result *result) {
         stderr);
 }
 
+static void attend(void *context) {
+    const struct run *run = context;
+    runtime_attend(run->runtime);
+}
+
 static enum status chat(struct run *run) {
     const struct run_options *options = run->options;
     struct answer_options answer = answer_options_of(run);
@@ -250,7 +255,9 @@ static enum status chat(struct run *run) {
         .history_directory = config_state_directory(run->config, "skein"),
         .quiet = options->model.quiet,
         .on_answer = options->model.verbose ? print_rates : NULL,
+        .on_wake = has_workers(run) ? attend : NULL,
         .context = run,
+        .wake_fd = runtime_wake_fd(run->runtime),
     });
 }
 

@@ -377,11 +377,17 @@ static void list_ffn(struct dispatch *dispatch, struct ticket *ticket) {
     }
 }
 
+enum status dispatch_attend(struct dispatch *dispatch) {
+    holders_refresh(dispatch->holders);
+    enum status status = failover_react(dispatch->failover);
+    dispatch->failed |= status != STATUS_OK;
+    return status;
+}
+
 enum status dispatch_resend(struct dispatch *dispatch, struct ticket *ticket) {
     const struct dispatch_work *work = &ticket->work;
     uint64_t started_ns = clock_now_ns();
-    holders_refresh(dispatch->holders);
-    enum status status = failover_react(dispatch->failover);
+    enum status status = dispatch_attend(dispatch);
     sort_by_expert(dispatch, work->experts, work->rows);
     while (!status && !choose_copies(dispatch, work->layer))
         status = failover_wait(dispatch->failover, work->layer);

@@ -91,7 +91,7 @@ struct dispatch {
     double *read_rates;     /* (holders) relative to each other; planned, then measured */
     double *measured_rates; /* (holders) in bytes per second; 0: not yet */
     struct load_window *window;
-    bool failed;                /* an expert found no holder in time: it ends here */
+    bool failed;                /* it ends here: an expert found no holder in time, say */
     struct holder_stats *stats; /* (holders) */
     struct statistics *statistics;
     bool first_copies_only;
@@ -126,6 +126,11 @@ void dispatch_destroy(struct dispatch *dispatch);
  * at present. Errors: those of failover_wait; nothing can be dispatched any more then. */
 enum status dispatch_send(struct dispatch *dispatch, const struct dispatch_work *work,
                           struct ticket **out);
+
+/* Takes over what has changed with holders, and does for those that were lost or want to leave what
+ * failover_react says: before each sending, and while there is nothing to send. Errors: those of
+ * failover_react; nothing can be dispatched any more then. */
+enum status dispatch_attend(struct dispatch *dispatch);
 
 /* For head: a ticket that is not in use; whether a worker is asked for its part of SHARD_FFN or
  * SHARD_HEAD, which is here as well; and one worker's frame, whose rows are numbered and whose

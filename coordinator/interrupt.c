@@ -4,7 +4,6 @@
 #include "coordinator/interrupt.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
@@ -29,14 +28,13 @@ bool interrupt_is_requested(void) {
 
 /* SIGINT is let in only inside ppoll, so that it cannot slip in between the look at the flag and
  * the wait. */
-bool interrupt_wait_readable(int fd) {
+bool interrupt_wait_ready(struct pollfd *fds, nfds_t count) {
     sigset_t only_sigint, before;
     sigemptyset(&only_sigint);
     sigaddset(&only_sigint, SIGINT);
     pthread_sigmask(SIG_BLOCK, &only_sigint, &before);
-    struct pollfd wanted = {.fd = fd, .events = POLLIN};
     int ready = 0;
-    while (!requested && (ready = ppoll(&wanted, 1, NULL, &before)) < 0 && errno == EINTR)
+    while (!requested && (ready = ppoll(fds, count, NULL, &before)) < 0 && errno == EINTR)
         continue;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return !requested && ready > 0;

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -39,6 +40,7 @@ static const unsigned NEXT_STATES[MEMBER_STATE_COUNT] = {
 
 void member_note_change(struct cluster *cluster) {
     atomic_fetch_add(&cluster->changes, 1);
+    eventfd_write(cluster->wake_fd, 1); /* a full counter can be read all the same */
     pthread_cond_broadcast(&cluster->changed);
 }
 

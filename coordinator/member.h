@@ -83,6 +83,7 @@ struct cluster {
     bool wants_to_close;
     enum status status; /* of the first member whose loss ends it all */
     atomic_uint changes;
+    int wake_fd; /* an eventfd that counts changes, too */
 
     uint32_t count;
     struct member members[]; /* (count) */

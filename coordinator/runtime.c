@@ -507,6 +507,15 @@ struct engine *runtime_engine(struct runtime *runtime) {
     return runtime->engine;
 }
 
+int runtime_wake_fd(const struct runtime *runtime) {
+    return runtime->cluster ? cluster_wake_fd(runtime->cluster) : -1;
+}
+
+void runtime_attend(struct runtime *runtime) {
+    cluster_clear_wake(runtime->cluster);
+    dispatch_attend(runtime->dispatch);
+}
+
 struct threads *runtime_threads(struct runtime *runtime) {
     return runtime->threads;
 }

@@ -53,6 +53,13 @@ const struct tokenizer *runtime_tokenizer(const struct runtime *runtime);
 
 struct engine *runtime_engine(struct runtime *runtime);
 
+/* A descriptor that can be read when something has changed with workers, to wait for between two
+ * answers; then runtime_attend does at once for those that were lost, are back or want to leave
+ * what the engine does between two sendings. What goes wrong is logged and ends the next answer. -1
+ * without workers. */
+int runtime_wake_fd(const struct runtime *runtime);
+void runtime_attend(struct runtime *runtime);
+
 /* The engine's pool, for use between its steps. */
 struct threads *runtime_threads(struct runtime *runtime);
 

@@ -88,6 +88,7 @@ check "workers that are lost" /usr/bin/python3 tests/e2e/failover.py build-asan/
 wait
 check "memory of each process" /usr/bin/python3 tests/e2e/memory.py build/bin/skein &
 check "workers that are lost, without copies of the model" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein --ship
+check "workers that come and go" /usr/bin/python3 tests/e2e/changing_workers.py build-asan/bin/skein
 check "workers that become slow" /usr/bin/python3 tests/e2e/slow_worker.py build-asan/bin/skein
 check "plans" /usr/bin/python3 tests/e2e/plan.py build/bin/skein
 check "command line and chat" /usr/bin/python3 tests/e2e/command_line.py build/bin/skein

@@ -17,9 +17,9 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>]|[\x07\x0
 
 
 class Chat:
-    """skein run on a terminal of its own; `home` keeps its history."""
+    """skein run on a terminal of its own; `home` keeps its history, and `log` takes what it says on standard error."""
 
-    def __init__(self, bench, *options, home=None):
+    def __init__(self, bench, *options, home=None, log=None):
         self.home = home or tempfile.mkdtemp(dir=bench.folder)
         self.terminal, end = pty.openpty()
         self.text = ""  # what the terminal showed since the last answer, without escape sequences
@@ -31,11 +31,13 @@ class Chat:
             "LC_ALL": "C.UTF-8",
         }
         args = [bench.skein, "run", "--model", DEMO, *options]
+        errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) if log else end
         # A session of its own makes the terminal its controlling one, so that Ctrl-C becomes a signal.
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", "--wait", *args], stdin=end, stdout=end, stderr=end, env=env
+            ["setsid", "--ctty", "--wait", *args], stdin=end, stdout=end, stderr=errors, env=env
         )
-        os.close(end)
+        for fd in {end, errors}:
+            os.close(fd)
         self.partial = b""
 
     def __enter__(self):

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -29,7 +30,8 @@ struct fixture {
 };
 
 static void open_terminal(struct fixture *f, const char *directory) {
-    const struct chat_terminal_options options = {f->input, f->output, directory};
+    const struct chat_terminal_options options = {
+        .input = f->input, .output = f->output, .directory = directory};
     assert_int_equal(chat_terminal_open(&options, &f->terminal), STATUS_OK);
 }
 
@@ -216,6 +218,54 @@ static void test_interrupt_drops_the_line(void **state) {
     assert_reads(f, "whole");
 }
 
+/* Something else that happens while nobody types: here it is what types. */
+struct happening {
+    int wake_fd, keys_fd;
+    uint32_t seen;
+};
+
+static void on_wake(void *context) {
+    static const char *const KEYS[] = {"wo", "rd\n"};
+    struct happening *happening = context;
+    const char *keys = KEYS[happening->seen++];
+    eventfd_t count;
+    assert_int_equal(eventfd_read(happening->wake_fd, &count), 0);
+    assert_int_equal(write(happening->keys_fd, keys, strlen(keys)), strlen(keys));
+    if (happening->seen < 2)
+        eventfd_write(happening->wake_fd, 1);
+}
+
+static void expect_woken(struct fixture *f, FILE *input, int keys_fd) {
+    struct happening happening = {eventfd(1, 0), keys_fd, 0};
+    const struct chat_terminal_options options = {.input = input,
+                                                  .output = f->output,
+                                                  .on_wake = on_wake,
+                                                  .context = &happening,
+                                                  .wake_fd = happening.wake_fd};
+    assert_int_equal(chat_terminal_open(&options, &f->terminal), STATUS_OK);
+    assert_reads(f, "word");
+    assert_int_equal(happening.seen, 2);
+    close(happening.wake_fd);
+}
+
+static void test_does_something_else_meanwhile(void **state) {
+    struct fixture *f = *state;
+    expect_woken(f, f->input, f->master);
+}
+
+/* Who talks to it may be a program as well. */
+static void test_does_something_else_on_a_pipe(void **state) {
+    struct fixture *f = *state;
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    FILE *input = fdopen(ends[0], "r");
+    expect_woken(f, input, ends[1]);
+    close(ends[1]);
+    chat_terminal_close(f->terminal);
+    f->terminal = NULL;
+    fclose(input);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_lines, setup, teardown),
@@ -227,6 +277,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_history_that_cannot_be_kept, setup, teardown),
         cmocka_unit_test_setup_teardown(test_end, setup, teardown),
         cmocka_unit_test_setup_teardown(test_interrupt_drops_the_line, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_does_something_else_meanwhile, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_does_something_else_on_a_pipe, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
