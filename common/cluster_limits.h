@@ -36,6 +36,10 @@
 #define SPIN_NS_MAX 200000u
 /* Workers of one coordinator. */
 #define WORKERS_MAX 256
+/* Of these, workers that a cluster file may gain while a run goes on. Their places in all tables
+ * are there from the beginning, since tables never move; the frames of each are address space only.
+ */
+#define WORKERS_JOINING_MAX 8
 /* Holders of experts: all workers, and the coordinator's own process. */
 #define HOLDERS_MAX (WORKERS_MAX + 1)
 /* Tickets between dispatch and combine: the micro-batches of one step, of which one is on its way

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -26,12 +27,14 @@ static void on_tick(uv_timer_t *timer) {
     struct cluster *cluster = timer->data;
     for (uint32_t i = 0; i < cluster->count; i++)
         member_tick(&cluster->members[i]);
+    cluster_watch_tick(cluster);
 }
 
 /* Everything ends: the loop runs out of handles, and with it the thread. */
 static void close_all(struct cluster *cluster) {
     for (uint32_t i = 0; i < cluster->count; i++)
         member_close(&cluster->members[i]);
+    cluster_watch_close(cluster);
     uv_close((uv_handle_t *)&cluster->timer, NULL);
     uv_close((uv_handle_t *)&cluster->bell, NULL);
 }
@@ -119,15 +122,17 @@ static enum status await_state(struct cluster *cluster, enum member_state state)
 
 /* Whether at least one worker has answered. */
 static enum status check_present(const struct cluster *cluster) {
-    uint32_t present = 0;
-    for (uint32_t i = 0; i < cluster->count; i++)
+    uint32_t present = 0, listed = 0;
+    for (uint32_t i = 0; i < cluster->count; i++) {
         present += cluster_is_alive(cluster, i);
+        listed += cluster->members[i].listed;
+    }
     if (present == 0)
         return STATUS_CONNECTION; /* each was logged */
-    if (present < cluster->count)
+    if (present < listed)
         log_warning("goes on without %" PRIu32 " of %" PRIu32
                     " workers, which are called until they join",
-                    cluster->count - present, cluster->count);
+                    listed - present, listed);
     return STATUS_OK;
 }
 
@@ -237,6 +242,7 @@ void cluster_destroy(struct cluster *cluster) {
     pthread_cond_destroy(&cluster->changed);
     pthread_mutex_destroy(&cluster->mutex);
     close(cluster->wake_fd);
+    free(cluster->watch.path);
     free(cluster);
 }
 
@@ -276,6 +282,18 @@ enum status cluster_load(struct cluster *cluster, const struct cluster_load_opti
     cluster->is_loaded = true;
     pthread_mutex_unlock(&cluster->mutex);
     return status;
+}
+
+enum status cluster_follow(struct cluster *cluster, const char *path) {
+    char *copy = strdup(path);
+    if (!copy) {
+        log_error("no memory to follow %s; end other programs", path);
+        return STATUS_NO_MEMORY;
+    }
+    pthread_mutex_lock(&cluster->mutex);
+    cluster->watch.path = copy;
+    pthread_mutex_unlock(&cluster->mutex);
+    return STATUS_OK;
 }
 
 uint32_t cluster_size(const struct cluster *cluster) {
@@ -318,8 +336,15 @@ void cluster_wait(struct cluster *cluster, uint32_t seen, int timeout_ms) {
 void cluster_look(struct cluster *cluster, uint32_t worker, struct cluster_look *out) {
     struct member *member = &cluster->members[worker];
     pthread_mutex_lock(&cluster->mutex);
-    *out = (struct cluster_look){member->session, member->slots,  member->data_fd,
-                                 member->serves,  member->silent, member->leaving};
+    *out = (struct cluster_look){
+        .address = member->info.address,
+        .session = member->session,
+        .slots = member->slots,
+        .data_fd = member->data_fd,
+        .serves = member->serves,
+        .silent = member->silent,
+        .leaving = member->leaving || (member->serves && !member->listed),
+    };
     member->data_fd = -1;
     pthread_mutex_unlock(&cluster->mutex);
 }

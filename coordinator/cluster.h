@@ -4,7 +4,8 @@
  *
  * Owned by main. A thread of its own runs the event loop (libuv) from cluster_connect to
  * cluster_destroy; the functions below ask it for things, wait for it, or read what it found. They
- * are called by one thread, the engine's. libuv appears only in cluster.c, member and shipment.
+ * are called by one thread, the engine's. libuv appears only in cluster.c, cluster_watch,
+ * member and shipment.
  */
 #pragma once
 
@@ -23,7 +24,7 @@ struct cluster;
 /* What a worker said of itself when it was first greeted, and what was measured; only the address
  * where that has not happened yet. */
 struct worker_info {
-    const char *address; /* HOST:PORT as given */
+    const char *address; /* HOST:PORT as given; NULL: a place that nobody has yet */
     char name[64];       /* its host name */
     char isa[32];
     uint32_t cores;
@@ -40,7 +41,8 @@ struct worker_info {
 typedef void (*cluster_progress)(void *context, uint64_t bytes_done, uint64_t bytes_given,
                                  uint64_t bytes_total);
 
-/* Connects to all `addresses` at once and greets them. With `tolerates_loss` it goes on, now and
+/* Connects to all `addresses` at once and greets them; NULL, behind all others, is a place for one
+ * that the cluster file may gain (cluster_follow). With `tolerates_loss` it goes on, now and
  * while measuring and loading, as long as one answers: the others are left out and called from
  * cluster_load on. Errors: STATUS_USAGE (malformed address), STATUS_CONNECTION (unreachable, within
  * CONNECT_TIMEOUT), STATUS_PROTOCOL (version, not a worker), STATUS_REFUSED (busy with another
@@ -85,6 +87,12 @@ struct cluster_load_options {
  * From now on a lost worker is called until it is back, and then given what it held. */
 enum status cluster_load(struct cluster *cluster, const struct cluster_load_options *options);
 
+/* Follows the cluster file at `path` from now on: workers that it gains are called, as far as there
+ * are places, and join with nothing to hold; those that it loses are to be let go (`leaving`), and
+ * are not called any more. A file that cannot be read or is not right changes nothing; one line
+ * says where and why, a second one that. Once, after cluster_load. Errors: STATUS_NO_MEMORY. */
+enum status cluster_follow(struct cluster *cluster, const char *path);
+
 /* A number that grows whenever cluster_look may have something new to say of a worker. */
 uint32_t cluster_changes(const struct cluster *cluster);
 
@@ -98,13 +106,14 @@ void cluster_clear_wake(struct cluster *cluster);
 
 /* How a worker stands. A session is one time of serving; it ends with the worker's loss. */
 struct cluster_look {
-    uint32_t session; /* counts from 1 */
-    uint32_t slots;   /* that frames may name: [0, slots) */
-    int data_fd;      /* new data connection of this session, handed out once: a socket that has
-                         sent its WIRE_OPEN; the caller takes it over. -1: none */
-    bool serves;      /* false: it is lost, or on its way back */
-    bool silent;      /* nothing has come from it for a while; it may turn out to be lost */
-    bool leaving;     /* asks to be let go as soon as its shards are held elsewhere */
+    const char *address; /* stays as long as the cluster; NULL: nobody has the place */
+    uint32_t session;    /* counts from 1 */
+    uint32_t slots;      /* that frames may name: [0, slots) */
+    int data_fd;         /* new data connection of this session, handed out once: a socket that has
+                            sent its WIRE_OPEN; the caller takes it over. -1: none */
+    bool serves;         /* false: it is lost, or on its way back */
+    bool silent;         /* nothing has come from it for a while; it may turn out to be lost */
+    bool leaving;        /* is to be let go as soon as its shards are held elsewhere */
 };
 void cluster_look(struct cluster *cluster, uint32_t worker, struct cluster_look *out);
 

@@ -41,7 +41,7 @@ static struct ticket *find_buffer(struct dispatch *dispatch, uint32_t holder, co
 
 static enum status check_reply(struct dispatch *dispatch, uint32_t holder, const uint8_t *reply,
                                struct wire_header *header) {
-    const char *address = dispatch->stats[holder].address;
+    const char *address = dispatch->holders->all[holder].address;
     enum status status = wire_decode_header(reply, address, header);
     if (status)
         return status;

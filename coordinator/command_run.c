@@ -263,6 +263,7 @@ static enum status chat(struct run *run) {
 
 static enum status run_model(struct run *run) {
     struct runtime_options runtime = options_for_runtime(&run->options->model);
+    runtime.follows_cluster = true;
     enum status status;
     if ((status = read_prompt(run)) || (status = runtime_open(&runtime, &run->runtime)) ||
         (status = check_tokenizer(run)) ||

@@ -97,11 +97,14 @@ static enum status take_memory(struct dispatch *dispatch) {
     return STATUS_OK;
 }
 
-/* Tells the transport where small frames will be sent from and replies received. */
+/* Tells the transport where small frames will be sent from and replies received. What is pinned is
+ * taken, so places that nobody has yet do without. */
 static void register_frames(struct dispatch *dispatch) {
     for (uint32_t t = 0; t < TICKETS_PINNED_MAX; t++)
         for (uint32_t h = 0; h < dispatch->holders->workers; h++) {
             const struct ticket_part *part = &dispatch->tickets[t].parts[h];
+            if (!dispatch->holders->all[h].address)
+                continue;
             struct transport *transport = dispatch->holders->transport;
             transport_register(transport, part->frame, dispatch->frame_bytes);
             transport_register(transport, part->reply, dispatch->reply_bytes);
@@ -141,7 +144,6 @@ enum status dispatch_create(const struct dispatch_options *options, struct dispa
     if (status)
         log_error("not enough memory to dispatch %u rows; lower --batch-tokens", options->rows_max);
     for (uint32_t h = 0; status == STATUS_OK && h < options->placement->holders; h++) {
-        dispatch->stats[h].address = options->holders->all[h].address;
         dispatch->read_rates[h] = options->read_rates[h];
         dispatch->measured_rates[h] = 0;
     }

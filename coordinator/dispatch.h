@@ -61,7 +61,7 @@ struct ticket {
 
 /* Figures of one holder since the start, for the user. */
 struct holder_stats {
-    const char *address; /* of a worker, or "in process" */
+    const char *address; /* as in struct holder */
     uint32_t shards;     /* that it holds or is to hold now */
     uint64_t rows;
     double busy_s;
@@ -92,7 +92,7 @@ struct dispatch {
     double *measured_rates; /* (holders) in bytes per second; 0: not yet */
     struct load_window *window;
     bool failed;                /* it ends here: an expert found no holder in time, say */
-    struct holder_stats *stats; /* (holders) */
+    struct holder_stats *stats; /* (holders) counts only */
     struct statistics *statistics;
     bool first_copies_only;
 };

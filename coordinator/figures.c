@@ -42,7 +42,8 @@ void figures_print(const struct figures *figures, FILE *stream) {
     if (figures->holder_count)
         statistics_print_fanout(figures->statistics, stream);
     for (size_t i = 0; i < figures->holder_count; i++)
-        print_holder(figures, &figures->holders[i], stream);
+        if (figures->holders[i].address)
+            print_holder(figures, &figures->holders[i], stream);
     if (figures->by_layer)
         figures_print_layers(figures->holders, figures->holder_count, figures->statistics, stream);
     fflush(stream);
@@ -75,7 +76,8 @@ json_t *figures_holders_to_json(const struct holder_stats *holders, size_t count
                                 const struct statistics *statistics) {
     json_t *list = json_array();
     for (uint32_t i = 0; i < count; i++)
-        if (json_array_append_new(list, holder_to_json(&holders[i], statistics, i))) {
+        if (holders[i].address &&
+            json_array_append_new(list, holder_to_json(&holders[i], statistics, i))) {
             json_decref(list);
             return NULL;
         }

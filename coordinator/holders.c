@@ -27,6 +27,7 @@ static void refresh_worker(struct holders *holders, uint32_t h) {
     struct holder *holder = &holders->all[h];
     struct cluster_look look;
     cluster_look(holders->cluster, h, &look);
+    holder->address = look.address;
     if (!look.serves || look.session != holder->session)
         disconnect(holders, h);
     holder->session = look.session;
@@ -71,8 +72,6 @@ enum status holders_create(struct cluster *cluster, struct expert_store *store,
             return status;
         }
     }
-    for (uint32_t h = 0; h < holders->workers; h++)
-        holders->all[h].address = cluster_worker(cluster, h)->address;
     holders_refresh(holders);
     if (store) {
         holders->all[holders->workers].address = "in process";

@@ -14,7 +14,7 @@
 #include "worker/expert_store.h"
 
 struct holder {
-    const char *address;           /* of a worker, or "in process" */
+    const char *address;           /* of a worker, or "in process"; NULL: a place for one */
     struct connection *connection; /* NULL: lost, or not a worker */
     uint32_t session;              /* of the connection, as in struct cluster_look */
     bool silent, leaving;          /* as there */

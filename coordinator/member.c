@@ -54,7 +54,7 @@ static void note_health(struct member *member) {
         .usable = member->channel && member->state >= MEMBER_LOADING &&
                   member->state != MEMBER_LOST && !member->silent,
         .is_local = member->is_local,
-        .is_leaving = member->leaving,
+        .is_leaving = member->leaving || !member->listed,
     };
     sources_set_health(member->cluster->sources, member_index(member), health);
 }
@@ -624,7 +624,8 @@ static void reconnect(struct member *member) {
     if (member->channel || elapsed_ms(member->since_ns) < member->reconnect_ms)
         return;
     pthread_mutex_lock(&member->cluster->mutex);
-    bool wanted = member->cluster->may_load && may_return(member, STATUS_CONNECTION);
+    bool wanted =
+        member->listed && member->cluster->may_load && may_return(member, STATUS_CONNECTION);
     member->bytes_done = member->bytes_given = 0;
     pthread_mutex_unlock(&member->cluster->mutex);
     if (!wanted)
@@ -707,8 +708,12 @@ void member_close(struct member *member) {
 }
 
 enum status member_start(struct member *member, struct cluster *cluster, const char *address) {
-    *member = (struct member){.cluster = cluster, .data_fd = -1};
-    atomic_init(&member->alive, true);
+    *member = (struct member){.cluster = cluster, .data_fd = -1, .listed = address != NULL};
+    atomic_init(&member->alive, member->listed);
+    if (!address) {
+        member->state = MEMBER_LOST;
+        return STATUS_OK;
+    }
     if (!address_parse(address, &member->address)) {
         log_error("worker %s: not an address; write HOST:PORT, for example 192.168.0.2:7717",
                   address);
@@ -722,4 +727,40 @@ enum status member_start(struct member *member, struct cluster *cluster, const c
         return STATUS_NO_MEMORY;
     }
     return STATUS_OK;
+}
+
+enum status member_enlist(struct member *member, const char *address) {
+    struct cluster *cluster = member->cluster;
+    const char *copy = member->info.address ? member->info.address : strdup(address);
+    if (!copy) {
+        log_error("worker %s: no memory to call it; end other programs", address);
+        return STATUS_NO_MEMORY;
+    }
+    address_parse(copy, &member->address);
+    if (member->state == MEMBER_LOST) {
+        /* It is called at once, and told why if it does not come, like those of the first list. */
+        member->since_ns = 0;
+        member->refusal[0] = '\0';
+        atomic_store(&member->alive, true);
+    }
+    pthread_mutex_lock(&cluster->mutex);
+    member->info.address = copy;
+    member->listed = true;
+    if (member->state == MEMBER_LOST)
+        member->reconnect_ms = RECONNECT_MIN_MS;
+    member_note_change(cluster);
+    pthread_mutex_unlock(&cluster->mutex);
+    return STATUS_OK;
+}
+
+void member_delist(struct member *member) {
+    struct cluster *cluster = member->cluster;
+    pthread_mutex_lock(&cluster->mutex);
+    member->listed = false;
+    bool breaks_off = !member->serves && member->state != MEMBER_LOST;
+    member->dismissed |= breaks_off;
+    member_note_change(cluster);
+    pthread_mutex_unlock(&cluster->mutex);
+    if (breaks_off)
+        lose(member, STATUS_CONNECTION);
 }

@@ -14,6 +14,7 @@
 #include "common/address.h"
 #include "common/limits.h"
 #include "coordinator/cluster.h"
+#include "coordinator/cluster_watch.h"
 #include "coordinator/shipment.h"
 #include "coordinator/sources.h"
 #include "proto/channel.h"
@@ -61,6 +62,7 @@ struct member {
     int data_fd;
     uint64_t reconnect_ms; /* how long it is left alone after its last loss; 0: there was none */
     bool serves, silent, leaving;
+    bool listed;                         /* false: it is not called, and let go if it serves */
     bool to_measure, dropped, dismissed; /* wishes of the engine's thread */
 };
 
@@ -84,6 +86,7 @@ struct cluster {
     enum status status; /* of the first member whose loss ends it all */
     atomic_uint changes;
     int wake_fd; /* an eventfd that counts changes, too */
+    struct cluster_watch watch;
 
     uint32_t count;
     struct member members[]; /* (count) */
@@ -92,7 +95,8 @@ struct cluster {
 /* Something changed that others may wait for; the mutex is held. */
 void member_note_change(struct cluster *cluster);
 
-/* Begins to connect. Errors: STATUS_USAGE (not an address), STATUS_NO_MEMORY; one line each. */
+/* Begins to connect; without an address the place stays empty. Errors: STATUS_USAGE (not an
+ * address), STATUS_NO_MEMORY; one line each. */
 enum status member_start(struct member *member, struct cluster *cluster, const char *address);
 
 /* Takes up what the engine's thread wishes of it. */
@@ -100,6 +104,13 @@ void member_advance(struct member *member);
 
 /* Looks at deadlines: no state but serving may last for ever, and a lost worker is called again. */
 void member_tick(struct member *member);
+
+/* Has the worker called from now on, in an empty place or where it was. Errors: STATUS_NO_MEMORY;
+ * one line. */
+enum status member_enlist(struct member *member, const char *address);
+
+/* The worker is called no more; where it serves it goes on until it is dismissed. */
+void member_delist(struct member *member);
 
 /* Parts with the worker and drops everything that is under way; the loop then runs out of it. */
 void member_close(struct member *member);

@@ -84,6 +84,15 @@ static void find_capacity(const struct planner_input *input, double spilled_part
     spilling_find_capacity(&spilling, spilled_part, capacity);
 }
 
+/* Holders that can take anything. Others are machines that are not there, which no plan counts on.
+ */
+static uint32_t count_able(const struct planner_input *input) {
+    uint32_t able = 0;
+    for (uint32_t h = 0; h < input->holders; h++)
+        able += input->memory_bytes[h] > 0;
+    return able ? able : input->holders;
+}
+
 static struct scheme_input scheme_input_of(const struct planner_input *input,
                                            const struct scheme *const *by_layer,
                                            const struct scheme_speeds *speeds) {
@@ -119,11 +128,12 @@ static enum status refuse(const struct search *search) {
     for (uint32_t h = 0; h < input->holders; h++)
         if (__builtin_add_overflow(offered, capacity[h], &offered))
             offered = UINT64_MAX;
+    uint32_t able = count_able(input);
     uint64_t missing = total > offered ? total - offered : search->unplaced_bytes;
     log_error("the routed experts take %.1f MiB and the %u machine%s offer%s %.1f MiB: %.1f MiB "
               "missing; raise --memory or workers' --spill, or add workers",
-              (double)total / MIB, input->holders, input->holders == 1 ? "" : "s",
-              input->holders == 1 ? "s" : "", (double)offered / MIB, (double)missing / MIB);
+              (double)total / MIB, able, able == 1 ? "" : "s", able == 1 ? "s" : "",
+              (double)offered / MIB, (double)missing / MIB);
     return STATUS_NO_MEMORY;
 }
 
@@ -358,7 +368,8 @@ static void rank_holders(const struct planner_input *input, const struct scheme_
     uint64_t capacity[HOLDERS_MAX];
     find_capacity(input, spilled_part, capacity);
     for (uint32_t h = 0; h < input->holders; h++)
-        sum += 1 / (speeds->fixed_s[h] + speeds->load_s[h]);
+        if (input->memory_bytes[h] > 0)
+            sum += 1 / (speeds->fixed_s[h] + speeds->load_s[h]);
     for (uint32_t h = 0; h < input->holders; h++)
         out[h] = (struct ranked){h, fmin(1 / (speeds->fixed_s[h] + speeds->load_s[h]) / sum,
                                          (double)capacity[h] / total)};
@@ -456,7 +467,7 @@ static enum status try_members(struct search *search, uint32_t members) {
 
 /* Fewer holders: the best ones, as long as their memory may suffice. */
 static enum status try_fewer(struct search *search) {
-    uint32_t holders = search->input->holders, step = (holders + 7) / 8;
+    uint32_t holders = count_able(search->input), step = (holders + 7) / 8;
     enum status status = STATUS_OK;
     for (uint32_t members = holders; status == STATUS_OK && members > step;) {
         members -= step;
@@ -677,7 +688,8 @@ static enum status plan_kind(struct search *search, enum placement_kind kind) {
     set_speeds(input, input->decode.rows, 1, &search->next->speeds);
     memset(search->next->speeds.fixed_s, 0, sizeof search->next->speeds.fixed_s);
     rank_holders(input, &search->next->speeds, search->spilled_part, ranking);
-    make_teams(input, ranking, input->holders, slices ? 1 : input->holders,
+    uint32_t able = count_able(input);
+    make_teams(input, ranking, able, slices ? 1 : able,
                slices || input->groups == 1 ? 1 : input->experts / input->groups,
                &search->next->schemes[0]);
     return try_next(search);
@@ -692,7 +704,7 @@ static enum status plan_slices(struct search *search) {
 }
 
 static enum status try_all(struct search *search) {
-    enum status status = try_members(search, search->input->holders);
+    enum status status = try_members(search, count_able(search->input));
     return status ? status : try_fewer(search);
 }
 

@@ -105,6 +105,18 @@ static enum status start_local_workers(struct runtime *runtime) {
                                options->isa, options->transport, &runtime->local_workers);
 }
 
+static bool follows_cluster(const struct runtime *runtime) {
+    const struct runtime_options *options = &runtime->options;
+    return options->follows_cluster && options->cluster && options->worker_timeout_s > 0;
+}
+
+/* Workers of the list, and places for those that it may gain: its entries behind the last one. */
+static uint32_t count_places(const struct runtime *runtime) {
+    uint32_t count = runtime->worker_list.count;
+    uint32_t further = follows_cluster(runtime) ? WORKERS_JOINING_MAX : 0;
+    return count + (further < WORKERS_MAX - count ? further : WORKERS_MAX - count);
+}
+
 static enum status connect_workers(struct runtime *runtime) {
     const struct runtime_options *options = &runtime->options;
     int ways =
@@ -130,7 +142,7 @@ static enum status connect_workers(struct runtime *runtime) {
                               : worker_list_read(options->cluster, &runtime->worker_list);
     if (status)
         return status;
-    return cluster_connect(runtime->worker_list.addresses, runtime->worker_list.count,
+    return cluster_connect(runtime->worker_list.addresses, count_places(runtime),
                            runtime->fingerprint, tolerates_loss, &runtime->cluster);
 }
 
@@ -145,7 +157,7 @@ static enum status measure_workers(struct runtime *runtime) {
     if (!runtime->cluster || runtime->options.local_workers)
         return STATUS_OK;
     for (uint32_t w = 0; w < cluster_size(runtime->cluster); w++)
-        wanted[w] = !file->count || !file->workers[w].described;
+        wanted[w] = w >= file->count || !file->workers[w].described;
     enum status status =
         cluster_measure(runtime->cluster, &work, wanted, runtime->options.transport,
                         runtime->options.cache_directory);
@@ -312,7 +324,10 @@ static enum status load_workers(struct runtime *runtime, struct progress *progre
         .progress = show_bytes_done,
         .context = progress,
     };
-    return cluster_load(runtime->cluster, &options);
+    enum status status = cluster_load(runtime->cluster, &options);
+    return status || !follows_cluster(runtime)
+               ? status
+               : cluster_follow(runtime->cluster, runtime->options.cluster);
 }
 
 static enum status load_in_process(struct runtime *runtime, struct progress *progress) {
@@ -381,11 +396,14 @@ static enum status limit_nodes(struct runtime *runtime) {
                              runtime->shape.experts_per_token, &runtime->node_limit);
 }
 
+static void name_holders(struct runtime *runtime) {
+    for (uint32_t h = 0; runtime->holders && h < runtime->holders->count; h++)
+        runtime->holder_names[h] = runtime->holders->all[h].address;
+}
+
 static enum status start_trace(struct runtime *runtime) {
     if (!runtime->options.trace)
         return STATUS_OK;
-    for (uint32_t h = 0; h < runtime->holders->count; h++)
-        runtime->holder_names[h] = runtime->holders->all[h].address;
     return trace_create(runtime->options.trace, runtime->holder_names, runtime->holders->workers,
                         &runtime->trace);
 }
@@ -474,6 +492,7 @@ void runtime_close(struct runtime *runtime) {
         return;
     engine_destroy(runtime->engine);
     failover_destroy(runtime->failover);
+    name_holders(runtime); /* for the trace, with those that have joined */
     /* The frames after the transport that may still be moving them. */
     holders_destroy(runtime->holders);
     dispatch_destroy(runtime->dispatch);
@@ -528,6 +547,7 @@ size_t runtime_holder_stats(const struct runtime *runtime, struct holder_stats *
     size_t holders = runtime->placement->holders;
     for (size_t h = 0; h < holders && h < max; h++) {
         out[h] = runtime->dispatch->stats[h];
+        out[h].address = runtime->holders->all[h].address;
         out[h].shards = runtime->placement->held[h].count;
     }
     return holders;

@@ -18,6 +18,7 @@ struct runtime_options {
     const char *model_path;
     const char *workers;       /* comma-separated HOST:PORT list, or NULL */
     const char *cluster;       /* path of a cluster file, or NULL */
+    bool follows_cluster;      /* workers may be added to that file and taken out meanwhile */
     uint32_t local_workers;    /* worker daemons to start on this machine; 0 for none */
     uint32_t worker_timeout_s; /* as in failover.h */
     uint64_t memory_bytes; /* for experts in this process beside workers; PLANNING_MEMORY_AUTO */
@@ -66,7 +67,8 @@ struct threads *runtime_threads(struct runtime *runtime);
 /* What the routed experts of each layer are stored as: (layers). */
 const struct outline *runtime_outline(const struct runtime *runtime);
 
-/* Figures of each holder of experts since the start; returns how many holders there are (at most
+/* Figures of each holder of experts since the start, without an address for places that no worker
+ * has; returns how many holders there are (at most
  * `max` are written). */
 size_t runtime_holder_stats(const struct runtime *runtime, struct holder_stats *out, size_t max);
 

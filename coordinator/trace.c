@@ -108,6 +108,8 @@ static void write_all(FILE *file, const struct trace *trace) {
     fprintf(file, "[\n");
     write_row_name(file, 0, "coordinator", "");
     for (uint32_t w = 0; w < trace->workers; w++) {
+        if (!trace->names[w])
+            continue;
         write_row_name(file, ROW_WAY(w), trace->names[w], ", sent to answered");
         write_row_name(file, ROW_COMPUTE(w), trace->names[w], ", computing");
     }

@@ -1,5 +1,5 @@
 /* The addresses of the workers, as the user named them: in one option, or in a cluster file.
- * Used by runtime. */
+ * Used by runtime, and by cluster_watch while a run goes on. */
 #pragma once
 
 #include "common/status.h"

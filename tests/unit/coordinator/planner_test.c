@@ -171,6 +171,27 @@ static void test_tight_memory(void **state) {
     }
 }
 
+/* Machines that are not there change nothing for the others. */
+static void test_machines_without_memory(void **state) {
+    (void)state;
+    for (int kind = 0; kind < 2; kind++) {
+        struct setting s;
+        struct plan alone, plan;
+        setting_init(&s, WEIGHT_BF16, 64, 32, 8, 3, kind ? PLACEMENT_SLICES : PLACEMENT_EXPERTS);
+        s.memory_bytes[0] = total_bytes(&s) * 3 / 10;
+        assert_int_equal(planner_plan(&s.input, &alone), STATUS_OK);
+        s.input.holders = 8;
+        assert_int_equal(planner_plan(&s.input, &plan), STATUS_OK);
+        check_placement(&s, plan.placement);
+        for (uint32_t h = 0; h < 8; h++)
+            assert_int_equal(plan.placement->held[h].bytes,
+                             h < 3 ? alone.placement->held[h].bytes : 0);
+        assert_string_equal(plan.options[0].name, alone.options[0].name);
+        planner_destroy(&plan);
+        planner_destroy(&alone);
+    }
+}
+
 /* Without figures what does not fit goes to disks, and no more; room for reading it is left. */
 static void test_spills_what_does_not_fit(void **state) {
     (void)state;
@@ -232,6 +253,7 @@ int main(void) {
         cmocka_unit_test(test_experts_without_groups_are_spread),
         cmocka_unit_test(test_unequal_memory),
         cmocka_unit_test(test_tight_memory),
+        cmocka_unit_test(test_machines_without_memory),
         cmocka_unit_test(test_spills_what_does_not_fit),
         cmocka_unit_test(test_too_small_says_what_is_missing),
     };

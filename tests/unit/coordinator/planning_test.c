@@ -276,6 +276,51 @@ static void test_absent_worker(void **state) {
     }
 }
 
+static void copy_held(const struct placement *placement, uint32_t workers, uint64_t bytes[],
+                      uint32_t counts[]) {
+    for (uint32_t h = 0; h <= workers; h++) {
+        uint32_t holder = h < workers ? h : placement->holders - 1;
+        bytes[h] = placement->held[holder].bytes;
+        counts[h] = placement->held[holder].count;
+    }
+}
+
+/* Places for workers that may join later: the plan is the one without them. */
+static void test_empty_places(void **state) {
+    (void)state;
+    enum { WORKERS = 5, PLACES = 8 };
+    const struct model_shape shapes[] = {fixture_shape_lite(), fixture_shape_grouped(6)};
+    struct plan_fixture f;
+    struct machine_figures machine = fixture_machine(64, 20, 200);
+    const struct link_figures link = fixture_link(10, 60);
+    for (int i = 0; i < 6; i++) {
+        struct cost_prediction with, without;
+        uint64_t bytes[2][WORKERS + 1];
+        uint32_t counts[2][WORKERS + 1];
+        fixture_init(&f, &shapes[i / 3], "q4_0", WORKERS, &machine, &link, 2);
+        f.input.kind = (enum placement_kind)(i % 3);
+        f.workers[0].memory_bytes /= 32; /* so that memory divides some of it, and speed the rest */
+        f.workers[3].memory_bytes /= 16;
+        f.workers[4].read_bytes_per_s *= 2;
+        assert_int_equal(fixture_plan(&f), STATUS_OK);
+        assert_true(planning_predict(f.planning, &f.input.decode, &without));
+        copy_held(fixture_placement(&f), WORKERS, bytes[0], counts[0]);
+        for (uint32_t w = WORKERS; w < WORKERS + PLACES; w++)
+            f.list[w] = (struct planning_worker){0};
+        f.input.worker_count = WORKERS + PLACES;
+        planning_destroy(f.planning);
+        assert_int_equal(planning_create(&f.input, &f.planning), STATUS_OK);
+        assert_true(planning_predict(f.planning, &f.input.decode, &with));
+        copy_held(fixture_placement(&f), WORKERS, bytes[1], counts[1]);
+        for (uint32_t w = WORKERS; w < WORKERS + PLACES; w++)
+            assert_int_equal(fixture_placement(&f)->held[w].count, 0);
+        assert_memory_equal(bytes[0], bytes[1], sizeof bytes[0]);
+        assert_memory_equal(counts[0], counts[1], sizeof counts[0]);
+        assert_true(fabs(with.step_s - without.step_s) < 1e-9 * without.step_s);
+        fixture_cleanup(&f);
+    }
+}
+
 /* What a file says goes before what was measured, and of memory the smaller one counts. */
 static void test_what_is_known_of_a_worker(void **state) {
     (void)state;
@@ -459,6 +504,7 @@ int main(void) {
         cmocka_unit_test(test_forced_kinds_use_every_machine),
         cmocka_unit_test(test_unknown_figures),
         cmocka_unit_test(test_absent_worker),
+        cmocka_unit_test(test_empty_places),
         cmocka_unit_test(test_what_is_known_of_a_worker),
         cmocka_unit_test(test_wire),
         cmocka_unit_test(test_offload),

@@ -6,7 +6,7 @@
 #include "common/clock.h"
 #include "coordinator/trace.h"
 
-static const char *const NAMES[] = {"a:1", "b:2"};
+static const char *const NAMES[] = {"a:1", "b:2", NULL};
 
 static const json_t *find(const json_t *events, const char *name, int row) {
     size_t i;
@@ -31,7 +31,7 @@ static void test_file(void **state) {
     struct trace *trace;
     test_directory_make(directory);
     snprintf(path, sizeof path, "%s/trace.json", directory);
-    assert_int_equal(trace_create(path, NAMES, 2, &trace), STATUS_OK);
+    assert_int_equal(trace_create(path, NAMES, 3, &trace), STATUS_OK);
     uint64_t now_ns = clock_now_ns();
     while (clock_now_ns() - now_ns < 3000000) {
     }
@@ -51,6 +51,9 @@ static void test_file(void **state) {
     assert_float_equal(number(experts, "dur"), 1000, 1);
     assert_float_equal(number(experts, "ts") - number(way, "ts"), (number(way, "dur") - 1000) / 2,
                        1);
+    char *text = json_dumps(events, 0);
+    assert_null(strstr(text, "null")); /* for a place that nobody has */
+    free(text);
     json_decref(events);
     test_directory_remove(directory);
 }
