@@ -291,13 +291,12 @@ static void test_empty_places(void **state) {
     enum { WORKERS = 5, PLACES = 8 };
     const struct model_shape shapes[] = {fixture_shape_lite(), fixture_shape_grouped(6)};
     struct plan_fixture f;
-    struct machine_figures machine = fixture_machine(64, 20, 200);
-    const struct link_figures link = fixture_link(10, 60);
     for (int i = 0; i < 6; i++) {
         struct cost_prediction with, without;
         uint64_t bytes[2][WORKERS + 1];
         uint32_t counts[2][WORKERS + 1];
-        fixture_init(&f, &shapes[i / 3], "q4_0", WORKERS, &machine, &link, 2);
+        fixture_init(&f, shapes[i / 3], "q4_0", WORKERS, fixture_machine(64, 20, 200),
+                     fixture_link(10, 60), 2);
         f.input.kind = (enum placement_kind)(i % 3);
         f.workers[0].memory_bytes /= 32; /* so that memory divides some of it, and speed the rest */
         f.workers[3].memory_bytes /= 16;
