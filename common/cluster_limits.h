@@ -99,6 +99,9 @@
 #define PROBE_TIMEOUT_MS 10000
 /* A worker that reports no further byte for so long has a stuck disk or file server. */
 #define LOAD_STALL_MS 30000
+/* The same for one that has something to release, for which the frame at hand comes first: that may
+ * take COMBINE_TIMEOUT_S. */
+#define RELEASE_STALL_MS 150000
 /* A worker from which another one has got nothing for so long is not waited for: a third of
  * LOAD_STALL_MS, so that the coordinator does not take the waiting one for stuck. */
 #define FETCH_STALL_MS 10000

@@ -234,7 +234,7 @@ void cluster_destroy(struct cluster *cluster) {
         struct member *member = &cluster->members[i];
         if (member->data_fd >= 0)
             close(member->data_fd);
-        free(member->shards);
+        free(member->slots);
         free(member->spilled);
         free((char *)member->info.address);
     }
@@ -269,7 +269,7 @@ enum status cluster_load(struct cluster *cluster, const struct cluster_load_opti
     for (uint32_t i = 0; i < cluster->count; i++) {
         const struct holder_shards *held = &options->placement->held[i];
         cluster->bytes_total += held->bytes;
-        enum status status = cluster_extend(cluster, i, held->shards, held->count);
+        enum status status = cluster_extend(cluster, i, NULL, held->count);
         if (status || (status = list_spilled(&cluster->members[i], held)))
             return status;
     }
@@ -339,7 +339,7 @@ void cluster_look(struct cluster *cluster, uint32_t worker, struct cluster_look 
     *out = (struct cluster_look){
         .address = member->info.address,
         .session = member->session,
-        .slots = member->slots,
+        .served = member->served,
         .data_fd = member->data_fd,
         .serves = member->serves,
         .silent = member->silent,
@@ -369,27 +369,58 @@ void cluster_lose(struct cluster *cluster, uint32_t worker, uint32_t session, co
     uv_async_send(&cluster->bell);
 }
 
-enum status cluster_extend(struct cluster *cluster, uint32_t worker, const struct shard *shards,
+/* Room for slots [0, count); the mutex is held. */
+static bool reserve_slots(struct member *member, uint32_t count) {
+    if (count <= member->count)
+        return true;
+    struct member_slot *all = realloc(member->slots, count * sizeof *all);
+    if (!all)
+        return false;
+    memset(all + member->count, 0, (count - member->count) * sizeof *all);
+    member->slots = all;
+    member->count = count;
+    return true;
+}
+
+enum status cluster_extend(struct cluster *cluster, uint32_t worker, const uint32_t *slots,
                            uint32_t count) {
     struct member *member = &cluster->members[worker];
+    const struct placement *placement = cluster->load.placement;
+    uint32_t end = 0;
+    for (uint32_t i = 0; i < count; i++)
+        end = (slots ? slots[i] : i) < end ? end : (slots ? slots[i] : i) + 1;
     pthread_mutex_lock(&cluster->mutex);
-    struct shard *all =
-        realloc(member->shards, ((size_t)member->count + count + 1) * sizeof *member->shards);
-    if (all) {
-        member->shards = all;
-        for (uint32_t i = 0; i < count; i++) {
-            member->shards[member->count++] = shards[i];
-            member->bytes += placement_shard_bytes(cluster->load.placement, &shards[i]);
-        }
+    bool has_room = reserve_slots(member, end);
+    for (uint32_t i = 0; i < count && has_room; i++) {
+        struct member_slot *slot = &member->slots[slots ? slots[i] : i];
+        slot->shard = placement->held[worker].shards[slots ? slots[i] : i];
+        slot->is_wanted = true;
+        member->given++;
+        member->bytes += placement_shard_bytes(placement, &slot->shard);
     }
     pthread_mutex_unlock(&cluster->mutex);
-    if (!all) {
+    if (!has_room) {
         log_error("no memory to list the shards of worker %s; end other programs",
                   member->info.address);
         return STATUS_NO_MEMORY;
     }
     uv_async_send(&cluster->bell);
     return STATUS_OK;
+}
+
+void cluster_release(struct cluster *cluster, uint32_t worker, const uint32_t *slots,
+                     uint32_t count) {
+    struct member *member = &cluster->members[worker];
+    pthread_mutex_lock(&cluster->mutex);
+    for (uint32_t i = 0; i < count; i++) {
+        struct member_slot *slot = &member->slots[slots[i]];
+        member->bytes -= placement_shard_bytes(cluster->load.placement, &slot->shard);
+        slot->is_wanted = false;
+        slot->is_released = true;
+        member->to_release = true;
+    }
+    pthread_mutex_unlock(&cluster->mutex);
+    uv_async_send(&cluster->bell);
 }
 
 void cluster_loading(struct cluster *cluster, uint64_t *bytes_done, uint64_t *bytes_total) {

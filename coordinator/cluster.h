@@ -108,7 +108,8 @@ void cluster_clear_wake(struct cluster *cluster);
 struct cluster_look {
     const char *address; /* stays as long as the cluster; NULL: nobody has the place */
     uint32_t session;    /* counts from 1 */
-    uint32_t slots;      /* that frames may name: [0, slots) */
+    uint32_t served;     /* of the shards that it was ever given, in this order: what frames may
+                            name */
     int data_fd;         /* new data connection of this session, handed out once: a socket that has
                             sent its WIRE_OPEN; the caller takes it over. -1: none */
     bool serves;         /* false: it is lost, or on its way back */
@@ -124,11 +125,16 @@ bool cluster_is_alive(const struct cluster *cluster, uint32_t worker);
  * session's end was logged before. */
 void cluster_lose(struct cluster *cluster, uint32_t worker, uint32_t session, const char *reason);
 
-/* Has the worker load further shards: its slots go on from those that it was given. It serves them
- * once cluster_look says so; where it is lost at present, after its return. Errors:
- * STATUS_NO_MEMORY. */
-enum status cluster_extend(struct cluster *cluster, uint32_t worker, const struct shard *shards,
+/* Has the worker load what the placement has in `slots` (count; NULL: from 0 on), in which it holds
+ * nothing. It serves that once cluster_look says so; where it is lost at present, after its return.
+ * Errors: STATUS_NO_MEMORY. */
+enum status cluster_extend(struct cluster *cluster, uint32_t worker, const uint32_t *slots,
                            uint32_t count);
+
+/* Has the worker give back the memory of these slots (count), which no frame under way names and
+ * none will, until something else was put there. It need not serve them yet. */
+void cluster_release(struct cluster *cluster, uint32_t worker, const uint32_t *slots,
+                     uint32_t count);
 
 /* Bytes that workers have loaded, of what those that load at present are to hold. */
 void cluster_loading(struct cluster *cluster, uint64_t *bytes_done, uint64_t *bytes_total);

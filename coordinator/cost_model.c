@@ -589,7 +589,7 @@ static double whole_layer_seconds(const struct cost_model *model, uint32_t holde
     const float *probabilities = routing_probabilities(model->input.routing, layer);
     double seconds = 0;
     for (uint32_t e = 0; e < shape->experts; e++) {
-        const struct placed_shard whole = {0, shape->expert_inner, holder, 0};
+        const struct placed_shard whole = {.end = shape->expert_inner, .holder = holder};
         struct demand demand = demand_of(probabilities[e], rows);
         if (rows == 1) /* whose few experts are read whole, not a little of each */
             demand = (struct demand){probabilities[e], probabilities[e]};

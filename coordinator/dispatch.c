@@ -261,7 +261,7 @@ static const struct expert_places *copy_in_use(const struct dispatch *dispatch, 
 /* Only of one that serves it well. */
 bool dispatch_asks(const struct dispatch *dispatch, const struct placed_shard *part) {
     const struct holder *holder = &dispatch->holders->all[part->holder];
-    return part->slot < dispatch->holders->served[part->holder] && !holder->silent &&
+    return part->order < dispatch->holders->served[part->holder] && !holder->silent &&
            !holder->leaving;
 }
 

@@ -22,8 +22,8 @@
 struct failover {
     struct failover_options options;
     uint64_t *memory_bytes; /* (holders) for shards */
-    uint32_t *asked;        /* (holders) shards that each was asked to hold */
-    bool *can_hold;         /* (holders) */
+    uint32_t *asked; /* (holders) of the shards that were placed on it: what it was asked for */
+    bool *can_hold;  /* (holders) */
     struct repair_result repair;
     uint32_t suspect;               /* as in struct rebalance_input */
     uint64_t since_ns, reported_ns; /* of the wait; 0: none */
@@ -45,7 +45,7 @@ enum status failover_create(const struct failover_options *options, struct failo
         return STATUS_NO_MEMORY;
     }
     for (uint32_t h = 0; h < count; h++)
-        failover->asked[h] = options->placement->held[h].count;
+        failover->asked[h] = options->placement->held[h].placed;
     *out = failover;
     return STATUS_OK;
 }
@@ -59,42 +59,59 @@ void failover_destroy(struct failover *failover) {
     free(failover);
 }
 
-static enum status extend_here(struct failover *failover, const struct shard *shards,
-                               uint32_t count) {
-    struct expert_store *store = failover->options.holders->store;
-    enum status status = expert_store_extend(store, shards, count);
+static enum status extend_here(struct failover *failover, const uint32_t *slots,
+                               const struct shard *shards, uint32_t count) {
+    struct holders *holders = failover->options.holders;
+    enum status status = expert_store_extend(holders->store, slots, shards, count);
     if (!status)
-        status =
-            expert_store_load(store, failover->options.weights, failover->options.threads, NULL);
+        status = expert_store_load(holders->store, failover->options.weights,
+                                   failover->options.threads, NULL);
     if (status)
         return status;
-    expert_store_serve(store);
-    failover->options.holders->served[failover->options.holders->workers] =
-        expert_store_served(store);
+    expert_store_serve(holders->store);
+    holders->served[holders->workers] = failover->options.placement->held[holders->workers].placed;
     return STATUS_OK;
+}
+
+/* Gives the holder `count` shards that are new to it: their slots are brought into order. */
+static enum status extend_holder(struct failover *failover, uint32_t h, uint32_t count,
+                                 enum log_level level) {
+    struct holders *holders = failover->options.holders;
+    const struct holder_shards *held = &failover->options.placement->held[h];
+    uint32_t *slots = calloc(count, sizeof *slots), found = 0;
+    struct shard *shards = calloc(count, sizeof *shards);
+    enum status status = slots && shards ? STATUS_OK : STATUS_NO_MEMORY;
+    uint64_t bytes = 0;
+    char size[CONFIG_SIZE_TEXT];
+    for (uint32_t slot = 0; slot < held->count && !status; slot++) {
+        if (held->orders[slot] < failover->asked[h])
+            continue;
+        slots[found] = slot;
+        shards[found++] = held->shards[slot];
+        bytes += placement_shard_bytes(failover->options.placement, &held->shards[slot]);
+    }
+    if (status) {
+        log_error("no memory for a list of shards; end other programs");
+    } else {
+        log_write(level, "%s takes over %" PRIu32 " shards (%s)", holders->all[h].address, found,
+                  config_format_size(bytes, size));
+        failover->asked[h] = held->placed;
+        status = h < holders->workers ? cluster_extend(holders->cluster, h, slots, found)
+                                      : extend_here(failover, slots, shards, found);
+    }
+    free(shards);
+    free(slots);
+    return status;
 }
 
 /* Gives holders what the placement has for them beyond what they were asked for: workers first,
  * which load on their own. */
 static enum status extend_holders(struct failover *failover, enum log_level level) {
-    struct holders *holders = failover->options.holders;
     enum status status = STATUS_OK;
-    for (uint32_t h = 0; h < holders->count && !status; h++) {
-        const struct holder_shards *held = &failover->options.placement->held[h];
-        uint32_t first = failover->asked[h], count = held->count - first;
-        if (count == 0)
-            continue;
-        uint64_t bytes = 0;
-        char size[CONFIG_SIZE_TEXT];
-        for (uint32_t i = first; i < held->count; i++)
-            bytes += placement_shard_bytes(failover->options.placement, &held->shards[i]);
-        config_format_size(bytes, size);
-        log_write(level, "%s takes over %" PRIu32 " shards (%s)", holders->all[h].address, count,
-                  size);
-        failover->asked[h] = held->count;
-        status = h < holders->workers
-                     ? cluster_extend(holders->cluster, h, held->shards + first, count)
-                     : extend_here(failover, held->shards + first, count);
+    for (uint32_t h = 0; h < failover->options.holders->count && !status; h++) {
+        uint32_t count = failover->options.placement->held[h].placed - failover->asked[h];
+        if (count > 0)
+            status = extend_holder(failover, h, count, level);
     }
     return status;
 }
@@ -185,7 +202,7 @@ static bool is_unsettled(const struct failover *failover) {
     const struct holders *holders = failover->options.holders;
     for (uint32_t h = 0; h < holders->count; h++)
         if (holders->all[h].leaving ||
-            holders->served[h] < failover->options.placement->held[h].count)
+            holders->served[h] < failover->options.placement->held[h].placed)
             return true;
     return false;
 }

@@ -33,7 +33,7 @@ static void refresh_worker(struct holders *holders, uint32_t h) {
     holder->session = look.session;
     if (look.data_fd >= 0)
         connect_worker(holders, h, look.data_fd);
-    holders->served[h] = holder->connection ? look.slots : 0;
+    holders->served[h] = holder->connection ? look.served : 0;
     holder->silent = look.silent;
     holder->leaving = look.leaving;
 }
@@ -75,7 +75,7 @@ enum status holders_create(struct cluster *cluster, struct expert_store *store,
     holders_refresh(holders);
     if (store) {
         holders->all[holders->workers].address = "in process";
-        holders->served[holders->workers] = expert_store_served(store);
+        holders->served[holders->workers] = expert_store_held(store);
     }
     *out = holders;
     return STATUS_OK;

@@ -22,10 +22,11 @@ struct holder {
 
 struct holders {
     uint32_t count, workers;
-    struct holder *all;          /* (count) */
-    uint32_t *served;            /* (count) slots [0, served) may be used; 0: lost */
-    struct cluster *cluster;     /* NULL: no workers */
-    struct expert_store *store;  /* of the last holder; NULL: all are workers */
+    struct holder *all;         /* (count) */
+    uint32_t *served;           /* (count) of the shards that were placed on it, in this order: what
+                                   may be used; 0: lost */
+    struct cluster *cluster;    /* NULL: no workers */
+    struct expert_store *store; /* of the last holder; NULL: all are workers */
     struct transport *transport; /* NULL: no workers */
     uint32_t seen;               /* cluster_changes at the last refresh */
     bool has_changed;            /* since failover last looked */

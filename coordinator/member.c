@@ -118,7 +118,7 @@ static void lose(struct member *member, enum status status) {
     member->reconnect_ms = earned || !member->reconnect_ms           ? RECONNECT_MIN_MS
                            : member->reconnect_ms < RECONNECT_MAX_MS ? member->reconnect_ms * 2
                                                                      : RECONNECT_MAX_MS;
-    member->slots = 0;
+    member->served = 0;
     member->serves = member->silent = member->leaving = member->dropped = member->dismissed = false;
     member->to_measure = false;
     if (member->data_fd >= 0)
@@ -175,53 +175,88 @@ static void say_hello(struct member *member) {
     channel_send(member->channel, &message);
 }
 
-/* The lists of an Assign for the slots from `first` on, in one allocation: 4 by layout, then 4 by
- * slot. */
-static uint32_t *list_assignment(const struct member *member, uint32_t first) {
-    const struct cluster_load_options *load = &member->cluster->load;
-    size_t layouts = SHARD_LAYOUTS(load->placement->layers), slots = member->asked - first;
-    uint32_t *lists = calloc(4 * layouts + 4 * slots + 1, sizeof *lists);
-    if (!lists)
-        return NULL;
-    for (size_t i = 0; i < layouts; i++) {
-        const struct shard_layout *layout = &load->placement->layouts[i];
-        lists[0 * layouts + i] = layout->inner;
-        lists[1 * layouts + i] = layout->gate;
-        lists[2 * layouts + i] = layout->up;
-        lists[3 * layouts + i] = layout->down;
-    }
-    uint32_t *by_slot = lists + 4 * layouts;
-    for (size_t i = 0; i < slots; i++) {
-        const struct shard *shard = &member->shards[first + i];
-        by_slot[0 * slots + i] = shard->layer;
-        by_slot[1 * slots + i] = shard->expert;
-        by_slot[2 * slots + i] = shard->begin;
-        by_slot[3 * slots + i] = shard->end;
-    }
-    return lists;
+/* The lists of an Assign, in one allocation. */
+struct assignment_lists {
+    uint32_t *layouts; /* 4 by layout, one behind the other */
+    uint32_t *slots;   /* (slot_count) */
+    uint32_t *shards;  /* 4 by slot, one behind the other */
+    uint32_t *released;
+    size_t layout_count, slot_count, released_count;
+};
+
+static bool is_to_be_assigned(const struct member_slot *slot) {
+    return slot->is_wanted && (!slot->is_assigned || slot->is_released);
 }
 
-/* Assigns what the worker was not yet asked to hold. */
-static void say_assign(struct member *member) {
-    struct cluster *cluster = member->cluster;
-    const struct cluster_load_options *load = &cluster->load;
-    uint32_t first = member->asked;
-    pthread_mutex_lock(&cluster->mutex);
-    member->asked = member->count;
-    uint32_t *lists = list_assignment(member, first);
-    enum status status = STATUS_OK;
-    for (uint32_t slot = first; slot < member->asked && !status; slot++)
-        status =
-            sources_assign(cluster->sources, member_index(member), slot, &member->shards[slot]);
-    for (uint32_t i = 0; first == 0 && !status && i < member->spilled_count; i++)
-        sources_spill(cluster->sources, member_index(member), member->spilled[i]);
-    pthread_mutex_unlock(&cluster->mutex);
-    if (!lists || status) {
-        free(lists);
-        fail(member, STATUS_NO_MEMORY, "no memory to list its shards; end other programs");
-        return;
+/* What the worker is to hold or to release and was not yet asked to; the mutex is held. */
+static bool take_lists(const struct member *member, struct assignment_lists *lists) {
+    size_t layouts = SHARD_LAYOUTS(member->cluster->load.placement->layers), slots = 0;
+    size_t released = 0;
+    for (uint32_t slot = 0; slot < member->count; slot++) {
+        slots += is_to_be_assigned(&member->slots[slot]);
+        released += member->slots[slot].is_released && member->slots[slot].is_assigned;
     }
-    size_t layouts = SHARD_LAYOUTS(load->placement->layers), slots = member->asked - first;
+    uint32_t *all = calloc(4 * layouts + 5 * slots + released + 1, sizeof *all);
+    *lists = (struct assignment_lists){
+        .layouts = all, .layout_count = layouts, .slot_count = slots, .released_count = released};
+    if (!all)
+        return false;
+    lists->slots = all + 4 * layouts;
+    lists->shards = lists->slots + slots;
+    lists->released = lists->shards + 4 * slots;
+    return true;
+}
+
+static void list_layouts(const struct member *member, const struct assignment_lists *lists) {
+    for (size_t i = 0; i < lists->layout_count; i++) {
+        const struct shard_layout *layout = &member->cluster->load.placement->layouts[i];
+        lists->layouts[0 * lists->layout_count + i] = layout->inner;
+        lists->layouts[1 * lists->layout_count + i] = layout->gate;
+        lists->layouts[2 * lists->layout_count + i] = layout->up;
+        lists->layouts[3 * lists->layout_count + i] = layout->down;
+    }
+}
+
+/* Takes note that the worker is asked for all that it is to hold, and lists what is new to it; the
+ * mutex is held. */
+static enum status list_slots(struct member *member, const struct assignment_lists *lists) {
+    struct sources *sources = member->cluster->sources;
+    uint32_t index = member_index(member), added = 0, released = 0;
+    size_t slots = lists->slot_count;
+    enum status status = STATUS_OK;
+    for (uint32_t i = 0; i < member->count && !status; i++) {
+        struct member_slot *slot = &member->slots[i];
+        bool is_new = is_to_be_assigned(slot);
+        if (slot->is_released)
+            sources_release(sources, index, i);
+        if (slot->is_released && slot->is_assigned) {
+            lists->released[released++] = i;
+            member->assigned--;
+        }
+        slot->is_released = false;
+        slot->is_assigned = slot->is_wanted;
+        if (!is_new)
+            continue;
+        lists->slots[added] = i;
+        lists->shards[0 * slots + added] = slot->shard.layer;
+        lists->shards[1 * slots + added] = slot->shard.expert;
+        lists->shards[2 * slots + added] = slot->shard.begin;
+        lists->shards[3 * slots + added] = slot->shard.end;
+        added++;
+        member->assigned++;
+        status = sources_assign(sources, index, i, &slot->shard);
+    }
+    for (uint32_t i = 0; member->state == MEMBER_LOADING && !status && i < member->spilled_count;
+         i++)
+        sources_spill(sources, index, member->spilled[i]);
+    member->asked = member->given;
+    member->to_release = false;
+    return status;
+}
+
+static void send_assign(struct member *member, const struct assignment_lists *lists) {
+    const struct cluster_load_options *load = &member->cluster->load;
+    size_t layouts = lists->layout_count, slots = lists->slot_count;
     Control__Assign assign = CONTROL__ASSIGN__INIT;
     Control__Message message = CONTROL__MESSAGE__INIT;
     assign.fingerprint = load->fingerprint;
@@ -229,28 +264,46 @@ static void say_assign(struct member *member) {
     assign.batch_rows = load->batch_rows;
     assign.experts_per_token = load->entries_per_row;
     assign.exact_activations = load->exact;
-    assign.first_slot = first;
-    if (member->state == MEMBER_LOADING)
+    if (member->state == MEMBER_LOADING) {
         assign.n_layer_inner = assign.n_layer_gate_format = assign.n_layer_up_format =
             assign.n_layer_down_format = layouts;
-    assign.layer_inner = lists;
-    assign.layer_gate_format = lists + layouts;
-    assign.layer_up_format = lists + 2 * layouts;
-    assign.layer_down_format = lists + 3 * layouts;
-    assign.n_shard_layer = assign.n_shard_expert = slots;
-    assign.n_shard_begin = assign.n_shard_end = slots;
-    if (first == 0) {
         assign.n_spilled_slot = member->spilled_count;
         assign.spilled_slot = member->spilled;
     }
-    assign.shard_layer = lists + 4 * layouts;
-    assign.shard_expert = assign.shard_layer + slots;
-    assign.shard_begin = assign.shard_layer + 2 * slots;
-    assign.shard_end = assign.shard_layer + 3 * slots;
+    assign.layer_inner = lists->layouts;
+    assign.layer_gate_format = lists->layouts + layouts;
+    assign.layer_up_format = lists->layouts + 2 * layouts;
+    assign.layer_down_format = lists->layouts + 3 * layouts;
+    assign.n_released_slot = lists->released_count;
+    assign.released_slot = lists->released;
+    assign.n_slot = assign.n_shard_layer = assign.n_shard_expert = slots;
+    assign.n_shard_begin = assign.n_shard_end = slots;
+    assign.slot = lists->slots;
+    assign.shard_layer = lists->shards;
+    assign.shard_expert = lists->shards + slots;
+    assign.shard_begin = lists->shards + 2 * slots;
+    assign.shard_end = lists->shards + 3 * slots;
     message.kind_case = CONTROL__MESSAGE__KIND_ASSIGN;
     message.assign = &assign;
     channel_send(member->channel, &message);
-    free(lists);
+}
+
+/* Assigns what the worker was not yet asked to hold, and has it release what it no longer is to. */
+static void say_assign(struct member *member) {
+    struct assignment_lists lists;
+    enum status status = STATUS_NO_MEMORY;
+    pthread_mutex_lock(&member->cluster->mutex);
+    if (take_lists(member, &lists))
+        status = list_slots(member, &lists);
+    pthread_mutex_unlock(&member->cluster->mutex);
+    if (status) {
+        fail(member, STATUS_NO_MEMORY, "no memory to list its shards; end other programs");
+    } else {
+        member->releases = lists.released_count > 0;
+        list_layouts(member, &lists);
+        send_assign(member, &lists);
+    }
+    free(lists.layouts);
 }
 
 void member_advance(struct member *member) {
@@ -259,7 +312,8 @@ void member_advance(struct member *member) {
     bool leaves = member->dropped || member->dismissed;
     bool measures = member->state == MEMBER_GREETED && member->to_measure;
     bool loads = member->state == MEMBER_GREETED && cluster->may_load;
-    bool extends = member->state == MEMBER_SERVING && member->count > member->asked;
+    bool extends =
+        member->state == MEMBER_SERVING && (member->given > member->asked || member->to_release);
     pthread_mutex_unlock(&cluster->mutex);
     if (leaves) {
         lose(member, STATUS_CONNECTION);
@@ -298,7 +352,7 @@ static bool next_shard(void *context, struct shipment_item *out) {
             break;
         case SOURCE_HERE:
             pthread_mutex_lock(&cluster->mutex);
-            *out = (struct shipment_item){slot, member->shards[slot]};
+            *out = (struct shipment_item){slot, member->slots[slot].shard};
             pthread_mutex_unlock(&cluster->mutex);
             return true;
         case SOURCE_LATER:
@@ -319,9 +373,11 @@ static void on_shard_sent(void *context, uint32_t slot) {
 static size_t largest_shard(const struct member *member) {
     size_t largest = 0;
     pthread_mutex_lock(&member->cluster->mutex);
-    for (uint32_t slot = 0; slot < member->asked; slot++) {
-        const struct shard *shard = &member->shards[slot];
-        size_t bytes = placement_shard_bytes(member->cluster->load.placement, shard);
+    for (uint32_t i = 0; i < member->count; i++) {
+        const struct member_slot *slot = &member->slots[i];
+        if (!slot->is_assigned)
+            continue;
+        size_t bytes = placement_shard_bytes(member->cluster->load.placement, &slot->shard);
         if (bytes > largest)
             largest = bytes;
     }
@@ -364,7 +420,7 @@ static enum status handle_need(struct member *member, const Control__Need *need)
 static void begin_serving(struct member *member, int data_fd) {
     struct cluster *cluster = member->cluster;
     pthread_mutex_lock(&cluster->mutex);
-    member->slots = member->asked;
+    member->served = member->asked;
     member->serves = true;
     if (data_fd >= 0) {
         member->data_fd = data_fd;
@@ -375,7 +431,7 @@ static void begin_serving(struct member *member, int data_fd) {
     set_state(member, MEMBER_SERVING);
     if (data_fd >= 0 && member->reconnect_ms > 0)
         log_warning("worker %s %s with %" PRIu32 " shards", member->info.address,
-                    member->session > 1 ? "is back" : "joins", member->asked);
+                    member->session > 1 ? "is back" : "joins", member->assigned);
     member_advance(member);
 }
 
@@ -441,15 +497,15 @@ static void note_sources(struct member *member) {
     uint32_t given = sources_note_ready(member->cluster->sources, member_index(member));
     if (given > 0)
         log_info("worker %s got %" PRIu32 " of its %" PRIu32 " shards from other workers",
-                 member->info.address, given, member->asked);
+                 member->info.address, given, member->assigned);
 }
 
 static enum status handle_ready(struct member *member, const Control__Ready *ready) {
-    if (ready->slots != member->asked) {
+    if (ready->slots != member->assigned) {
         fail(member, STATUS_PROTOCOL,
              "is ready with %" PRIu32 " shards, it was given %" PRIu32
              "; install the same release on both machines",
-             ready->slots, member->asked);
+             ready->slots, member->assigned);
         return STATUS_PROTOCOL;
     }
     report_progress(member, UINT64_MAX, member->bytes_given);
@@ -627,10 +683,12 @@ static void reconnect(struct member *member) {
     bool wanted =
         member->listed && member->cluster->may_load && may_return(member, STATUS_CONNECTION);
     member->bytes_done = member->bytes_given = 0;
+    member->asked = member->assigned = 0;
+    for (uint32_t slot = 0; slot < member->count; slot++)
+        member->slots[slot].is_assigned = false;
     pthread_mutex_unlock(&member->cluster->mutex);
     if (!wanted)
         return;
-    member->asked = 0;
     set_state(member, MEMBER_CONNECTING);
     if (dial_start(&member->cluster->loop, &member->address, on_connected, member, &member->dial))
         lose(member, STATUS_NO_MEMORY);
@@ -675,10 +733,10 @@ static void check_deadline(struct member *member) {
         break;
     case MEMBER_LOADING:
     case MEMBER_EXTENDING:
-        if (ms >= LOAD_STALL_MS)
+        if (ms >= (member->releases ? RELEASE_STALL_MS : LOAD_STALL_MS))
             fail(member, STATUS_TIMEOUT,
-                 "loaded nothing for %d s; is a disk or file server stuck, there or here?",
-                 LOAD_STALL_MS / 1000);
+                 "loaded nothing for %" PRIu64 " s; is a disk or file server stuck, there or here?",
+                 ms / 1000);
         break;
     case MEMBER_LOST:
         reconnect(member);

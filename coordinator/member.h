@@ -34,6 +34,14 @@ enum member_state {
     MEMBER_STATE_COUNT
 };
 
+/* One slot of a worker. */
+struct member_slot {
+    struct shard shard; /* that it is to hold */
+    bool is_wanted;     /* false: it is to hold nothing */
+    bool is_assigned;   /* it was given something for it in this session */
+    bool is_released;   /* that, or what it had in an earlier one, is not wanted any more */
+};
+
 struct member {
     struct cluster *cluster;
     struct address address;
@@ -45,25 +53,28 @@ struct member {
     char peer[ADDRESS_TEXT_BYTES_MAX]; /* where other workers reach it */
     bool is_local;                     /* on this machine, as far as its address tells */
     uint64_t since_ns; /* when its state began, or, loading, when progress was last made */
-    uint32_t asked;    /* shards that it was assigned in this session */
+    uint32_t asked;    /* of `given`: what it was assigned in this session */
+    uint32_t assigned; /* slots that it holds, or loads, in this session */
+    bool releases;     /* it was asked to with the last Assign */
     atomic_bool alive;
     char refusal[LOG_LINE_BYTES_MAX / 2]; /* why it last failed; the same is not said again */
 
     /* Under the cluster's mutex. */
-    enum member_state state; /* changed by the loop's thread, which reads it without */
-    struct shard *shards;    /* (count) what it is to hold */
+    enum member_state state;   /* changed by the loop's thread, which reads it without */
+    struct member_slot *slots; /* (count) */
     uint32_t count;
-    uint64_t bytes;    /* of these */
+    uint32_t given;    /* shards that it ever was to hold */
+    uint64_t bytes;    /* of those that it is to hold now */
     uint32_t *spilled; /* (spilled_count) slots of these that are to lie on its disk */
     uint32_t spilled_count;
-    uint64_t bytes_done;     /* while loading */
-    uint64_t bytes_given;    /* of these, by other workers */
-    uint32_t session, slots; /* as in struct cluster_look */
+    uint64_t bytes_done;      /* while loading */
+    uint64_t bytes_given;     /* of these, by other workers */
+    uint32_t session, served; /* as in struct cluster_look */
     int data_fd;
     uint64_t reconnect_ms; /* how long it is left alone after its last loss; 0: there was none */
     bool serves, silent, leaving;
-    bool listed;                         /* false: it is not called, and let go if it serves */
-    bool to_measure, dropped, dismissed; /* wishes of the engine's thread */
+    bool listed; /* false: it is not called, and let go if it serves */
+    bool to_measure, to_release, dropped, dismissed; /* wishes of the engine's thread */
 };
 
 struct cluster {

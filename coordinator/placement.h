@@ -21,11 +21,21 @@
 #include "common/status.h"
 #include "common/weights/shard.h"
 
+/* Why a copy is there. */
+enum copy_origin {
+    COPY_PLANNED, /* stays for good */
+    COPY_REPAIR,  /* in the place of one that was lost, see repair */
+    COPY_BALANCE, /* it is to be faster than others, see rebalance */
+};
+
 /* Where a part of one expert lives. */
 struct placed_shard {
     uint32_t begin, end; /* of the inner dimension */
     uint32_t holder;
-    uint32_t slot; /* in the holder's assignment */
+    uint32_t slot;  /* in the holder's assignment */
+    uint32_t order; /* shards that were placed on the holder before it */
+    uint8_t origin; /* enum copy_origin, of its copy */
+    uint8_t idle;   /* of a copy's first part: see rebalance_note_idle */
 };
 
 /* All copies of one expert, one behind the other. */
@@ -34,10 +44,16 @@ struct expert_places {
     uint32_t count, capacity;
 };
 
-/* What one holder is to hold: shards[slot]. */
+/* What one holder is to hold: shards[slot]. A slot that was released is taken again for the next
+ * shard, so there are never more than the holder once had at a time. */
 struct holder_shards {
-    struct shard *shards; /* (count) */
+    struct shard *shards; /* (count) by slot; `begin` and `end` are 0 where it is vacant */
+    uint32_t *orders;     /* (count) as in struct placed_shard */
     uint32_t count, capacity;
+    uint32_t placed;    /* shards that were ever placed here */
+    uint32_t *vacant;   /* (vacant_count) slots below count */
+    uint32_t *released; /* (released_count) slots, since somebody last set that to 0 */
+    uint32_t vacant_count, released_count, vacant_capacity, released_capacity;
     uint64_t bytes;
     bool *spilled;          /* (spilled_slots) it lies on the holder's disk; NULL: none does */
     uint32_t spilled_slots; /* slots behind these were added later and are in memory */
@@ -62,6 +78,23 @@ void placement_destroy(struct placement *placement);
  * for another copy is used for both. Errors: STATUS_NO_MEMORY. */
 enum status placement_add(struct placement *placement, const struct shard *shard, uint32_t holder);
 
+/* The same for a copy that the plan did not have; `origin` is that of all its parts. */
+enum status placement_add_more(struct placement *placement, const struct shard *shard,
+                               uint32_t holder, enum copy_origin origin);
+
+/* Takes away the copy that begins at `first`. Slots that no other copy uses become vacant; they are
+ * listed in `released` of their holders. Errors: STATUS_NO_MEMORY; nothing has changed then. */
+enum status placement_remove(struct placement *placement, uint32_t layer, uint32_t expert,
+                             uint32_t first);
+
+/* The copy that begins at `first` is in use: its `idle` is 0 again. */
+void placement_note_use(struct placement *placement, uint32_t layer, uint32_t expert,
+                        uint32_t first);
+
+/* How many more shards the holder may be given, and how many it has. */
+uint32_t placement_slots_left(const struct placement *placement, uint32_t holder);
+uint32_t placement_shards(const struct placement *placement, uint32_t holder);
+
 /* Puts the shard in `slot`, which is in memory, on the holder's disk. What is added afterwards
  * cannot be spilled. Errors: STATUS_NO_MEMORY. */
 enum status placement_spill(struct placement *placement, uint32_t holder, uint32_t slot);
@@ -75,10 +108,10 @@ const struct expert_places *placement_find(const struct placement *placement, ui
 /* The part behind the copy that begins at `first`. */
 uint32_t placement_copy_end(const struct expert_places *places, uint32_t first);
 
-/* Whether each part of the copy that begins at `first` is among the slots [0, slots[holder]) that
- * its holder serves. */
+/* Whether each part of the copy that begins at `first` is among the first served[holder] shards
+ * that were placed on its holder. */
 bool placement_copy_is_served(const struct expert_places *places, uint32_t first,
-                              const uint32_t *slots);
+                              const uint32_t *served);
 
 /* Bytes of a shard of this model. */
 size_t placement_shard_bytes(const struct placement *placement, const struct shard *shard);

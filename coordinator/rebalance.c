@@ -211,7 +211,8 @@ static void choose(struct rebalance *rebalance) {
     struct rebalance_result *result = &rebalance->result;
     const struct rebalance_input *input = rebalance->input;
     uint64_t free_bytes = free_memory(rebalance, result->to);
-    for (;;) {
+    uint32_t slots = placement_slots_left(rebalance->placement, result->to);
+    while (result->copies < slots) {
         uint32_t from = busiest(rebalance->busy_s, rebalance->placement->holders);
         struct candidate *candidate = next_of(rebalance, from);
         if (!candidate)
@@ -250,7 +251,8 @@ static enum status add_copies(struct rebalance *rebalance) {
         const struct shard whole = {candidate->layer, candidate->expert, 0,
                                     rebalance->placement->layouts[candidate->layer].inner};
         if (candidate->chosen)
-            status = placement_add(rebalance->placement, &whole, rebalance->result.to);
+            status = placement_add_more(rebalance->placement, &whole, rebalance->result.to,
+                                        COPY_BALANCE);
     }
     return status;
 }
@@ -477,8 +479,10 @@ static void give_part(struct rebalance *rebalance, const struct candidate *candi
         return;
     }
     due_in(rebalance, candidate->layer)[to] -= part->end - part->begin;
-    rebalance->pieces[0] = (struct placed_shard){part->begin, part->begin, part->holder, 0};
-    rebalance->pieces[1] = (struct placed_shard){part->begin, part->end, to, 0};
+    rebalance->pieces[0] =
+        (struct placed_shard){.begin = part->begin, .end = part->begin, .holder = part->holder};
+    rebalance->pieces[1] =
+        (struct placed_shard){.begin = part->begin, .end = part->end, .holder = to};
     rebalance->piece_count = 2;
 }
 
@@ -534,7 +538,8 @@ static enum status add_cut(struct rebalance *rebalance, const struct candidate *
             const struct shard shard = {candidate->layer, candidate->expert, pieces[p].begin,
                                         pieces[p].end};
             if (shard.begin < shard.end)
-                status = placement_add(rebalance->placement, &shard, pieces[p].holder);
+                status = placement_add_more(rebalance->placement, &shard, pieces[p].holder,
+                                            COPY_BALANCE);
         }
     }
     return status;
@@ -583,8 +588,8 @@ static enum status cut_experts(struct rebalance *rebalance, bool adds) {
     memcpy(rebalance->busy_s, rebalance->input->window->busy_s, holders * sizeof(double));
     memset(rebalance->due, 0, (size_t)rebalance->placement->layers * holders * sizeof(double));
     for (uint32_t h = 0; h < holders; h++)
-        rebalance->rooms[h] = (struct room){free_memory(rebalance, h),
-                                            SHARDS_MAX - rebalance->placement->held[h].count};
+        rebalance->rooms[h] =
+            (struct room){free_memory(rebalance, h), placement_slots_left(rebalance->placement, h)};
     for (size_t i = 0; i < rebalance->count && !status; i++)
         status = cut_expert(rebalance, &rebalance->candidates[i], adds);
     return status;

@@ -16,6 +16,7 @@ struct repair {
     struct placement *placement;
     const struct repair_input *input;
     uint64_t *free_bytes;  /* (holders) */
+    uint32_t *free_slots;  /* (holders) */
     uint64_t *added_bytes; /* (holders) */
     uint32_t *parts;       /* (holders) of the copy at hand */
     struct placed_shard pieces[PIECES_MAX];
@@ -75,7 +76,8 @@ static uint32_t choose_holder(const struct repair *repair, const struct shard_la
                               uint32_t begin, uint32_t *end) {
     uint32_t chosen = UINT32_MAX, widest = 0;
     for (uint32_t h = 0; h < repair->placement->holders; h++) {
-        if (!repair->input->can_hold[h] || repair->parts[h] == PARTS_PER_HOLDER_MAX)
+        if (!repair->input->can_hold[h] || repair->parts[h] == PARTS_PER_HOLDER_MAX ||
+            repair->free_slots[h] == 0)
             continue;
         uint32_t width = width_that_fits(layout, begin, *end, repair->free_bytes[h]);
         if (width == 0 || width < widest)
@@ -94,6 +96,7 @@ static void add_piece(struct repair *repair, const struct shard_layout *layout,
                       struct placed_shard piece, bool is_new) {
     const struct shard shard = {.begin = piece.begin, .end = piece.end};
     if (is_new) {
+        repair->free_slots[piece.holder]--;
         repair->free_bytes[piece.holder] -= shard_bytes(layout, &shard);
         repair->added_bytes[piece.holder] += shard_bytes(layout, &shard);
     }
@@ -122,7 +125,9 @@ static uint64_t lay_out(struct repair *repair, const struct expert_places *place
                 homeless_to = part.end;
                 break;
             }
-            add_piece(repair, layout, (struct placed_shard){begin, end, holder, UINT32_MAX}, true);
+            const struct placed_shard piece = {
+                .begin = begin, .end = end, .holder = holder, .slot = UINT32_MAX};
+            add_piece(repair, layout, piece, true);
         }
         if (homeless_to)
             break;
@@ -134,6 +139,7 @@ static uint64_t lay_out(struct repair *repair, const struct expert_places *place
         const struct shard shard = {.begin = piece->begin, .end = piece->end};
         if (piece->slot != UINT32_MAX)
             continue;
+        repair->free_slots[piece->holder]++;
         repair->free_bytes[piece->holder] += shard_bytes(layout, &shard);
         repair->added_bytes[piece->holder] -= shard_bytes(layout, &shard);
     }
@@ -159,7 +165,7 @@ static enum status repair_expert(struct repair *repair, uint32_t layer, uint32_t
         const struct shard shard = {layer, expert, piece->begin, piece->end};
         if (piece->slot == UINT32_MAX)
             result->bytes_added += shard_bytes(layout, &shard);
-        enum status status = placement_add(placement, &shard, piece->holder);
+        enum status status = placement_add_more(placement, &shard, piece->holder, COPY_REPAIR);
         if (status)
             return status;
     }
@@ -171,7 +177,7 @@ enum status repair_placement(struct placement *placement, const struct repair_in
     uint32_t holders = placement->holders;
     struct repair *repair = calloc(1, sizeof *repair);
     uint64_t *bytes = calloc(2 * (size_t)holders, sizeof *bytes);
-    uint32_t *parts = calloc(holders, sizeof *parts);
+    uint32_t *parts = calloc(2 * (size_t)holders, sizeof *parts);
     enum status status = repair && bytes && parts ? STATUS_OK : STATUS_NO_MEMORY;
     struct repair_result result = {0};
     if (!status) {
@@ -179,10 +185,13 @@ enum status repair_placement(struct placement *placement, const struct repair_in
                                   .input = input,
                                   .free_bytes = bytes,
                                   .added_bytes = bytes + holders,
-                                  .parts = parts};
-        for (uint32_t h = 0; h < holders; h++)
+                                  .parts = parts,
+                                  .free_slots = parts + holders};
+        for (uint32_t h = 0; h < holders; h++) {
+            repair->free_slots[h] = placement_slots_left(placement, h);
             if (input->memory_bytes[h] > placement->held[h].bytes)
                 bytes[h] = input->memory_bytes[h] - placement->held[h].bytes;
+        }
     }
     for (uint32_t layer = 0; !status && layer < placement->layers; layer++)
         for (uint32_t expert = 0; !status && expert < placement->experts; expert++)

@@ -548,7 +548,7 @@ size_t runtime_holder_stats(const struct runtime *runtime, struct holder_stats *
     for (size_t h = 0; h < holders && h < max; h++) {
         out[h] = runtime->dispatch->stats[h];
         out[h].address = runtime->holders->all[h].address;
-        out[h].shards = runtime->placement->held[h].count;
+        out[h].shards = placement_shards(runtime->placement, (uint32_t)h);
     }
     return holders;
 }

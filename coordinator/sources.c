@@ -36,8 +36,10 @@ struct place {
     bool is_spilled;
 };
 
+#define NO_PLACE UINT32_MAX
+
 struct worker_places {
-    uint32_t *places; /* (count) by slot */
+    uint32_t *places; /* (count) by slot; NO_PLACE: it has nothing */
     uint32_t count, capacity;
     uint32_t cursor; /* slot at which the search for the next one goes on */
     uint32_t news;   /* place that it wants and that somebody has since, + 1; 0: none */
@@ -51,6 +53,7 @@ struct sources {
     bool *avoids;         /* (workers, workers) peers that failed the first one in this session */
     struct place *places; /* (count) */
     uint32_t count, capacity;
+    uint32_t vacant; /* place that nobody has any more, and by `next` all others, + 1; 0: none */
     uint32_t *heads; /* (LAYERS_MAX, HEADS_PER_LAYER) first place of each expert, + 1 */
 };
 
@@ -89,19 +92,22 @@ static uint32_t *head_of(const struct sources *sources, const struct shard *shar
     return &sources->heads[(size_t)shard->layer * HEADS_PER_LAYER + index];
 }
 
+/* NULL: the slot has nothing. */
 static struct place *place_at(const struct sources *sources, uint32_t worker, uint32_t slot) {
-    return &sources->places[sources->of[worker].places[slot]];
+    const struct worker_places *of = &sources->of[worker];
+    uint32_t place = slot < of->count ? of->places[slot] : NO_PLACE;
+    return place == NO_PLACE ? NULL : &sources->places[place];
 }
 
 static bool *avoids(const struct sources *sources, uint32_t worker, uint32_t peer) {
     return &sources->avoids[(size_t)worker * sources->workers + peer];
 }
 
-/* Room for one more of `size` bytes in `*list`. */
-static enum status grow(void **list, uint32_t count, uint32_t *capacity, size_t size) {
-    if (count < *capacity)
+/* Room for `count` of `size` bytes each in `*list`. */
+static enum status reserve(void **list, uint32_t count, uint32_t *capacity, size_t size) {
+    if (count <= *capacity)
         return STATUS_OK;
-    uint32_t wanted = *capacity ? 2 * *capacity : 256;
+    uint32_t wanted = 2 * *capacity > count ? 2 * *capacity : count > 256 ? count : 256;
     void *larger = realloc(*list, wanted * size);
     if (!larger)
         return STATUS_NO_MEMORY;
@@ -110,20 +116,31 @@ static enum status grow(void **list, uint32_t count, uint32_t *capacity, size_t 
     return STATUS_OK;
 }
 
+/* A place that nobody has; there has to be room for one. */
+static uint32_t take_place(struct sources *sources) {
+    uint32_t place = sources->vacant;
+    if (place == 0)
+        return sources->count++;
+    sources->vacant = sources->places[place - 1].next;
+    return place - 1;
+}
+
 enum status sources_assign(struct sources *sources, uint32_t worker, uint32_t slot,
                            const struct shard *shard) {
     struct worker_places *of = &sources->of[worker];
-    if (slot < of->count)
+    if (place_at(sources, worker, slot))
         return STATUS_OK; /* as sources_forget left it */
-    if (grow((void **)&of->places, of->count, &of->capacity, sizeof *of->places) ||
-        grow((void **)&sources->places, sources->count, &sources->capacity,
-             sizeof *sources->places))
+    if (reserve((void **)&of->places, slot + 1, &of->capacity, sizeof *of->places) ||
+        reserve((void **)&sources->places, sources->count + 1, &sources->capacity,
+                sizeof *sources->places))
         return STATUS_NO_MEMORY;
-    uint32_t *head = head_of(sources, shard);
-    sources->places[sources->count] = (struct place){
+    while (of->count <= slot)
+        of->places[of->count++] = NO_PLACE;
+    uint32_t *head = head_of(sources, shard), place = take_place(sources);
+    sources->places[place] = (struct place){
         .shard = *shard, .worker = worker, .slot = slot, .state = PLACE_UNKNOWN, .next = *head};
-    of->places[of->count++] = sources->count++;
-    *head = sources->count;
+    of->places[slot] = place;
+    *head = place + 1;
     return STATUS_OK;
 }
 
@@ -141,6 +158,32 @@ static void set_state(struct sources *sources, struct place *place, enum place_s
     place->state = state;
 }
 
+/* Takes the place out of the list of news of its worker. */
+static void unlink_news(struct sources *sources, struct place *place) {
+    uint32_t *link = &sources->of[place->worker].news;
+    while (place->is_news && &sources->places[*link - 1] != place)
+        link = &sources->places[*link - 1].newer;
+    if (place->is_news)
+        *link = place->newer;
+    place->is_news = false;
+}
+
+void sources_release(struct sources *sources, uint32_t worker, uint32_t slot) {
+    struct place *place = place_at(sources, worker, slot);
+    if (!place)
+        return;
+    uint32_t number = sources->of[worker].places[slot] + 1;
+    uint32_t *link = head_of(sources, &place->shard);
+    set_state(sources, place, PLACE_UNKNOWN); /* nobody is named for it any more */
+    unlink_news(sources, place);
+    while (*link != number)
+        link = &sources->places[*link - 1].next;
+    *link = place->next;
+    place->next = sources->vacant;
+    sources->vacant = number;
+    sources->of[worker].places[slot] = NO_PLACE;
+}
+
 bool sources_need(struct sources *sources, uint32_t worker, const uint32_t *begin,
                   const uint32_t *end, size_t count) {
     uint32_t slots = sources->of[worker].count, last = 0;
@@ -151,8 +194,8 @@ bool sources_need(struct sources *sources, uint32_t worker, const uint32_t *begi
             return false;
         last = end[i];
         for (uint32_t slot = begin[i]; slot < end[i]; slot++) {
-            enum place_state state = place_at(sources, worker, slot)->state;
-            if (state != PLACE_UNKNOWN && state != PLACE_NAMED)
+            const struct place *place = place_at(sources, worker, slot);
+            if (!place || (place->state != PLACE_UNKNOWN && place->state != PLACE_NAMED))
                 return false;
         }
     }
@@ -165,7 +208,7 @@ bool sources_need(struct sources *sources, uint32_t worker, const uint32_t *begi
         }
     for (uint32_t slot = 0; slot < slots; slot++) {
         struct place *place = place_at(sources, worker, slot);
-        if (place->state == PLACE_UNKNOWN)
+        if (place && place->state == PLACE_UNKNOWN)
             set_state(sources, place, PLACE_HELD);
     }
     return true;
@@ -245,7 +288,7 @@ enum source sources_next(struct sources *sources, uint32_t worker, uint32_t *slo
         uint32_t s = (of->cursor + i) % of->count;
         struct place *place = place_at(sources, worker, s);
         bool is_coming;
-        if (place->state != PLACE_WANTED)
+        if (!place || place->state != PLACE_WANTED)
             continue;
         bool is_named = name_holder(sources, place, slot, peer, &is_coming);
         if (!is_named && is_coming) {
@@ -282,15 +325,19 @@ uint32_t sources_note_ready(struct sources *sources, uint32_t worker) {
     uint32_t given = 0;
     for (uint32_t slot = 0; slot < sources->of[worker].count; slot++) {
         struct place *place = place_at(sources, worker, slot);
-        given += place->state == PLACE_NAMED;
-        set_state(sources, place, PLACE_HELD);
+        given += place && place->state == PLACE_NAMED;
+        if (place)
+            set_state(sources, place, PLACE_HELD);
     }
     return given;
 }
 
 void sources_forget(struct sources *sources, uint32_t worker) {
-    for (uint32_t slot = 0; slot < sources->of[worker].count; slot++)
-        set_state(sources, place_at(sources, worker, slot), PLACE_UNKNOWN);
+    for (uint32_t slot = 0; slot < sources->of[worker].count; slot++) {
+        struct place *place = place_at(sources, worker, slot);
+        if (place)
+            set_state(sources, place, PLACE_UNKNOWN);
+    }
     for (uint32_t peer = 0; peer < sources->workers; peer++)
         *avoids(sources, worker, peer) = false;
     sources->of[worker].cursor = 0;

@@ -17,10 +17,13 @@ struct sources;
 enum status sources_create(uint32_t workers, struct sources **out);
 void sources_destroy(struct sources *sources);
 
-/* The worker is given `shard` in `slot`: a slot that it was given before, in an earlier session and
- * with the same shard, or the one behind the last. Errors: STATUS_NO_MEMORY, not logged. */
+/* The worker is given `shard` in `slot`, which has nothing, or the same shard from an earlier
+ * session. Errors: STATUS_NO_MEMORY, not logged. */
 enum status sources_assign(struct sources *sources, uint32_t worker, uint32_t slot,
                            const struct shard *shard);
+
+/* The worker no longer has, nor is to have, what the slot had, if anything. */
+void sources_release(struct sources *sources, uint32_t worker, uint32_t slot);
 
 /* The worker has the slot, which was assigned, on its disk: others are not told to ask for it, and
  * it is sent from here alone. */

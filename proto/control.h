@@ -12,7 +12,7 @@
 #include "proto/control.pb-c.h"
 
 /* Of the messages in control.proto. Peers with another version part with an Error. */
-#define CONTROL_VERSION 3u
+#define CONTROL_VERSION 4u
 
 #define CONTROL_PREFIX_BYTES 4u
 

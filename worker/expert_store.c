@@ -5,13 +5,20 @@
  * A new assignment is first checked as a whole, then takes over from the old one what it can: a
  * worker that goes from one coordinator to the next with the same model starts at once.
  *
- * The table of slots never moves, so that it can grow at its end while its beginning is served. It
- * has room for SHARDS_MAX, of which the system backs with memory only what is touched. */
+ * The table of slots never moves, so that some can be filled while others are served. It has room
+ * for SHARDS_MAX, of which the system backs with memory only what is touched. A slot that holds
+ * nothing is all zeros.
+ *
+ * Releasing is in two steps: nobody may look a slot up any more, and then whoever looked it up
+ * before has to be through with it. The service counts when it begins and ends a frame, so it never
+ * waits; the release does, for the frame at hand. */
 #include "worker/expert_store.h"
 
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <xxhash.h>
 
 #include "common/cluster_limits.h"
@@ -22,6 +29,9 @@
 
 /* From here on rounding up to pages costs under 2 %. */
 #define MAPPING_BYTES_MIN ((size_t)256 << 10)
+
+/* How often a release looks whether the frame at hand is over. */
+#define RELEASE_INTERVAL_NS 1000000
 
 struct slot {
     struct shard shard;
@@ -38,10 +48,12 @@ struct expert_store {
     struct shard_layout *layouts; /* SHARD_LAYOUTS(layer_count) */
     uint32_t layer_count;
     bool exact;
-    struct slot *slots; /* (SHARDS_MAX), of which count are in use */
-    uint32_t count;
+    struct slot *slots;            /* (SHARDS_MAX), vacant from `count` on */
+    atomic_bool *served;           /* (SHARDS_MAX) it is filled and may be looked up */
+    uint32_t count, held;          /* the latter are not vacant */
     uint64_t bytes, spilled_bytes; /* of all; of these on the disk */
-    atomic_uint served;            /* slots [0, served) are filled and may be looked up */
+    atomic_uint served_end;        /* none is served from here on */
+    atomic_uint passages;          /* times the service came in or left: odd while it is in */
     atomic_bool cancelled;
 };
 
@@ -69,12 +81,14 @@ static void clear(struct expert_store *store) {
     for (uint32_t i = 0; i < store->count; i++)
         storage_free(store->slots[i].storage, store->slots[i].bytes);
     free(store->slots);
+    free(store->served);
     free(store->layouts);
     store->slots = NULL;
+    store->served = NULL;
     store->layouts = NULL;
-    store->count = store->layer_count = 0;
+    store->count = store->held = store->layer_count = 0;
     store->bytes = store->spilled_bytes = 0;
-    atomic_store(&store->served, 0);
+    atomic_store(&store->served_end, 0);
 }
 
 enum status expert_store_create(uint64_t memory_bytes, struct expert_store **out) {
@@ -84,7 +98,8 @@ enum status expert_store_create(uint64_t memory_bytes, struct expert_store **out
         return STATUS_NO_MEMORY;
     }
     store->memory_bytes = memory_bytes;
-    atomic_init(&store->served, 0);
+    atomic_init(&store->served_end, 0);
+    atomic_init(&store->passages, 0);
     atomic_init(&store->cancelled, false);
     *out = store;
     return STATUS_OK;
@@ -165,11 +180,30 @@ static enum status check_demand(const struct expert_store *store, const struct d
     return STATUS_OK;
 }
 
-/* Of the slots from `first` on, beside `held_bytes` that stay. */
+static uint32_t slot_of(const struct assignment *assignment, uint32_t index) {
+    return assignment->slots ? assignment->slots[index] : index;
+}
+
+/* The assignment's slots have to be vacant ones of `store`. */
+static enum status check_slots(const struct expert_store *store,
+                               const struct assignment *assignment) {
+    for (uint32_t i = 0; i < assignment->shard_count; i++) {
+        uint32_t slot = slot_of(assignment, i);
+        if (slot < SHARDS_MAX && (i == 0 || slot > slot_of(assignment, i - 1)) &&
+            (slot >= store->count || store->slots[slot].bytes == 0))
+            continue;
+        log_error("slot %" PRIu32 " of the assignment is out of bounds, out of order or not "
+                  "vacant; is the coordinator of the same release?",
+                  slot);
+        return STATUS_PROTOCOL;
+    }
+    return STATUS_OK;
+}
+
+/* Beside `held_bytes` that stay. */
 static enum status check_shards(const struct expert_store *store,
-                                const struct assignment *assignment, uint32_t first,
-                                uint64_t held_bytes) {
-    if (assignment->layer_count > LAYERS_MAX || assignment->shard_count > SHARDS_MAX - first) {
+                                const struct assignment *assignment, uint64_t held_bytes) {
+    if (assignment->layer_count > LAYERS_MAX || assignment->shard_count > SHARDS_MAX) {
         log_error("assignment of %" PRIu32 " shards in %" PRIu32
                   " layers, at most %u in %u are allowed; is the coordinator of the same release?",
                   assignment->shard_count, assignment->layer_count, SHARDS_MAX, LAYERS_MAX);
@@ -182,7 +216,8 @@ static enum status check_shards(const struct expert_store *store,
             log_error("slot %" PRIu32 " of the assignment is out of bounds (layer %" PRIu32
                       ", expert %" PRIu32 ", range [%" PRIu32 ", %" PRIu32
                       ")); is the coordinator of the same release?",
-                      first + i, shard->layer, shard->expert, shard->begin, shard->end);
+                      slot_of(assignment, i), shard->layer, shard->expert, shard->begin,
+                      shard->end);
             return STATUS_PROTOCOL;
         }
         add_demand(
@@ -240,15 +275,18 @@ static void take_over(struct expert_store *store, struct expert_store *next) {
     clear(store);
 }
 
-/* Puts the assignment's shards behind the slots that are there. */
-static void append_slots(struct expert_store *store, const struct assignment *assignment) {
+/* Puts the assignment's shards into their slots, which are vacant. */
+static void occupy_slots(struct expert_store *store, const struct assignment *assignment) {
     for (uint32_t i = 0; i < assignment->shard_count; i++) {
-        struct slot *slot = &store->slots[store->count++];
+        uint32_t index = slot_of(assignment, i);
+        struct slot *slot = &store->slots[index];
         *slot = (struct slot){.shard = assignment->shards[i],
                               .spilled = assignment->spilled && assignment->spilled[i]};
         slot->bytes = shard_bytes(layout_of(store, slot), &slot->shard);
         store->bytes += slot->bytes;
         store->spilled_bytes += slot->spilled ? slot->bytes : 0;
+        store->held++;
+        store->count = index < store->count ? store->count : index + 1;
     }
 }
 
@@ -257,7 +295,8 @@ static enum status copy_assignment(const struct assignment *assignment, struct e
     size_t layouts = SHARD_LAYOUTS(assignment->layer_count);
     out->layouts = calloc(layouts, sizeof *out->layouts);
     out->slots = calloc(SHARDS_MAX, sizeof *out->slots);
-    if (!out->layouts || !out->slots) {
+    out->served = calloc(SHARDS_MAX, sizeof *out->served);
+    if (!out->layouts || !out->slots || !out->served) {
         log_error("no memory for a table of %" PRIu32 " shards; lower --memory",
                   assignment->shard_count);
         return STATUS_NO_MEMORY;
@@ -266,7 +305,7 @@ static enum status copy_assignment(const struct assignment *assignment, struct e
     out->layer_count = assignment->layer_count;
     out->exact = assignment->exact;
     memcpy(out->layouts, assignment->layouts, layouts * sizeof *out->layouts);
-    append_slots(out, assignment);
+    occupy_slots(out, assignment);
     return STATUS_OK;
 }
 
@@ -286,23 +325,25 @@ static void drop_slot_storage(struct slot *slot) {
     slot->storage = NULL;
 }
 
-/* For the slots from `first` on that have none yet and need one. */
-static enum status take_storage(struct expert_store *store, uint32_t first) {
+/* For the slots that have none yet and need one. */
+static enum status take_storage(struct expert_store *store) {
     enum status status = STATUS_OK;
-    for (uint32_t i = first; i < store->count && !status; i++)
-        if (!store->slots[i].storage && !store->slots[i].spilled)
+    for (uint32_t i = 0; i < store->count && !status; i++)
+        if (store->slots[i].bytes > 0 && !store->slots[i].storage && !store->slots[i].spilled)
             status = take_slot_storage(store, &store->slots[i]);
     return status;
 }
 
 enum status expert_store_assign(struct expert_store *store, const struct assignment *assignment) {
     struct expert_store next = {0};
-    enum status status = check_shards(store, assignment, 0, 0);
+    enum status status = check_shards(store, assignment, 0);
+    if (!status)
+        status = check_slots(&next, assignment);
     if (!status)
         status = copy_assignment(assignment, &next);
     if (!status) {
         take_over(store, &next);
-        status = take_storage(&next, 0);
+        status = take_storage(&next);
     }
     if (status) {
         clear(&next);
@@ -314,50 +355,104 @@ enum status expert_store_assign(struct expert_store *store, const struct assignm
     store->layer_count = next.layer_count;
     store->exact = next.exact;
     store->slots = next.slots;
+    store->served = next.served;
     store->count = next.count;
+    store->held = next.held;
     store->bytes = next.bytes;
     store->spilled_bytes = next.spilled_bytes;
     atomic_store(&store->cancelled, false);
     return STATUS_OK;
 }
 
-/* Forgets the slots from `count` on. */
-static void drop_slots(struct expert_store *store, uint32_t count) {
-    while (store->count > count) {
-        struct slot *slot = &store->slots[--store->count];
+/* Makes the slots (count) vacant. */
+static void vacate_slots(struct expert_store *store, const uint32_t *slots, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        struct slot *slot = &store->slots[slots[i]];
         storage_free(slot->storage, slot->bytes);
         store->bytes -= slot->bytes;
+        store->held--;
+        *slot = (struct slot){0};
     }
+    while (store->count > 0 && store->slots[store->count - 1].bytes == 0)
+        store->count--;
 }
 
-enum status expert_store_extend(struct expert_store *store, const struct shard *shards,
-                                uint32_t count) {
+enum status expert_store_extend(struct expert_store *store, const uint32_t *slots,
+                                const struct shard *shards, uint32_t count) {
     const struct assignment more = {.layouts = store->layouts,
                                     .layer_count = store->layer_count,
                                     .shards = shards,
-                                    .shard_count = count};
-    uint32_t first = store->count;
+                                    .shard_count = count,
+                                    .slots = slots};
     /* Buffers have what spilled shards leave. */
-    enum status status = check_shards(store, &more, first,
-                                      store->spilled_bytes ? store->memory_bytes : store->bytes);
-    if (status)
+    enum status status =
+        check_shards(store, &more, store->spilled_bytes ? store->memory_bytes : store->bytes);
+    if (status || (status = check_slots(store, &more)))
         return status;
-    append_slots(store, &more);
-    if ((status = take_storage(store, first)))
-        drop_slots(store, first);
+    occupy_slots(store, &more);
+    if ((status = take_storage(store)))
+        vacate_slots(store, slots, count);
     return status;
 }
 
 void expert_store_serve(struct expert_store *store) {
-    atomic_store(&store->served, store->count);
+    for (uint32_t slot = 0; slot < store->count; slot++)
+        atomic_store(&store->served[slot], store->slots[slot].bytes > 0);
+    atomic_store(&store->served_end, store->count);
 }
 
-uint32_t expert_store_served(const struct expert_store *store) {
-    return atomic_load(&store->served);
+bool expert_store_is_served(const struct expert_store *store, uint32_t slot) {
+    return slot < atomic_load(&store->served_end) && atomic_load(&store->served[slot]);
+}
+
+uint32_t expert_store_served_end(const struct expert_store *store) {
+    return atomic_load(&store->served_end);
+}
+
+void expert_store_enter(struct expert_store *store) {
+    atomic_fetch_add(&store->passages, 1);
+}
+
+void expert_store_leave(struct expert_store *store) {
+    atomic_fetch_add(&store->passages, 1);
+}
+
+bool expert_store_may_release(const struct expert_store *store, uint32_t slot) {
+    return expert_store_is_served(store, slot) && !store->slots[slot].spilled;
+}
+
+void expert_store_withdraw(struct expert_store *store, const uint32_t *slots, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++)
+        atomic_store(&store->served[slots[i]], false);
+}
+
+/* Waits until the service has left what it looked up before. */
+static enum status await_leave(const struct expert_store *store) {
+    unsigned passages = atomic_load(&store->passages);
+    while (passages % 2 == 1 && atomic_load(&store->passages) == passages) {
+        if (atomic_load(&store->cancelled))
+            return STATUS_CANCELLED;
+        nanosleep(&(struct timespec){.tv_nsec = RELEASE_INTERVAL_NS}, NULL);
+    }
+    return STATUS_OK;
+}
+
+enum status expert_store_release(struct expert_store *store, const uint32_t *slots,
+                                 uint32_t count) {
+    enum status status = count > 0 ? await_leave(store) : STATUS_OK;
+    if (status || count == 0)
+        return status;
+    vacate_slots(store, slots, count);
+    malloc_trim(0); /* the heap, where small ones come from, keeps what is freed */
+    return STATUS_OK;
 }
 
 uint32_t expert_store_count(const struct expert_store *store) {
     return store->count;
+}
+
+uint32_t expert_store_held(const struct expert_store *store) {
+    return store->held;
 }
 
 size_t expert_store_slot_bytes(const struct expert_store *store, uint32_t slot) {
@@ -549,7 +644,8 @@ enum status expert_store_load_kept(struct expert_store *store, const struct shar
 
 bool expert_store_keep(const struct expert_store *store, uint32_t slot, struct shard_cache *cache) {
     const struct slot *kept = &store->slots[slot];
-    return !kept->spilled && shard_cache_write(cache, &kept->shard, kept->storage, kept->bytes);
+    return !kept->spilled && kept->storage &&
+           shard_cache_write(cache, &kept->shard, kept->storage, kept->bytes);
 }
 
 void expert_store_cancel_load(struct expert_store *store) {
@@ -581,13 +677,13 @@ struct packed_name expert_store_name(const struct expert_store *store, uint32_t 
 }
 
 uint32_t expert_store_find(const struct expert_store *store, const struct packed_name *name,
-                           uint32_t first, uint32_t count) {
+                           uint32_t first, uint32_t count, bool served) {
     if (name->fingerprint != store->fingerprint || name->version != SHARD_PACKING_VERSION ||
         name->exact != store->exact)
         return count;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t slot = (first + i) % count;
-        if (!store->slots[slot].spilled &&
+        if ((!served || expert_store_is_served(store, slot)) && store->slots[slot].storage &&
             compare_shards(&store->slots[slot].shard, &name->shard) == 0)
             return slot;
     }

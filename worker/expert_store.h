@@ -2,9 +2,9 @@
  * from its cache, or with bytes that the coordinator or another worker sends, looked up by slot
  * while serving.
  *
- * Owned by the worker's main thread (assign, extend, fill, load). Lookups come from the service's
- * thread and only of slots that are served, which stay as they are while others are added. The
- * coordinator uses one for the experts that it holds itself. */
+ * Owned by the worker's main thread (assign, extend, release, fill, load). Lookups come from the
+ * service's thread and only of slots that are served, which stay as they are while others are added
+ * or released. The coordinator uses one for the experts that it holds itself. */
 #pragma once
 
 #include <stdatomic.h>
@@ -19,14 +19,15 @@
 
 struct expert_store;
 
-/* What a coordinator assigns; slot i of the data plane is shards[i]. Nothing is kept by reference.
- */
+/* What a coordinator assigns; slots[i] of the data plane is shards[i]. Nothing is kept by
+ * reference. */
 struct assignment {
     uint64_t fingerprint;               /* of the checkpoint, see weights_fingerprint */
     const struct shard_layout *layouts; /* SHARD_LAYOUTS(layer_count) */
     uint32_t layer_count;               /* at most LAYERS_MAX */
     const struct shard *shards;
     uint32_t shard_count;
+    const uint32_t *slots; /* (shard_count) ascending; NULL: from 0 on */
     const bool
         *spilled; /* (shard_count) it lies on the disk instead of in memory; NULL: none does */
     bool exact;   /* no weights are packed for 8-bit activations */
@@ -46,25 +47,44 @@ void expert_store_allow_spill(struct expert_store *store, uint64_t bytes);
  * into). On error the store is empty. */
 enum status expert_store_assign(struct expert_store *store, const struct assignment *assignment);
 
-/* Adds shards behind the ones that are there: their slots go on from expert_store_count. Layers are
- * as they were assigned. What is served may stay in use meanwhile. Errors: those of assigning; the
- * store is then as it was. STATUS_NO_MEMORY where shards are spilled: what they leave of memory is
- * what they are read into. */
-enum status expert_store_extend(struct expert_store *store, const struct shard *shards,
-                                uint32_t count);
+/* Adds `shards` (count) in `slots` (count, ascending), which are vacant or behind those that are
+ * there. Layers are as they were assigned. What is served may stay in use meanwhile. Errors: those
+ * of assigning; the store is then as it was. STATUS_NO_MEMORY where shards are spilled: what they
+ * leave of memory is what they are read into. */
+enum status expert_store_extend(struct expert_store *store, const uint32_t *slots,
+                                const struct shard *shards, uint32_t count);
 
 /* Every slot is filled: from now on all may be looked up. */
 void expert_store_serve(struct expert_store *store);
 
-/* How many slots may be looked up: [0, served). From any thread. */
-uint32_t expert_store_served(const struct expert_store *store);
+/* Whether `slot`, any number, may be looked up; and a bound: all that may are below it. From any
+ * thread. */
+bool expert_store_is_served(const struct expert_store *store, uint32_t slot);
+uint32_t expert_store_served_end(const struct expert_store *store);
 
+/* The service uses what it looks up between these two, and only there: that stays as it is even if
+ * it is released meanwhile. From one thread. */
+void expert_store_enter(struct expert_store *store);
+void expert_store_leave(struct expert_store *store);
+
+/* Whether the slot may be released: it is served, and not spilled. Slots (count) that may not be
+ * looked up any more. */
+bool expert_store_may_release(const struct expert_store *store, uint32_t slot);
+void expert_store_withdraw(struct expert_store *store, const uint32_t *slots, uint32_t count);
+
+/* Gives the memory of slots (count) that were withdrawn back to the system, once the service has
+ * left them; they are vacant then. Errors: STATUS_CANCELLED (as expert_store_load, with the service
+ * still in; they are as they were). */
+enum status expert_store_release(struct expert_store *store, const uint32_t *slots, uint32_t count);
+
+/* A bound: slots from here on are vacant; and how many are not. */
 uint32_t expert_store_count(const struct expert_store *store);
+uint32_t expert_store_held(const struct expert_store *store);
 
-/* Bytes of the shard in `slot`. */
+/* Bytes of the shard in `slot`; 0: it is vacant. */
 size_t expert_store_slot_bytes(const struct expert_store *store, uint32_t slot);
 
-/* Whether all bytes of the slot are there. */
+/* Whether all bytes of the slot are there; so they are of a vacant one. */
 bool expert_store_is_filled(const struct expert_store *store, uint32_t slot);
 
 /* Bytes held in all, complete or not; and of these, complete. */
@@ -107,9 +127,10 @@ struct packed_name {
 struct packed_name expert_store_name(const struct expert_store *store, uint32_t slot);
 
 /* The slot of [0, count) with this name that is not spilled, looked for from `first` on and then
- * from the beginning; `count`: there is none. The bytes of a slot that is filled, packed. */
+ * from the beginning, among those that are served only if `served` says so; `count`: there is none.
+ * The bytes of a slot that is filled, packed. */
 uint32_t expert_store_find(const struct expert_store *store, const struct packed_name *name,
-                           uint32_t first, uint32_t count);
+                           uint32_t first, uint32_t count, bool served);
 const uint8_t *expert_store_packed(const struct expert_store *store, uint32_t slot);
 
 /* Takes bytes that are packed already, at `offset` of a slot of which nothing was filled in another

@@ -90,6 +90,16 @@ void givers_stop(struct givers *givers) {
     }
 }
 
+void givers_release(struct givers *givers) {
+    for (struct giver *giver = givers->first, *next; giver; giver = next) {
+        next = giver->next;
+        if (!giver->is_giving || expert_store_is_served(givers->store, giver->slot))
+            continue;
+        part_with(giver);
+        say_error(giver->channel, "it does not hold that shard any more; ask the coordinator");
+    }
+}
+
 /* Makes room by parting with the client that has done nothing for the longest time, if that is too
  * long. */
 static void drop_idle(struct givers *givers) {
@@ -131,7 +141,7 @@ static void refuse(struct giver *giver, const struct packed_name *name) {
 }
 
 enum status givers_take(struct givers *givers, struct channel *channel, const Control__Fetch *fetch,
-                        uint32_t slots, struct giver **out) {
+                        uint32_t slots, bool served, struct giver **out) {
     struct giver *giver = *out ? *out : (*out = add(givers, channel));
     if (!giver) {
         say_error(channel, "it gives shards to too many workers; ask the coordinator");
@@ -148,7 +158,8 @@ enum status givers_take(struct givers *givers, struct channel *channel, const Co
                                      fetch->exact_activations,
                                      {fetch->layer, fetch->expert, fetch->begin, fetch->end}};
     /* Workers ask in the order of slots, mostly. */
-    uint32_t slot = slots == 0 ? 0 : expert_store_find(givers->store, &name, giver->slot, slots);
+    uint32_t slot =
+        slots == 0 ? 0 : expert_store_find(givers->store, &name, giver->slot, slots, served);
     if (slot == slots) {
         refuse(giver, &name);
         return STATUS_OK;

@@ -5,6 +5,7 @@
  * of its own. Everything happens on the loop's thread. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/status.h"
@@ -20,17 +21,19 @@ enum status givers_create(const struct expert_store *store, struct givers **out)
 void givers_destroy(struct givers *givers);
 
 /* The client at `channel` asks for a shard; `*giver` is its own, NULL the first time. Slots
- * [0, slots) of the store may be looked at. One that is not filled yet is waited for; what is not
- * among them, or a client too many, is refused with Error. Errors: STATUS_PROTOCOL (the client has
- * not got the last one yet; one line). */
+ * [0, slots) of the store may be looked at, or those of them that are served. One that is not
+ * filled yet is waited for; what is not among them, or a client too many, is refused with Error.
+ * Errors: STATUS_PROTOCOL (the client has not got the last one yet; one line). */
 enum status givers_take(struct givers *givers, struct channel *channel, const Control__Fetch *fetch,
-                        uint32_t slots, struct giver **giver);
+                        uint32_t slots, bool served, struct giver **giver);
 
 /* A slot was filled: who waits for it gets it. */
 void givers_continue(struct givers *givers);
 
-/* Parts with all clients, because the store is about to change. */
+/* Parts with all clients, because the store is about to change; or with those alone that are given
+ * what is not served any more. */
 void givers_stop(struct givers *givers);
+void givers_release(struct givers *givers);
 
 /* A message to the client has left: sends what there is to send. */
 void giver_continue(struct giver *giver);

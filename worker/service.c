@@ -135,6 +135,21 @@ static enum status check_head(struct service *service, const struct frame *frame
     return STATUS_PROTOCOL;
 }
 
+/* The slots of checked entries may have been released, or never been filled. */
+static enum status check_slots(struct service *service, const struct frame *frame,
+                               const struct wire_header *header) {
+    const struct wire_entry *entries = wire_dispatch_entries(frame->request);
+    for (uint32_t i = 0; i < header->entries; i++) {
+        if (expert_store_is_served(service->options.store, entries[i].slot))
+            continue;
+        log_error("%s: entry %" PRIu32 " of %" PRIu32 " is not valid (slot %" PRIu32
+                  " holds nothing); install the same release on both machines",
+                  connection_peer(service->connection), i, header->entries, entries[i].slot);
+        return STATUS_PROTOCOL;
+    }
+    return STATUS_OK;
+}
+
 /* Makes tasks of checked entries, which must all be of experts of the frame's layer. */
 static enum status list_tasks(struct service *service, struct frame *frame,
                               const struct wire_header *header, char text[ERROR_TEXT_BYTES]) {
@@ -229,7 +244,7 @@ static enum status compute_rows(struct service *service, struct frame *frame,
     return status;
 }
 
-/* Computes one frame and posts the reply. */
+/* Computes one frame and posts the reply. The slots that it names stay as they are meanwhile. */
 static void serve_frame(struct service *service, struct frame *frame) {
     const char *peer = connection_peer(service->connection);
     uint64_t started_ns = clock_now_ns();
@@ -241,8 +256,9 @@ static void serve_frame(struct service *service, struct frame *frame) {
     }
     const struct expert *head = NULL;
     if (check_frame(service, &header, text) ||
-        wire_check_entries(frame->request, &header, expert_store_served(service->options.store),
+        wire_check_entries(frame->request, &header, expert_store_served_end(service->options.store),
                            peer) ||
+        check_slots(service, frame, &header) ||
         ((head = head_of(service, frame, &header)) ? check_head(service, frame, &header, head, text)
                                                    : list_tasks(service, frame, &header, text))) {
         reply_error(service, frame, header.sequence, text);
@@ -282,9 +298,11 @@ static void handle_completion(struct service *service, const struct completion *
     }
     for (size_t i = 0; i < SERVICE_FRAMES; i++) {
         struct frame *frame = &service->frames[i];
-        if (completion->buffer == frame->request && !service->failing)
+        if (completion->buffer == frame->request && !service->failing) {
+            expert_store_enter(service->options.store);
             serve_frame(service, frame);
-        else if (completion->buffer == frame->reply && !service->failing)
+            expert_store_leave(service->options.store);
+        } else if (completion->buffer == frame->reply && !service->failing)
             post_receive(service, frame);
         else if (completion->buffer == frame->reply)
             close_connection(service); /* nothing was posted behind the ERROR frame */

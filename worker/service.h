@@ -1,10 +1,10 @@
 /* The worker's data plane: DISPATCH frames in, COMBINE frames out, for one session.
  *
- * Created by the session when all shards are there, destroyed before they go; more may come while
- * it works, and are used once the store says that they are served. Its thread
- * owns the transport, the pool's loop and the expert workspace; the session's thread only calls the
- * functions below. Memory is taken at creation; serving allocates nothing. A peer that breaks the
- * protocol gets a WIRE_ERROR frame and loses its connection; the service stays. */
+ * Created by the session when all shards are there; more may come while it works, and some may go:
+ * it uses those that the store says are served. Its thread owns the transport, the pool's loop and
+ * the expert workspace; the session's thread only calls the functions below. Memory is taken at
+ * creation; serving allocates nothing. A peer that breaks the protocol gets a WIRE_ERROR frame and
+ * loses its connection; the service stays. */
 #pragma once
 
 #include <stdint.h>
@@ -18,9 +18,9 @@ struct service;
 
 /* What the assignment agreed on. */
 struct service_options {
-    struct threads *threads;          /* used by the service's thread alone while it lives */
-    const struct expert_store *store; /* of experts with rows of `hidden` */
-    struct spill *spill;              /* of the store's spilled shards; NULL: there are none */
+    struct threads *threads;    /* used by the service's thread alone while it lives */
+    struct expert_store *store; /* of experts with rows of `hidden` */
+    struct spill *spill;        /* of the store's spilled shards; NULL: there are none */
     uint32_t hidden;
     uint32_t inner_max;       /* the widest expert that the store may ever hold */
     uint32_t batch_rows;      /* most rows in one frame */

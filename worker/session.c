@@ -8,15 +8,16 @@
  * session is over when none is left. Answering probes needs none of these and may go on beside
  * them.
  *
- * A session that is ready may be given more to hold. It then loads and receives a second time with
- * the service at work; that one has the pool, so the job reads with its own thread alone.
+ * A session that is ready may be given more to hold, or told to release something. It then loads
+ * and receives a second time with the service at work; that one has the pool, so the job reads with
+ * its own thread alone. What is to be released nobody looks up any more before the job begins: not
+ * the service, not a giver, and not the keeper, whose job has to end first.
  *
  * What is missing comes from the coordinator and, where that names them, from other workers
  * (fetcher), mixed; what those do not give the coordinator is asked for again.
  *
- * What has come is written to the cache by a job beside all that: it has some slots that are
- * filled, which nothing changes any more while the session lasts. For the same reason other workers
- * may be given them (giver). */
+ * What has come is written to the cache beside all that (keeper), and other workers may be given it
+ * (giver). */
 #include "worker/session.h"
 
 #include <assert.h>
@@ -36,6 +37,7 @@
 #include "proto/channel.h"
 #include "worker/fetcher.h"
 #include "worker/giver.h"
+#include "worker/keeper.h"
 #include "worker/load_job.h"
 #include "worker/notify.h"
 #include "worker/probe.h"
@@ -43,9 +45,6 @@
 #include "worker/spill.h"
 
 #define PROGRESS_INTERVAL_MS 250
-
-/* Slots that one job writes to the cache: some seconds of work on a slow disk. */
-#define KEEP_SLOTS_MAX 64
 
 enum session_state {
     SESSION_IDLE,      /* no coordinator */
@@ -95,14 +94,6 @@ struct measure_job {
     enum status status;
 };
 
-/* Slots that are being written to the cache. */
-struct keep_job {
-    uv_work_t work;
-    uint32_t slots[KEEP_SLOTS_MAX]; /* (count) */
-    uint32_t count;
-    atomic_bool cancelled;
-};
-
 struct session {
     struct session_options options;
     enum session_state state;
@@ -122,14 +113,11 @@ struct session {
     uint64_t bytes_fetched;          /* of these, from other workers */
     uint32_t slots_missing;
     struct shard_cache *cache; /* from the first assignment until the end; NULL: none */
-    bool *is_offered;          /* (SHARDS_MAX) slots that it was given; NULL before the first */
-    uint32_t slots_kept;       /* [0, slots_kept) are among them */
+    struct keeper *keeper;     /* to that cache */
     bool keeps;                /* what was shipped */
-    bool is_keeping;           /* keep_job is under way */
-    struct keep_job keep_job;
-    struct service *service; /* from the first time it is ready until the end */
-    struct spill *spill;     /* as long as that; NULL: nothing is spilled */
-    bool distrusts_disk;     /* something spilled could not be read since all was verified */
+    struct service *service;   /* from the first time it is ready until the end */
+    struct spill *spill;       /* as long as that; NULL: nothing is spilled */
+    bool distrusts_disk;       /* something spilled could not be read since all was verified */
     struct service_options service_options;
     uv_work_t stop_work;
 };
@@ -150,7 +138,7 @@ static void tell_manager(const struct session *session) {
         notify_status("loading shards for %s", name);
     else if (session->state == SESSION_READY)
         notify_status("%" PRIu32 " shards loaded, serving %s",
-                      expert_store_count(session->options.store), name);
+                      expert_store_held(session->options.store), name);
 }
 
 static void set_state(struct session *session, enum session_state state) {
@@ -220,7 +208,7 @@ static void say_progress(struct session *session, uint64_t bytes_done, uint64_t 
 static void say_ready(struct session *session) {
     Control__Ready ready = CONTROL__READY__INIT;
     Control__Message message = CONTROL__MESSAGE__INIT;
-    ready.slots = expert_store_served(session->options.store);
+    ready.slots = expert_store_held(session->options.store);
     message.kind_case = CONTROL__MESSAGE__KIND_READY;
     message.ready = &ready;
     channel_send(session->coordinator->channel, &message);
@@ -280,9 +268,7 @@ static void become_idle(struct session *session) {
     set_state(session, SESSION_IDLE);
     shard_cache_close(session->cache);
     session->cache = NULL;
-    free(session->is_offered);
-    session->is_offered = NULL;
-    session->slots_kept = 0;
+    keeper_reset(session->keeper);
     session->id = 0;
     if (session->closing) {
         set_state(session, SESSION_CLOSED);
@@ -306,7 +292,7 @@ static void become_idle(struct session *session) {
 /* Of an ending session: whether it is over. */
 static void end_when_quiet(struct session *session) {
     if (session->state == SESSION_ENDING && !session->measure_job && !session->probe &&
-        !session->job && !session->is_keeping && !session->service)
+        !session->job && !keeper_is_writing(session->keeper) && !session->service)
         become_idle(session);
 }
 
@@ -325,12 +311,6 @@ static void on_service_stopped(uv_work_t *work, int error) {
     end_when_quiet(session);
 }
 
-/* What is not yet in the cache stays out of it. */
-static void stop_keeping(struct session *session) {
-    if (session->is_keeping)
-        atomic_store(&session->keep_job.cancelled, true);
-}
-
 /* The coordinator is gone or is being sent away; its channel ends by itself. Its shards are written
  * to the cache to the end, unless somebody waits for that. */
 static void session_end(struct session *session) {
@@ -345,7 +325,7 @@ static void session_end(struct session *session) {
         expert_store_cancel_load(session->options.store);
     }
     if (session->closing || session->draining)
-        stop_keeping(session);
+        keeper_stop(session->keeper);
     if (session->service) {
         session->stop_work.data = session;
         uv_queue_work(session->options.loop, &session->stop_work, stop_service, on_service_stopped);
@@ -375,45 +355,19 @@ static void on_progress(uv_timer_t *timer) {
                      expert_store_bytes(session->options.store));
 }
 
-static void run_keep_job(uv_work_t *work) {
-    struct session *session = work->data;
-    const struct keep_job *job = &session->keep_job;
-    for (uint32_t i = 0; i < job->count && !atomic_load(&job->cancelled); i++)
-        expert_store_keep(session->options.store, job->slots[i], session->cache);
-}
-
-static void on_kept(uv_work_t *work, int error);
-
-/* Has some of the slots that are filled written to the cache, if there are any. */
+/* Has what has come written to the cache. */
 static void keep_shards(struct session *session) {
-    const struct expert_store *store = session->options.store;
-    struct keep_job *job = &session->keep_job;
-    uint32_t end = expert_store_count(store);
-    if (!session->keeps || !session->cache || session->is_keeping)
-        return;
-    if (!session->is_offered && !(session->is_offered = calloc(SHARDS_MAX, sizeof(bool))))
-        return;
-    job->count = 0;
-    for (uint32_t slot = session->slots_kept; slot < end && job->count < KEEP_SLOTS_MAX; slot++) {
-        if (!session->is_offered[slot] && expert_store_is_filled(store, slot)) {
-            session->is_offered[slot] = true;
-            job->slots[job->count++] = slot;
-        }
-        session->slots_kept += slot == session->slots_kept && session->is_offered[slot];
-    }
-    if (job->count == 0)
-        return;
-    job->work.data = session;
-    atomic_init(&job->cancelled, false);
-    session->is_keeping = true;
-    uv_queue_work(session->options.loop, &job->work, run_keep_job, on_kept);
+    if (session->keeps && session->cache)
+        keeper_continue(session->keeper, session->cache);
 }
 
-static void on_kept(uv_work_t *work, int error) {
-    (void)error;
-    struct session *session = work->data;
-    session->is_keeping = false;
-    if (!session->job && !atomic_load(&session->keep_job.cancelled))
+static void start_job(struct session *session);
+
+static void on_kept(void *context) {
+    struct session *session = context;
+    if (session->job && session->job->waits)
+        start_job(session);
+    else if (!session->job && !keeper_was_stopped(session->keeper))
         keep_shards(session);
     end_when_quiet(session);
 }
@@ -463,7 +417,7 @@ static void become_ready(struct session *session) {
     uint64_t bytes = expert_store_bytes(store);
     char held[CONFIG_SIZE_TEXT];
     log_info("ready with %" PRIu32 " shards, %s (%" PRIu64 " bytes), for coordinator %s",
-             expert_store_count(store), config_format_size(bytes, held), bytes,
+             expert_store_held(store), config_format_size(bytes, held), bytes,
              session->coordinator->name);
     say_progress(session, bytes, bytes);
     say_ready(session);
@@ -568,6 +522,8 @@ static void on_loaded(uv_work_t *work, int error) {
     enum status status = job->status;
     session->job = NULL;
     session->cache = job->cache;
+    if (job->extends)
+        keeper_renew(session->keeper, job->slots, job->assignment.shard_count);
     if (job->verifies && !status && !atomic_load(&job->cancelled))
         session->distrusts_disk = false;
     load_job_destroy(job);
@@ -593,11 +549,24 @@ static void on_loaded(uv_work_t *work, int error) {
         dismiss(session, "no memory left; lower its --memory");
 }
 
+static void start_job(struct session *session) {
+    session->job->waits = false;
+    uv_queue_work(session->options.loop, &session->job->work, run_load_job, on_loaded);
+}
+
+/* What the job is to release is nobody's any more; only then may it begin. */
+static void release_slots(struct session *session, struct load_job *job) {
+    expert_store_withdraw(session->options.store, job->released, job->released_count);
+    givers_release(session->givers);
+    job->waits = job->released_count > 0 && keeper_is_writing(session->keeper);
+    if (job->waits)
+        keeper_stop(session->keeper);
+}
+
 static void handle_assign(struct session *session, const Control__Assign *assign) {
     const struct session_options *options = &session->options;
     bool extends = session->state == SESSION_READY;
-    const char *fault =
-        load_job_find_fault(assign, extends ? expert_store_count(options->store) : 0);
+    const char *fault = load_job_find_fault(assign, extends ? options->store : NULL);
     struct load_job *job = fault ? NULL : load_job_create(assign);
     if (!job) {
         dismiss(session, fault ? fault : "no memory left for the assignment; lower its --memory");
@@ -628,7 +597,9 @@ static void handle_assign(struct session *session, const Control__Assign *assign
     job->work.data = job;
     session->job = job;
     set_state(session, SESSION_LOADING);
-    uv_queue_work(options->loop, &job->work, run_load_job, on_loaded);
+    release_slots(session, job);
+    if (!job->waits)
+        start_job(session);
     uv_timer_start(&session->progress, on_progress, PROGRESS_INTERVAL_MS, PROGRESS_INTERVAL_MS);
 }
 
@@ -702,13 +673,13 @@ static void handle_source(struct session *session, const Control__Source *source
 }
 
 /* How many slots other workers may be given. A job that assigns anew changes the store; one that
- * extends it leaves the slots that are served alone. */
-static uint32_t givable_slots(const struct session *session) {
+ * extends it leaves the slots that are served alone, and only those. */
+static uint32_t givable_slots(const struct session *session, bool *served) {
     const struct expert_store *store = session->options.store;
+    *served = session->state == SESSION_LOADING;
     if (session->state == SESSION_RECEIVING || session->state == SESSION_READY)
         return expert_store_count(store);
-    return session->state == SESSION_LOADING && session->job->extends ? expert_store_served(store)
-                                                                      : 0;
+    return *served && session->job->extends ? expert_store_served_end(store) : 0;
 }
 
 void session_drain(struct session *session) {
@@ -716,7 +687,7 @@ void session_drain(struct session *session) {
         return;
     session->draining = true;
     if (session->state == SESSION_ENDING)
-        stop_keeping(session);
+        keeper_stop(session->keeper);
     for (struct client *client = session->clients; client; client = client->next) {
         if (client->waiting)
             say_error(client, DRAINING);
@@ -765,7 +736,7 @@ static void handle_hello(struct client *client, const Control__Hello *hello) {
         greet(session, client);
     } else {
         client->waiting = true;
-        stop_keeping(session);
+        keeper_stop(session->keeper);
     }
 }
 
@@ -789,8 +760,10 @@ static enum status on_message(void *context, const Control__Message *message) {
     }
     if (message->kind_case == CONTROL__MESSAGE__KIND_FETCH &&
         (!client->said_hello || client->giver)) {
+        bool served;
+        uint32_t slots = givable_slots(session, &served);
         client->said_hello = true;
-        return givers_take(session->givers, client->channel, message->fetch, givable_slots(session),
+        return givers_take(session->givers, client->channel, message->fetch, slots, served,
                            &client->giver);
     }
     if (client != session->coordinator)
@@ -846,8 +819,10 @@ static const struct channel_handlers HANDLERS = {on_message, on_written, on_end}
 
 enum status session_create(const struct session_options *options, struct session **out) {
     struct session *session = calloc(1, sizeof *session);
-    if (!session || givers_create(options->store, &session->givers)) {
+    if (!session || givers_create(options->store, &session->givers) ||
+        keeper_create(options->loop, options->store, on_kept, session, &session->keeper)) {
         log_error("no memory for a session; end other programs");
+        givers_destroy(session ? session->givers : NULL);
         free(session);
         return STATUS_NO_MEMORY;
     }
@@ -910,7 +885,7 @@ void session_close(struct session *session) {
     if (session->coordinator)
         session_end(session);
     else
-        stop_keeping(session);
+        keeper_stop(session->keeper);
     if (session->state == SESSION_IDLE)
         set_state(session, SESSION_CLOSED);
     uv_close((uv_handle_t *)&session->progress, NULL);
@@ -920,6 +895,7 @@ void session_destroy(struct session *session) {
     if (!session)
         return;
     assert(session->state == SESSION_CLOSED && !session->clients);
+    keeper_destroy(session->keeper);
     givers_destroy(session->givers);
     free(session);
 }

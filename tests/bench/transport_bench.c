@@ -139,7 +139,7 @@ struct kept_expert {
 static void load_expert(const struct bench *bench, struct kept_expert *kept) {
     const struct shard shard = {.end = INNER};
     const struct assignment assignment = {
-        bench->fingerprint, bench->layouts, 1, &shard, 1, NULL, false};
+        bench->fingerprint, bench->layouts, 1, &shard, 1, NULL, NULL, false};
     check(threads_create(1, &kept->threads), "threads");
     check(expert_store_create(UINT64_MAX, &kept->store), "store");
     check(expert_store_assign(kept->store, &assignment), "store");

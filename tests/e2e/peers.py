@@ -82,7 +82,7 @@ def control_message(kind, body):
     return struct.pack("<I", len(message)) + message
 
 
-def hello(version=3, fingerprint=0):
+def hello(version=4, fingerprint=0):
     return control_message(
         1,
         field_number(1, version)
@@ -93,7 +93,7 @@ def hello(version=3, fingerprint=0):
     )
 
 
-def welcome(version=3, memory_bytes=1 << 40):
+def welcome(version=4, memory_bytes=1 << 40):
     return control_message(
         2,
         field_number(1, version)

@@ -370,6 +370,18 @@ static void test_notices_lost_worker(void **state) {
     free((char *)addresses[1]);
 }
 
+/* Puts the shards (count) into slots of the worker from `first` on, and has it load them. */
+static void extend(struct cluster *cluster, struct plan_table *table, uint32_t worker,
+                   uint32_t first, const struct shard *shards, uint32_t count) {
+    uint32_t slots[2];
+    for (uint32_t i = 0; i < count; i++) {
+        slots[i] = first + i;
+        table->held[worker].shards = table->shards[worker];
+        table->held[worker].shards[slots[i]] = shards[i];
+    }
+    assert_int_equal(cluster_extend(cluster, worker, slots, count), STATUS_OK);
+}
+
 /* Waits until the worker serves `slots` shards in `session`; returns its data connection where that
  * is new, else -1. */
 static int wait_serving(struct cluster *cluster, uint32_t worker, uint32_t session,
@@ -381,7 +393,7 @@ static int wait_serving(struct cluster *cluster, uint32_t worker, uint32_t sessi
         cluster_look(cluster, worker, &look);
         if (look.data_fd >= 0)
             fd = look.data_fd;
-        if (look.serves && look.session == session && look.slots == slots) {
+        if (look.serves && look.session == session && look.served == slots) {
             if (fd >= 0)
                 fcntl(fd, F_SETFL, 0);
             return fd;
@@ -411,13 +423,13 @@ static void test_takes_workers_back_and_extends(void **state) {
     uint32_t slots = table.held[0].count;
     for (uint32_t i = 0; i < 2; i++) {
         int fd = wait_serving(cluster, i, 1, slots);
-        assert_int_equal(cluster_extend(cluster, i, more, 2), STATUS_OK);
+        extend(cluster, &table, i, slots, more, 2);
         assert_int_equal(wait_serving(cluster, i, 1, slots + 2), -1);
         expect_slots(fd, more, slots);
     }
     worker_stop(&workers[1]);
     wait_lost(cluster, 1);
-    assert_int_equal(cluster_extend(cluster, 1, more, 1), STATUS_OK);
+    extend(cluster, &table, 1, slots + 2, more, 1);
     worker_start_at(&workers[1], addresses[1], NULL, 8 << 20);
     expect_slots(wait_serving(cluster, 1, 2, slots + 3), more, slots);
     assert_true(cluster_is_alive(cluster, 1));
@@ -425,6 +437,53 @@ static void test_takes_workers_back_and_extends(void **state) {
     /* Dismissed, it comes back all the same. */
     cluster_dismiss(cluster, 0);
     expect_slots(wait_serving(cluster, 0, 2, slots + 2), more, slots);
+    cluster_destroy(cluster);
+    for (uint32_t i = 0; i < 2; i++)
+        worker_stop(&workers[i]);
+}
+
+/* A worker gives back what it is not to hold any more, takes something else into the same slots,
+ * and after its return is given what it is to hold then. */
+static void test_releases_and_takes_slots_again(void **state) {
+    (void)state;
+    const struct shard more[] = {{1, 1, 0, FIXTURE_INNER}, {1, 3, 8, FIXTURE_INNER}};
+    const uint32_t released[] = {0, 1, 5};
+    struct worker workers[2];
+    char addresses[2][64], text[64];
+    struct cluster *cluster;
+    struct plan_table table;
+    deal(&table, 2);
+    for (uint32_t i = 0; i < 2; i++) {
+        worker_start(&workers[i], i == 0 ? FIXTURE_MODEL : NULL, 8 << 20);
+        snprintf(addresses[i], sizeof addresses[i], "%s", daemon_address(workers[i].daemon));
+    }
+    const char *const list[] = {addresses[0], addresses[1]};
+    assert_int_equal(cluster_connect(list, 2, model.fingerprint, false, &cluster), STATUS_OK);
+    assert_int_equal(load(cluster, &table, NULL), STATUS_OK);
+    uint32_t slots = table.held[0].count;
+    for (uint32_t i = 0; i < 2; i++) {
+        int fd = wait_serving(cluster, i, 1, slots);
+        log_file_mark();
+        cluster_release(cluster, i, released, 3);
+        snprintf(text, sizeof text, "ready with %u shards", slots - 3);
+        log_file_expect(text);
+        extend(cluster, &table, i, 0, more, 2);
+        assert_int_equal(wait_serving(cluster, i, 1, slots + 2), -1);
+        expect_slots(fd, more, 0);
+    }
+    /* While it is lost it is told nothing; what was given and released meanwhile, never. */
+    worker_stop(&workers[1]);
+    wait_lost(cluster, 1);
+    extend(cluster, &table, 1, 5, &table.held[0].shards[7], 1);
+    cluster_release(cluster, 1, released + 2, 1);
+    cluster_release(cluster, 1, released, 2);
+    extend(cluster, &table, 1, 0, (const struct shard[]){more[1], more[0]}, 2);
+    log_file_mark();
+    worker_start_at(&workers[1], addresses[1], NULL, 8 << 20);
+    int fd = wait_serving(cluster, 1, 2, slots + 5);
+    snprintf(text, sizeof text, "is back with %u shards", slots - 1);
+    log_file_expect(text);
+    expect_slots(fd, (const struct shard[]){more[1], more[0]}, 0);
     cluster_destroy(cluster);
     for (uint32_t i = 0; i < 2; i++)
         worker_stop(&workers[i]);
@@ -844,7 +903,7 @@ static void test_joins_late(void **state) {
     int fd = wait_serving(cluster, 1, 1, 0);
     log_file_expect("joins with 0 shards");
     assert_int_equal(cluster_worker(cluster, 1)->memory_bytes, 8 << 20);
-    assert_int_equal(cluster_extend(cluster, 1, more, 2), STATUS_OK);
+    extend(cluster, &table, 1, 0, more, 2);
     assert_int_equal(wait_serving(cluster, 1, 1, 2), -1);
     expect_slots(fd, more, 0);
     cluster_destroy(cluster);
@@ -988,6 +1047,7 @@ int main(void) {
         cmocka_unit_test(test_stays_connected),
         cmocka_unit_test(test_notices_lost_worker),
         cmocka_unit_test(test_takes_workers_back_and_extends),
+        cmocka_unit_test(test_releases_and_takes_slots_again),
         cmocka_unit_test(test_tolerates_loss_while_loading),
         cmocka_unit_test(test_joins_late),
         cmocka_unit_test(test_follows_the_file),

@@ -223,6 +223,63 @@ static void test_refuses_bad_needs(void **state) {
     sources_destroy(sources);
 }
 
+/* What was released is nobody's source, is not asked for, and its slot is free for another shard.
+ */
+static void test_released_slots(void **state) {
+    (void)state;
+    struct sources *sources = create();
+    for (uint32_t worker = 0; worker < 3; worker++)
+        assign(sources, worker, 3);
+    assert_int_equal(sources_note_ready(sources, 1), 0);
+    assert_true(need(sources, 0, 0, 3));
+    expect_peer(sources, 0, 0, 1);
+    sources_release(sources, 1, 1);
+    sources_release(sources, 1, 1); /* nothing is there any more */
+    expect_here(sources, 0, 1);
+    assert_true(need(sources, 2, 0, 3)); /* of slot 1 there will be news */
+    sources_note_sent(sources, 0, 1);
+    sources_release(sources, 2, 1);
+    expect_peer(sources, 2, 0, 1);
+    expect_peer(sources, 2, 2, 1);
+    expect_nothing(sources, 2, SOURCE_NONE);
+    assert_false(need(sources, 2, 1, 2));
+
+    assert_int_equal(sources_assign(sources, 1, 1, &SHARDS[3]), STATUS_OK);
+    assert_int_equal(sources_assign(sources, 2, 4, &SHARDS[3]), STATUS_OK);
+    assert_int_equal(sources_note_ready(sources, 2), 2);
+    sources_forget(sources, 2); /* it comes back with gaps */
+    assert_int_equal(sources_assign(sources, 2, 0, &SHARDS[0]), STATUS_OK);
+    assert_true(need(sources, 1, 1, 2));
+    expect_here(sources, 1, 1);
+    sources_note_sent(sources, 1, 1);
+    assert_false(need(sources, 2, 3, 5));
+    assert_true(need(sources, 2, 4, 5));
+    expect_peer(sources, 2, 4, 1);
+    sources_destroy(sources);
+}
+
+/* Releasing over and over takes no more memory, and lists stay whole. */
+static void test_released_often(void **state) {
+    (void)state;
+    struct sources *sources = create();
+    for (uint32_t i = 0; i < 2000; i++) {
+        uint32_t worker = i % WORKERS, slot = i % 5;
+        sources_release(sources, worker, slot);
+        assert_int_equal(sources_assign(sources, worker, slot, &SHARDS[i % 6]), STATUS_OK);
+    }
+    for (uint32_t worker = 0; worker < WORKERS; worker++)
+        for (uint32_t slot = 0; slot < 5; slot++)
+            sources_release(sources, worker, slot);
+    assign(sources, 0, 4);
+    assign(sources, 1, 4);
+    assert_int_equal(sources_note_ready(sources, 0), 0);
+    assert_true(need(sources, 1, 0, 4));
+    for (uint32_t slot = 0; slot < 4; slot++)
+        expect_peer(sources, 1, slot, 0);
+    expect_nothing(sources, 1, SOURCE_NONE);
+    sources_destroy(sources);
+}
+
 /* What lies on a disk is sent from here, and not asked of who has it there. */
 static void test_spilled(void **state) {
     (void)state;
@@ -259,6 +316,8 @@ static void test_shared_slices(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_released_slots),
+        cmocka_unit_test(test_released_often),
         cmocka_unit_test(test_spilled),
         cmocka_unit_test(test_shared_slices),
         cmocka_unit_test(test_one_worker_is_sent_everything),

@@ -135,9 +135,9 @@ static void test_largest_assignment(void **state) {
         list[i] = INNER_MAX;
     assign.n_shard_layer = assign.n_shard_expert = SHARDS_MAX;
     assign.n_shard_begin = assign.n_shard_end = SHARDS_MAX;
-    assign.n_spilled_slot = SHARDS_MAX;
+    assign.n_spilled_slot = assign.n_slot = assign.n_released_slot = SHARDS_MAX;
     assign.shard_layer = assign.shard_expert = assign.shard_begin = assign.shard_end = list;
-    assign.spilled_slot = list;
+    assign.spilled_slot = assign.slot = assign.released_slot = list;
     message.kind_case = CONTROL__MESSAGE__KIND_ASSIGN;
     message.assign = &assign;
     size_t bytes;

@@ -3,7 +3,9 @@
 #include "tests/unit/files.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
+#include <time.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -25,7 +27,7 @@ static const struct shard_layout LAYOUTS[SHARD_LAYOUTS(3)] = {
 static const struct shard SHARDS[] = {{1, 0, 0, 32}, {1, 7, 8, 24}, {2, 15, 0, 32}};
 
 static struct assignment assignment(const struct shard *shards, uint32_t count) {
-    return (struct assignment){5, LAYOUTS, 3, shards, count, NULL, false};
+    return (struct assignment){5, LAYOUTS, 3, shards, count, NULL, NULL, false};
 }
 
 static struct expert_store *create(uint64_t memory_bytes) {
@@ -311,22 +313,117 @@ static void test_finds_by_name(void **state) {
     for (uint32_t slot = 0; slot < 3; slot++)
         for (uint32_t first = 0; first < 5; first++) {
             struct packed_name name = expert_store_name(store, slot);
-            assert_int_equal(expert_store_find(store, &name, first, 3), slot);
+            assert_int_equal(expert_store_find(store, &name, first, 3, false), slot);
         }
     struct packed_name name = expert_store_name(store, 2);
-    assert_int_equal(expert_store_find(store, &name, 0, 2), 2); /* not among the first two */
-    assert_int_equal(expert_store_find(store, &name, 0, 0), 0);
+    assert_int_equal(expert_store_find(store, &name, 0, 2, false), 2); /* not among the first two */
+    assert_int_equal(expert_store_find(store, &name, 0, 0, false), 0);
     name.exact = true;
-    assert_int_equal(expert_store_find(store, &name, 0, 3), 3);
+    assert_int_equal(expert_store_find(store, &name, 0, 3, false), 3);
     name = expert_store_name(store, 2);
     name.fingerprint++;
-    assert_int_equal(expert_store_find(store, &name, 0, 3), 3);
+    assert_int_equal(expert_store_find(store, &name, 0, 3, false), 3);
     name = expert_store_name(store, 2);
     name.version++;
-    assert_int_equal(expert_store_find(store, &name, 0, 3), 3);
+    assert_int_equal(expert_store_find(store, &name, 0, 3, false), 3);
     name = expert_store_name(store, 1);
     name.shard.end--;
-    assert_int_equal(expert_store_find(store, &name, 0, 3), 3);
+    assert_int_equal(expert_store_find(store, &name, 0, 3, false), 3);
+    expert_store_destroy(store);
+}
+
+/* Released memory and slots are there for others; what is served stays where it is. */
+static void test_releases(void **state) {
+    (void)state;
+    struct weights *weights;
+    const struct shard more[] = {{1, 3, 0, 32}, {2, 3, 0, 32}};
+    const uint32_t released[] = {0, 2}, high[] = {7, 9}, all[] = {1, 2, 7, 9};
+    uint64_t whole = shard_bytes(&LAYOUT, &SHARDS[0]), half = shard_bytes(&LAYOUT, &SHARDS[1]);
+    struct expert_store *store = create(2 * whole + half);
+    struct assignment three = assignment(SHARDS, 3);
+    struct log_capture capture;
+    assert_int_equal(weights_open(MODEL, &weights), STATUS_OK);
+    assert_int_equal(expert_store_assign(store, &three), STATUS_OK);
+    assert_int_equal(expert_store_load(store, weights, NULL, NULL), STATUS_OK);
+    assert_false(expert_store_may_release(store, 0)); /* it is not served yet */
+    expert_store_serve(store);
+    assert_true(expert_store_may_release(store, 0));
+    assert_false(expert_store_may_release(store, 3) || expert_store_may_release(store, 1u << 30));
+
+    expert_store_withdraw(store, released, 2);
+    assert_false(expert_store_is_served(store, 0) || expert_store_is_served(store, 2));
+    assert_true(expert_store_is_served(store, 1));
+    assert_int_equal(expert_store_release(store, released, 2), STATUS_OK);
+    assert_int_equal(expert_store_held(store), 1);
+    assert_int_equal(expert_store_bytes(store), half);
+    assert_int_equal(expert_store_slot_bytes(store, 0), 0);
+    struct packed_name name = expert_store_name(store, 1);
+    name.shard = SHARDS[0];
+    assert_int_equal(expert_store_find(store, &name, 0, 2, false), 2);
+    name.shard = (struct shard){0};
+    assert_int_equal(expert_store_find(store, &name, 0, 2, false), 2);
+
+    log_capture_begin(&capture); /* slot 1 holds something */
+    assert_int_equal(expert_store_extend(store, all, more, 1), STATUS_PROTOCOL);
+    log_capture_expect(&capture, "slot 1 of the assignment", "vacant", NULL);
+    assert_int_equal(expert_store_extend(store, high, more, 2), STATUS_OK);
+    assert_int_equal(expert_store_count(store), 10);
+    assert_int_equal(expert_store_held(store), 3);
+    assert_false(expert_store_is_filled(store, 7));
+    assert_true(expert_store_is_filled(store, 8)); /* nothing is missing there */
+    assert_int_equal(expert_store_load(store, weights, NULL, NULL), STATUS_OK);
+    expert_store_serve(store);
+    assert_true(expert_store_is_served(store, 9) && !expert_store_is_served(store, 8));
+    assert_int_equal(expert_store_fill(store, 9, 0, "", 1), STATUS_PROTOCOL);
+
+    /* A new assignment with gaps keeps what is there. */
+    const struct shard kept[] = {more[1], SHARDS[1]};
+    const uint32_t gaps[] = {3, 6};
+    const struct assignment next = {5, LAYOUTS, 3, kept, 2, gaps, NULL, false};
+    assert_int_equal(expert_store_assign(store, &next), STATUS_OK);
+    assert_int_equal(expert_store_held(store), 2);
+    assert_int_equal(expert_store_bytes_filled(store), whole + half);
+    expert_store_destroy(store);
+    weights_close(weights);
+}
+
+static void *release_first(void *argument) {
+    struct expert_store *store = argument;
+    const uint32_t slot = 0;
+    return expert_store_release(store, &slot, 1) == STATUS_OK ? store : NULL;
+}
+
+/* What is being used is not freed before its user leaves; a release that is given up frees
+ * nothing. */
+static void test_waits_for_the_user(void **state) {
+    (void)state;
+    struct expert_store *store = create(1 << 20);
+    struct assignment three = assignment(SHARDS, 3);
+    const uint32_t slots[] = {0, 1};
+    pthread_t thread;
+    void *released;
+    assert_int_equal(expert_store_assign(store, &three), STATUS_OK);
+    for (uint32_t slot = 0; slot < 3; slot++)
+        fill(store, slot, 1);
+    expert_store_serve(store);
+    uint64_t bytes = expert_store_bytes(store);
+    expert_store_enter(store);
+    expert_store_withdraw(store, slots, 2);
+    assert_int_equal(pthread_create(&thread, NULL, release_first, store), 0);
+    nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+    /* Sanitizers would see that it is freed, or changed meanwhile. */
+    assert_int_equal(*(const uint8_t *)expert_store_get(store, 0)->gate.data, 1);
+    expert_store_leave(store);
+    expert_store_enter(store); /* the next frame does not hold it up */
+    pthread_join(thread, &released);
+    assert_ptr_equal(released, store);
+    assert_int_equal(expert_store_bytes(store), bytes - shard_bytes(&LAYOUT, &SHARDS[0]));
+
+    expert_store_cancel_load(store);
+    assert_int_equal(expert_store_release(store, slots + 1, 1), STATUS_CANCELLED);
+    assert_int_equal(expert_store_held(store), 2);
+    assert_true(expert_store_is_filled(store, 1));
+    expert_store_leave(store);
     expert_store_destroy(store);
 }
 
@@ -334,6 +431,7 @@ static void test_extends(void **state) {
     (void)state;
     struct weights *weights;
     const struct shard more[] = {{1, 3, 0, 32}, {2, 3, 0, 32}}, bad[] = {{3, 0, 0, 32}};
+    const uint32_t slots[] = {3, 4, 5};
     uint64_t three_bytes = 2 * shard_bytes(&LAYOUT, &SHARDS[0]) + shard_bytes(&LAYOUT, &SHARDS[1]);
     struct expert_store *store = create(three_bytes + 2 * shard_bytes(&LAYOUT, &more[0]));
     struct assignment three = assignment(SHARDS, 3);
@@ -341,31 +439,31 @@ static void test_extends(void **state) {
     assert_int_equal(weights_open(MODEL, &weights), STATUS_OK);
     assert_int_equal(expert_store_assign(store, &three), STATUS_OK);
     assert_int_equal(expert_store_load(store, weights, NULL, NULL), STATUS_OK);
-    assert_int_equal(expert_store_served(store), 0);
+    assert_false(expert_store_is_served(store, 0));
     expert_store_serve(store);
-    assert_int_equal(expert_store_served(store), 3);
+    assert_int_equal(expert_store_served_end(store), 3);
     const struct expert *first = expert_store_get(store, 0);
-    assert_int_equal(expert_store_extend(store, more, 2), STATUS_OK);
+    assert_int_equal(expert_store_extend(store, slots, more, 2), STATUS_OK);
     assert_int_equal(expert_store_count(store), 5);
-    assert_int_equal(expert_store_served(store), 3);
+    assert_true(expert_store_is_served(store, 2) && !expert_store_is_served(store, 3));
     assert_ptr_equal(expert_store_get(store, 0), first);
     assert_false(expert_store_is_filled(store, 3));
     assert_int_equal(expert_store_load(store, weights, NULL, NULL), STATUS_OK);
     expert_store_serve(store);
-    assert_int_equal(expert_store_served(store), 5);
+    assert_true(expert_store_is_served(store, 4) && !expert_store_is_served(store, 5));
     assert_int_equal(expert_store_shard(store, 4)->layer, 2);
 
     uint64_t bytes = expert_store_bytes(store);
     log_capture_begin(&capture);
-    assert_int_equal(expert_store_extend(store, more, 1), STATUS_NO_MEMORY);
+    assert_int_equal(expert_store_extend(store, slots + 2, more, 1), STATUS_NO_MEMORY);
     log_capture_expect(&capture, "raise --memory", NULL);
     log_capture_begin(&capture);
-    assert_int_equal(expert_store_extend(store, bad, 1), STATUS_PROTOCOL);
+    assert_int_equal(expert_store_extend(store, slots + 2, bad, 1), STATUS_PROTOCOL);
     log_capture_expect(&capture, "slot 5 of the assignment is out of bounds", NULL);
     assert_int_equal(expert_store_count(store), 5);
     assert_int_equal(expert_store_bytes(store), bytes);
     assert_int_equal(expert_store_assign(store, &three), STATUS_OK);
-    assert_int_equal(expert_store_served(store), 0);
+    assert_false(expert_store_is_served(store, 0));
     expert_store_destroy(store);
     weights_close(weights);
 }
@@ -434,7 +532,7 @@ static void expect_refused(const struct shard_layout *layout, struct shard shard
     struct assignment good = assignment(SHARDS, 3);
     struct shard_layout layouts[SHARD_LAYOUTS(3)] = {*layout, *layout, *layout};
     const struct shard shards[] = {SHARDS[0], shard};
-    struct assignment bad = {5, layouts, 3, shards, 2, NULL, false};
+    struct assignment bad = {5, layouts, 3, shards, 2, NULL, NULL, false};
     struct log_capture capture;
     assert_int_equal(expert_store_assign(store, &good), STATUS_OK);
     log_capture_begin(&capture);
@@ -546,7 +644,7 @@ static void test_memory_is_taken_and_given_back(void **state) {
     struct shard shards[COUNT];
     for (uint32_t i = 0; i < COUNT; i++)
         shards[i] = (struct shard){0, i, 0, 352};
-    struct assignment all = {1, layouts, 1, shards, COUNT, NULL, false};
+    struct assignment all = {1, layouts, 1, shards, COUNT, NULL, NULL, false};
     struct expert_store *store = create(1 << 30);
     uint64_t before = resident_bytes();
     assert_int_equal(expert_store_assign(store, &all), STATUS_OK);
@@ -575,6 +673,8 @@ int main(void) {
         cmocka_unit_test(test_gives_and_receives),
         cmocka_unit_test(test_finds_by_name),
         cmocka_unit_test(test_extends),
+        cmocka_unit_test(test_releases),
+        cmocka_unit_test(test_waits_for_the_user),
         cmocka_unit_test(test_keeps_what_matches),
         cmocka_unit_test(test_other_layout_is_not_kept),
         cmocka_unit_test(test_empty_assignment),

@@ -323,9 +323,12 @@ static inline struct shard plan_shard(const struct plan *plan, uint32_t slot) {
 }
 
 static inline void client_assign(struct client *client, struct plan *plan) {
+    static uint32_t slots[PLAN_SLOTS] = {0, 1, 2, 3};
     Control__Assign assign = CONTROL__ASSIGN__INIT;
     Control__Message message = CONTROL__MESSAGE__INIT;
     assign.fingerprint = plan->fingerprint;
+    assign.n_slot = PLAN_SLOTS;
+    assign.slot = slots;
     assign.hidden = plan->hidden;
     assign.batch_rows = plan->batch_rows;
     assign.experts_per_token = plan->experts_per_token;
@@ -344,6 +347,38 @@ static inline void client_assign(struct client *client, struct plan *plan) {
     message.kind_case = CONTROL__MESSAGE__KIND_ASSIGN;
     message.assign = &assign;
     client_send(client, &message);
+}
+
+/* Has the worker, which is ready for the plan's session, release slots and take one more shard in
+ * `slot`; UINT32_MAX: none. */
+static inline void client_change(struct client *client, const struct plan *plan,
+                                 const uint32_t *released, size_t released_count, uint32_t slot,
+                                 struct shard shard) {
+    Control__Assign assign = CONTROL__ASSIGN__INIT;
+    Control__Message message = CONTROL__MESSAGE__INIT;
+    assign.fingerprint = plan->fingerprint;
+    assign.hidden = plan->hidden;
+    assign.batch_rows = plan->batch_rows;
+    assign.experts_per_token = plan->experts_per_token;
+    assign.released_slot = (uint32_t *)released;
+    assign.n_released_slot = released_count;
+    assign.n_slot = assign.n_shard_layer = assign.n_shard_expert = slot != UINT32_MAX;
+    assign.n_shard_begin = assign.n_shard_end = slot != UINT32_MAX;
+    assign.slot = &slot;
+    assign.shard_layer = &shard.layer;
+    assign.shard_expert = &shard.expert;
+    assign.shard_begin = &shard.begin;
+    assign.shard_end = &shard.end;
+    message.kind_case = CONTROL__MESSAGE__KIND_ASSIGN;
+    message.assign = &assign;
+    client_send(client, &message);
+}
+
+/* Requires Ready with so many shards. */
+static inline void client_expect_ready(struct client *client, uint32_t shards) {
+    Control__Message *message = client_expect(client, CONTROL__MESSAGE__KIND_READY);
+    assert_int_equal(message->ready->slots, shards);
+    control_message_free(message);
 }
 
 static inline void client_say_measure(struct client *client, const uint32_t *formats,

@@ -2,6 +2,7 @@
 #include "tests/unit/worker/fixture.h"
 
 #include <math.h>
+#include <stdatomic.h>
 
 #include "common/kernel/half.h"
 #include "common/threads.h"
@@ -154,6 +155,64 @@ static void test_refuses_frames(void **state) {
     expect_refused(header, entry, "0 rows");
 }
 
+static void expect_released_slot_refused(uint32_t slot) {
+    const struct wire_header header = {
+        .layer = 3, .rows = 1, .entries = 1, .hidden = FIXTURE_HIDDEN};
+    expect_refused(header, (struct wire_entry){0, slot, 1.0f}, "entries are not valid");
+}
+
+/* A frame that names a released slot is refused as for one that never was, until it is filled
+ * again. */
+static void test_refuses_released_slots(void **state) {
+    (void)state;
+    const uint32_t slots[] = {2, 3};
+    const struct shard shard = *expert_store_shard(store, 2);
+    expert_store_withdraw(store, slots, 2);
+    expect_released_slot_refused(2);
+    assert_int_equal(expert_store_release(store, slots, 2), STATUS_OK);
+    expect_released_slot_refused(2);
+    expect_released_slot_refused(3);
+    assert_int_equal(expert_store_extend(store, slots, &shard, 1), STATUS_OK);
+    assert_int_equal(expert_store_fill(store, 2, 0, storage[2], expert_store_slot_bytes(store, 2)),
+                     STATUS_OK);
+    expect_released_slot_refused(2); /* not served yet */
+    expert_store_serve(store);
+    expect_released_slot_refused(3);
+    test_frames_queue(state);
+}
+
+static void *send_frames(void *stopped) {
+    int fd = attach();
+    while (!atomic_load((atomic_bool *)stopped))
+        data_expect_sums(fd, experts, 0);
+    close(fd);
+    return NULL;
+}
+
+/* Slots come and go while others are computed. */
+static void test_releases_beside_frames(void **state) {
+    (void)state;
+    const uint32_t slot = 2;
+    const struct shard shard = *expert_store_shard(store, slot);
+    size_t bytes = expert_store_slot_bytes(store, slot);
+    uint64_t held_bytes = expert_store_bytes(store);
+    atomic_bool stopped = false;
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, send_frames, &stopped), 0);
+    for (int i = 0; i < 50; i++) {
+        expert_store_withdraw(store, &slot, 1);
+        assert_int_equal(expert_store_release(store, &slot, 1), STATUS_OK);
+        assert_int_equal(expert_store_bytes(store), held_bytes - bytes);
+        assert_int_equal(expert_store_extend(store, &slot, &shard, 1), STATUS_OK);
+        assert_int_equal(expert_store_fill(store, slot, 0, storage[slot], bytes), STATUS_OK);
+        expert_store_serve(store);
+    }
+    atomic_store(&stopped, true);
+    pthread_join(thread, NULL);
+    assert_int_equal(expert_store_bytes(store), held_bytes);
+    test_frames_queue(state);
+}
+
 /* What the transport already refuses, or what ends early, closes the connection and no more. */
 static void test_broken_streams(void **state) {
     (void)state;
@@ -300,7 +359,8 @@ static int start(void **state) {
     struct shard shards[SLOTS] = {[HEAD_SLOT] = {0, SHARD_HEAD, HEAD_BEGIN, HEAD_END}};
     for (uint32_t slot = 0; slot < PLAN_SLOTS; slot++)
         shards[slot] = plan_shard(&plan, slot);
-    const struct assignment assignment = {1, layouts, FIXTURE_LAYERS, shards, SLOTS, NULL, false};
+    const struct assignment assignment = {1,     layouts, FIXTURE_LAYERS, shards,
+                                          SLOTS, NULL,    NULL,           false};
     model_open(&model);
     assert_int_equal(threads_create(2, &threads), STATUS_OK);
     assert_int_equal(expert_store_create(1 << 20, &store), STATUS_OK);
@@ -340,6 +400,8 @@ int main(void) {
         cmocka_unit_test(test_head),
         cmocka_unit_test(test_refuses_head_frames),
         cmocka_unit_test(test_broken_streams),
+        cmocka_unit_test(test_releases_beside_frames),
+        cmocka_unit_test(test_refuses_released_slots),
         cmocka_unit_test(test_second_connection_is_refused),
         cmocka_unit_test(test_destroy_closes),
         cmocka_unit_test(test_refuses_options),

@@ -92,6 +92,92 @@ static void start_spilling(struct worker *worker, const char *directory, const c
     assert_int_equal(pthread_create(&worker->thread, NULL, worker_main, worker->daemon), 0);
 }
 
+static void ship_slot(struct client *client, const struct plan *plan, uint32_t slot) {
+    struct shard shard = plan_shard(plan, slot);
+    uint8_t *storage = model_read(&model, &shard);
+    client_ship(client, slot, 0, storage, shard_bytes(&FIXTURE_LAYOUT, &shard));
+    free(storage);
+}
+
+/* Requires that the worker asks for `slot` alone, and ships it. */
+static void ship_needed(struct client *client, const struct plan *plan, uint32_t slot) {
+    Control__Message *message = client_expect(client, CONTROL__MESSAGE__KIND_NEED);
+    assert_int_equal(message->need->n_begin, 1);
+    assert_int_equal(message->need->begin[0], slot);
+    assert_int_equal(message->need->end[0], slot + 1);
+    control_message_free(message);
+    ship_slot(client, plan, slot);
+}
+
+/* A worker that serves gives slots back and takes others into them, also in one message. */
+static void test_releases_slots(void **state) {
+    (void)state;
+    const uint32_t released[] = {1, 3}, bad[] = {3, 1}, more[] = {0, PLAN_SLOTS};
+    const char *there = daemon_address(no_copy.daemon);
+    struct client client;
+    struct plan plan = plan_default(model.fingerprint), next = plan;
+    uint64_t id = client_greet(&client, there, model.fingerprint);
+    client_assign(&client, &plan);
+    Control__Message *message = client_receive(&client);
+    if (message && message->kind_case == CONTROL__MESSAGE__KIND_NEED) {
+        for (size_t i = 0; i < message->need->n_begin; i++)
+            for (uint32_t slot = message->need->begin[i]; slot < message->need->end[i]; slot++)
+                ship_slot(&client, &plan, slot);
+        control_message_free(message);
+        message = client_receive(&client);
+    }
+    assert_int_equal(message->ready->slots, PLAN_SLOTS);
+    control_message_free(message);
+    int fd = data_open(there, id);
+    expect_first_slots(fd, &model, &plan);
+    log_file_mark();
+    client_change(&client, &plan, released, 2, UINT32_MAX, (struct shard){0});
+    client_expect_ready(&client, PLAN_SLOTS - 2);
+    log_file_expect("released 2 shards");
+
+    /* Into slot 1 comes what was in none. */
+    next.expert[1] = 9;
+    client_change(&client, &plan, NULL, 0, 1, plan_shard(&next, 1));
+    ship_needed(&client, &next, 1);
+    client_expect_ready(&client, PLAN_SLOTS - 1);
+    expect_first_slots(fd, &model, &next);
+
+    /* In one message: what slot 1 has goes, and what it had first comes. */
+    client_change(&client, &plan, released, 1, 1, plan_shard(&plan, 1));
+    ship_needed(&client, &plan, 1);
+    client_expect_ready(&client, PLAN_SLOTS - 1);
+    expect_first_slots(fd, &model, &plan);
+    close(fd);
+
+    /* Slots that hold nothing, out of order, or that do not exist. */
+    client_change(&client, &plan, released + 1, 1, UINT32_MAX, (struct shard){0});
+    client_expect_error(&client, "releases slots that are not served");
+    client_close(&client);
+    const struct {
+        const uint32_t *slots;
+        uint32_t count, slot;
+        const char *part;
+    } cases[] = {{bad, 2, UINT32_MAX, "out of bounds or of order"},
+                 {more, 2, UINT32_MAX, "releases slots that are not served"},
+                 {NULL, 0, 0, "fills slots that hold something"},
+                 {NULL, 0, SHARDS_MAX, "out of bounds or of order"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        client_greet(&client, address(), model.fingerprint);
+        client_change(&client, &plan, cases[i].slots, cases[i].count, cases[i].slot,
+                      plan_shard(&plan, 0));
+        client_expect_error(&client, "assignment");
+        client_close(&client);
+        client_greet(&client, address(), model.fingerprint);
+        client_assign(&client, &plan);
+        client_expect_ready(&client, PLAN_SLOTS);
+        client_change(&client, &plan, cases[i].slots, cases[i].count, cases[i].slot,
+                      plan_shard(&plan, 0));
+        client_expect_error(&client, cases[i].part);
+        client_close(&client);
+        expect_still_serving();
+    }
+}
+
 /* Spilled shards are asked for once, or read from the worker's own copy, and served from there. */
 static void test_spills(void **state) {
     (void)state;
@@ -369,7 +455,7 @@ static void test_wrong_moment(void **state) {
     client_assign(&client, &plan);
     control_message_free(client_expect(&client, CONTROL__MESSAGE__KIND_READY));
     client_assign(&client, &plan); /* again from the beginning */
-    client_expect_error(&client, "does not go on where the last one ended");
+    client_expect_error(&client, "fills slots that hold something");
     client_close(&client);
 
     client_greet(&client, address(), model.fingerprint);
@@ -630,6 +716,7 @@ int main(void) {
         cmocka_unit_test(test_serves_one_after_another),
         cmocka_unit_test(test_says_what_it_has),
         cmocka_unit_test(test_takes_shipped_shards_and_keeps_them),
+        cmocka_unit_test(test_releases_slots),
         cmocka_unit_test(test_spills),
         cmocka_unit_test(test_refuses_to_spill),
         cmocka_unit_test(test_other_version),

@@ -221,7 +221,8 @@ static void test_limits(void **state) {
         assert_int_equal(expert_store_spilled_bytes(store), cases[i].logged ? 0 : 2 * bytes);
         if (!cases[i].logged) { /* what is left of memory is for reading */
             log_capture_begin(&capture);
-            assert_int_equal(expert_store_extend(store, shards, 1), STATUS_NO_MEMORY);
+            assert_int_equal(expert_store_extend(store, &(uint32_t){3}, shards, 1),
+                             STATUS_NO_MEMORY);
             log_capture_expect(&capture, "raise --memory", NULL);
         }
         expert_store_destroy(store);
