@@ -431,6 +431,7 @@ static void count_reads(struct dispatch *dispatch, const struct dispatch_work *w
         const struct expert_places *places =
             copy_in_use(dispatch, work->layer, expert, &begin, &end);
         window->uses[(size_t)work->layer * window->experts + expert]++;
+        placement_note_use(dispatch->placement, work->layer, expert, begin);
         for (uint32_t i = begin; i < end; i++) {
             const struct shard shard = {.begin = places->parts[i].begin,
                                         .end = places->parts[i].end};
@@ -482,11 +483,20 @@ static enum status balance(struct dispatch *dispatch) {
     return status;
 }
 
+static bool is_idle(const struct dispatch *dispatch) {
+    for (uint32_t t = 0; t < TICKETS_MAX; t++)
+        if (dispatch->tickets[t].in_use)
+            return false;
+    return true;
+}
+
 enum status dispatch_send(struct dispatch *dispatch, const struct dispatch_work *work,
                           struct ticket **out) {
     if (dispatch->failed)
         return STATUS_CONNECTION;
     enum status status = balance(dispatch);
+    if (!status && is_idle(dispatch))
+        status = failover_release(dispatch->failover);
     if (status)
         return status;
     struct ticket *ticket = dispatch_open_ticket(dispatch);

@@ -72,7 +72,7 @@ struct holder_stats {
  * inside. */
 struct dispatch {
     struct arena *arena;
-    const struct placement *placement;
+    struct placement *placement;
     uint32_t hidden, rows_max, k;
     uint32_t head_rows; /* most rows of the output head that a worker has; 0: none has any */
     size_t frame_bytes, reply_bytes; /* of each part's buffers */
@@ -99,7 +99,7 @@ struct dispatch {
 
 struct dispatch_options {
     struct threads *threads;
-    const struct placement *placement;
+    struct placement *placement;        /* changed by failover alone, but for the use of copies */
     struct holders *holders;            /* of that placement */
     struct failover *failover;          /* for them */
     struct expert_workspace *workspace; /* of the engine's size, for what is computed here */

@@ -22,8 +22,10 @@
 struct failover {
     struct failover_options options;
     uint64_t *memory_bytes; /* (holders) for shards */
-    uint32_t *asked; /* (holders) of the shards that were placed on it: what it was asked for */
-    bool *can_hold;  /* (holders) */
+    uint32_t *asked;    /* (holders) of the shards that were placed on it: what it was asked for */
+    uint32_t *reliable; /* (holders) as holders->served, of those that seem to stay */
+    bool *can_hold;     /* (holders) */
+    bool may_release;   /* something has changed since copies were last let go */
     struct repair_result repair;
     uint32_t suspect;               /* as in struct rebalance_input */
     uint64_t since_ns, reported_ns; /* of the wait; 0: none */
@@ -37,9 +39,11 @@ enum status failover_create(const struct failover_options *options, struct failo
         failover->suspect = REBALANCE_NOBODY;
         failover->memory_bytes = calloc(count, sizeof *failover->memory_bytes);
         failover->asked = calloc(count, sizeof *failover->asked);
+        failover->reliable = calloc(count, sizeof *failover->reliable);
         failover->can_hold = calloc(count, sizeof *failover->can_hold);
     }
-    if (!failover || !failover->memory_bytes || !failover->asked || !failover->can_hold) {
+    if (!failover || !failover->memory_bytes || !failover->asked || !failover->reliable ||
+        !failover->can_hold) {
         log_error("no memory for the list of workers; end other programs");
         failover_destroy(failover);
         return STATUS_NO_MEMORY;
@@ -54,6 +58,7 @@ void failover_destroy(struct failover *failover) {
     if (!failover)
         return;
     free(failover->can_hold);
+    free(failover->reliable);
     free(failover->asked);
     free(failover->memory_bytes);
     free(failover);
@@ -116,6 +121,50 @@ static enum status extend_holders(struct failover *failover, enum log_level leve
     return status;
 }
 
+/* Has holders give back what the placement has released. */
+static enum status release_slots(struct failover *failover) {
+    struct holders *holders = failover->options.holders;
+    enum status status = STATUS_OK;
+    for (uint32_t h = 0; h < holders->count && !status; h++) {
+        struct holder_shards *held = &failover->options.placement->held[h];
+        if (held->released_count == 0)
+            continue;
+        log_debug("%s gives back %" PRIu32 " shards", holders->all[h].address,
+                  held->released_count);
+        if (h < holders->workers) {
+            cluster_release(holders->cluster, h, held->released, held->released_count);
+        } else {
+            expert_store_withdraw(holders->store, held->released, held->released_count);
+            status = expert_store_release(holders->store, held->released, held->released_count);
+        }
+        held->released_count = 0;
+    }
+    return status;
+}
+
+enum status failover_release(struct failover *failover) {
+    struct placement *placement = failover->options.placement;
+    const struct holders *holders = failover->options.holders;
+    uint64_t before = 0;
+    uint32_t removed = 0;
+    char size[CONFIG_SIZE_TEXT];
+    if (!failover->may_release)
+        return STATUS_OK;
+    failover->may_release = false;
+    for (uint32_t h = 0; h < holders->count; h++)
+        failover->reliable[h] =
+            holders->all[h].silent || holders->all[h].leaving ? 0 : holders->served[h];
+    before = placement_bytes(placement);
+    enum status status = repair_release(placement, failover->reliable, &removed);
+    if (!status)
+        status = rebalance_release(placement, failover->reliable, &removed);
+    if (status || removed == 0)
+        return status;
+    log_info("%" PRIu32 " copies of experts are not needed any more (%s)", removed,
+             config_format_size(before - placement_bytes(placement), size));
+    return release_slots(failover);
+}
+
 static void report_missing(const struct failover *failover) {
     char size[CONFIG_SIZE_TEXT];
     config_format_size(failover->repair.bytes_missing, size);
@@ -161,6 +210,7 @@ enum status failover_react(struct failover *failover) {
     if (!holders->has_changed || failover->options.timeout_s == 0)
         return STATUS_OK;
     holders->has_changed = false;
+    failover->may_release = true;
     for (uint32_t h = 0; h < holders->count; h++) {
         bool is_here = h >= holders->workers;
         bool serves = is_here || holders->all[h].connection;
@@ -233,6 +283,7 @@ enum status failover_balance(struct failover *failover, const struct load_window
     failover->suspect = REBALANCE_NOBODY;
     if (is_unsettled(failover))
         return STATUS_OK;
+    failover->may_release |= rebalance_note_idle(failover->options.placement, window);
     find_arrival_rates(failover, arrival_rates);
     enum status status = rebalance_placement(failover->options.placement, &input, &result);
     if (status)

@@ -1,5 +1,5 @@
-/* What happens when holders of experts are lost or want to leave: others load what no copy is left
- * of, and the generation waits for them where it must.
+/* What happens when holders of experts are lost, want to leave or come back: others load what no
+ * copy is left of, and give it back when it is there again; the generation waits where it must.
  *
  * Used by dispatch, on the engine's thread, between two sendings. */
 #pragma once
@@ -17,7 +17,7 @@
 struct failover;
 
 struct failover_options {
-    struct placement *placement; /* grows by the copies that are added */
+    struct placement *placement; /* copies are added and taken away again */
     struct holders *holders;
     const struct weights *weights; /* for what this process is to hold */
     struct threads *threads;
@@ -40,6 +40,12 @@ enum status failover_react(struct failover *failover);
  * or loads. Errors: STATUS_NO_MEMORY. */
 enum status failover_balance(struct failover *failover, const struct load_window *window,
                              double window_s, const double *rates);
+
+/* Takes away copies that are not needed any more (see repair.h and rebalance.h), and has their
+ * holders give back the memory. Only where no ticket is open: no frame may be under way that names
+ * them, nor a task that uses them. Does nothing where nothing changed since the last time. Errors:
+ * STATUS_NO_MEMORY. */
+enum status failover_release(struct failover *failover);
 
 /* An expert of `layer` that is needed has no served copy. Says what it waits for, waits a moment
  * for something to change and takes that over. Errors: STATUS_CONNECTION (nobody came to hold it in

@@ -7,7 +7,7 @@
  * shares all other slices with the one that it is made from; what is loaded is the narrower slice
  * and the pieces that were cut off. Pieces are few and whole blocks, so what a helper got too
  * little of one expert it gets of the next one of the layer. The earlier copy stays, and is taken
- * again once its holder is fast again. */
+ * again once its holder is fast again; this one then goes after a while. */
 #include "coordinator/rebalance.h"
 
 #include <math.h>
@@ -669,5 +669,56 @@ enum status rebalance_placement(struct placement *placement, const struct rebala
     free(rebalance.cursors);
     free(rebalance.busy_s);
     free(rebalance.candidates);
+    return status;
+}
+
+bool rebalance_note_idle(struct placement *placement, const struct load_window *window) {
+    bool found = false;
+    for (uint32_t layer = 0; layer < window->layers; layer++)
+        for (uint32_t expert = 0; expert < window->experts; expert++) {
+            const struct expert_places *places = placement_find(placement, layer, expert);
+            bool is_needed = window->uses[(size_t)layer * window->experts + expert] > 0;
+            for (uint32_t first = 0; first < places->count && is_needed;
+                 first = placement_copy_end(places, first)) {
+                struct placed_shard *part = &places->parts[first];
+                if (part->origin != COPY_BALANCE)
+                    continue;
+                part->idle += part->idle <= REBALANCE_IDLE_MAX;
+                found |= part->idle > REBALANCE_IDLE_MAX;
+            }
+        }
+    return found;
+}
+
+static enum status release_expert(struct placement *placement, uint32_t layer, uint32_t expert,
+                                  const uint32_t *served, uint32_t *removed) {
+    const struct expert_places *places = placement_find(placement, layer, expert);
+    uint32_t copies = 0;
+    for (uint32_t first = 0; first < places->count; first = placement_copy_end(places, first))
+        copies += placement_copy_is_served(places, first, served);
+    for (uint32_t first = 0; first < places->count;) {
+        uint32_t others = copies - placement_copy_is_served(places, first, served);
+        if (places->parts[first].origin != COPY_BALANCE ||
+            places->parts[first].idle <= REBALANCE_IDLE_MAX || others == 0) {
+            first = placement_copy_end(places, first);
+            continue;
+        }
+        enum status status = placement_remove(placement, layer, expert, first);
+        if (status)
+            return status;
+        copies = others;
+        ++*removed;
+    }
+    return STATUS_OK;
+}
+
+enum status rebalance_release(struct placement *placement, const uint32_t *served,
+                              uint32_t *removed) {
+    enum status status = STATUS_OK;
+    for (uint32_t layer = 0; layer < placement->layers && !status; layer++)
+        for (uint32_t expert = 0; expert < placement->experts && !status; expert++)
+            status = release_expert(placement, layer, expert, served, removed);
+    if (status)
+        log_error("no memory to let copies of experts go; end other programs");
     return status;
 }

@@ -205,3 +205,46 @@ enum status repair_placement(struct placement *placement, const struct repair_in
     free(repair);
     return status;
 }
+
+/* Where the expert's last copy begins before `end`. */
+static uint32_t copy_before(const struct expert_places *places, uint32_t end) {
+    uint32_t first = end - 1;
+    while (places->parts[first].begin > 0)
+        first--;
+    return first;
+}
+
+static enum status release_expert(struct placement *placement, uint32_t layer, uint32_t expert,
+                                  const uint32_t *served, uint32_t *removed) {
+    const struct expert_places *places = placement_find(placement, layer, expert);
+    uint32_t wanted = 0, found = 0;
+    for (uint32_t first = 0; first < places->count; first = placement_copy_end(places, first)) {
+        uint8_t origin = places->parts[first].origin;
+        wanted += origin == COPY_PLANNED;
+        found += origin != COPY_BALANCE && placement_copy_is_served(places, first, served);
+    }
+    for (uint32_t first, end = places->count; end > 0; end = first) {
+        first = copy_before(places, end);
+        if (places->parts[first].origin != COPY_REPAIR)
+            continue;
+        uint32_t others = found - placement_copy_is_served(places, first, served);
+        if (others < wanted)
+            continue;
+        enum status status = placement_remove(placement, layer, expert, first);
+        if (status)
+            return status;
+        found = others;
+        ++*removed;
+    }
+    return STATUS_OK;
+}
+
+enum status repair_release(struct placement *placement, const uint32_t *served, uint32_t *removed) {
+    enum status status = STATUS_OK;
+    for (uint32_t layer = 0; layer < placement->layers && !status; layer++)
+        for (uint32_t expert = 0; expert < placement->experts && !status; expert++)
+            status = release_expert(placement, layer, expert, served, removed);
+    if (status)
+        log_error("no memory to let copies of experts go; end other programs");
+    return status;
+}

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -25,9 +26,11 @@ from error_bench import DEMO, Bench, Failed, Worker  # noqa: E402
 WORKERS = 3
 PROMPT_TOKENS, TOKENS, BATCH = 60, 120, 16
 DELAY_S = 0.001
+FLAPPING_DELAY_S = 0.02  # so that a generation lasts for minutes; it is not waited for
 UNDISTURBED_S = 1.2  # within which a run is surely at work: loading, the prompt and the answer
 RUN_TIMEOUT_S = 90
 EXPERTS_BYTES = 6 << 20
+FLAPPING_TOKENS, FLAPS = 2000, 3
 BALANCED_TOKENS, BALANCED_S = 1000, 8  # long enough for load to be looked at, which it is every five seconds
 
 
@@ -35,7 +38,7 @@ class Link(peers.Peer):
     """A wire to the worker at `target`: slow, can be unplugged, and can carry nonsense once."""
 
     def __init__(self, target):
-        self.target = target
+        self.target, self.delay_s = target, DELAY_S
         self.plugged, self.spoil = threading.Event(), threading.Event()
         self.plugged.set()
 
@@ -52,7 +55,7 @@ class Link(peers.Peer):
     def move(self, source, sink, is_answer):
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 20):
-                time.sleep(DELAY_S)
+                time.sleep(self.delay_s)
                 self.plugged.wait()
                 if is_answer and self.spoil.is_set():
                     self.spoil.clear()
@@ -70,6 +73,10 @@ class Machine:
         self.args = ([] if bench.ship else ["--model", DEMO]) + (["--memory", str(memory)] if memory else [])
         self.worker = Worker(bench, name, self.args)
         self.link = Link(self.worker.address).__enter__()
+
+    def held_bytes(self):
+        """What it said last that it holds."""
+        return int(re.findall(r"ready with \d+ shards, .*\((\d+) bytes\)", self.worker.text())[-1])
 
     def start_again(self):
         self.worker.__exit__()
@@ -274,6 +281,52 @@ def check_balance(bench):
         return lines[0]
 
 
+def wait_for(run, what, is_so):
+    deadline = time.monotonic() + RUN_TIMEOUT_S
+    while not is_so():
+        if run.process.poll() is not None or time.monotonic() > deadline:
+            run.process.kill()
+            raise Failed(f"{what} does not come: {run.text()[-800:]}")
+        time.sleep(0.05)
+
+
+def check_flapping(bench, *args):
+    """A machine that comes and goes: others take over what it had, and give it back each time."""
+    tokens = ["--max-tokens", str(FLAPPING_TOKENS)]
+    reference = subprocess.run(
+        command(bench, *tokens), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=RUN_TIMEOUT_S
+    )
+    with machines(bench) as hosts:
+        for machine in hosts:
+            machine.link.delay_s = FLAPPING_DELAY_S
+        run = Run(bench, hosts, "--replicas", "off", "--offload", "off", *args, *tokens)
+        victim, others = hosts[1], (hosts[0], hosts[2])
+        wait_for(run, "the first token", lambda: all("ready with" in machine.worker.text() for machine in hosts))
+        planned = [machine.held_bytes() for machine in hosts]
+        for i in range(FLAPS):
+            victim.worker.process.kill()
+            wait_for(
+                run, "a survivor that takes over", lambda: sum(m.held_bytes() for m in others) > planned[0] + planned[2]
+            )
+            victim.start_again()
+            wait_for(run, "the machine's return", lambda: len(re.findall("(is back|joins) with", run.text())) > i)
+            wait_for(
+                run, f"memory that is given back the {i + 1}. time", lambda: [m.held_bytes() for m in hosts] == planned
+            )
+        run.process.send_signal(signal.SIGINT)
+        _, out = run.end()
+        if "Sanitizer" in run.text():
+            raise Failed(run.text()[-800:])
+        if "--memory" in args and "in process takes over" not in run.text():
+            raise Failed(f"nothing is taken over in process: {run.text()[-800:]}")
+        ids, expected = ids_of(out), ids_of(reference.stdout)
+        if not ids or ids != expected[: len(ids)]:
+            raise Failed(f"other tokens: {run.text()[-800:]}")
+        for machine in hosts:
+            machine.worker.check_alive()
+        return f"{len(ids)} tokens, {FLAPS} losses; each machine holds {planned} bytes as before"
+
+
 def check_all_lost(bench):
     """All workers are gone at once, and come back."""
     with machines(bench) as hosts:
@@ -345,6 +398,12 @@ def main():
             ("memory is short until the worker is back", check_memory),
             ("a worker joins late", check_joins_late),
             ("load moves to a worker that joins", check_balance),
+            ("a machine comes and goes", lambda bench: check_flapping(bench, "--placement", "experts")),
+            (
+                "the same beside experts in process",
+                lambda bench: check_flapping(bench, "--placement", "experts", "--memory", "64M"),
+            ),
+            ("the same with slices", lambda bench: check_flapping(bench, "--placement", "slices", "--overlap", "on")),
             ("all workers are lost and come back", check_all_lost),
             ("nobody comes back", check_gives_up),
             ("an idle worker is drained", check_drain_idle),

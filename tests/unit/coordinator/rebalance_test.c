@@ -483,8 +483,83 @@ static void test_rates(void **state) {
     load_window_destroy(window);
 }
 
+/* The copy in use is noted as dispatch does, at the end of a window that shows `uses`; returns how
+ * many copies went. */
+static uint32_t end_window(struct scene *scene, uint32_t uses, const uint32_t *served) {
+    uint32_t removed = 0;
+    for (uint32_t layer = 0; layer < LAYERS; layer++)
+        for (uint32_t e = 0; e < EXPERTS; e++) {
+            const struct expert_places *places = placement_find(scene->placement, layer, e);
+            scene->window->uses[layer * EXPERTS + e] = uses;
+            if (uses > 0)
+                placement_note_use(scene->placement, layer, e, copy_in_use(scene, places));
+        }
+    bool found = rebalance_note_idle(scene->placement, scene->window);
+    assert_int_equal(rebalance_release(scene->placement, served, &removed), STATUS_OK);
+    assert_int_equal(found, removed > 0);
+    return removed;
+}
+
+/* Load that wanders: copies that were made for a slow machine go when it is fast again, and the
+ * number of copies and the memory are free for the next one. */
+static void test_idle_copies_go(void **state) {
+    (void)state;
+    static const uint32_t all[] = {1000, 1000, 1000};
+    struct scene scene;
+    open_scene(&scene);
+    placement_destroy(scene.placement);
+    assert_int_equal(placement_create(LAYOUTS, LAYERS, EXPERTS, HOLDERS, &scene.placement),
+                     STATUS_OK);
+    for (uint32_t layer = 0; layer < LAYERS; layer++)
+        for (uint32_t e = 0; e < EXPERTS; e++)
+            for (uint32_t h = 0; h < HOLDERS; h++)
+                add(&scene, layer, e, h * INNER / HOLDERS, (h + 1) * INNER / HOLDERS, h);
+    uint64_t planned = placement_bytes(scene.placement);
+    double rate = scene.rates[0];
+    for (int round = 0; round < 12; round++) {
+        uint32_t slow = (uint32_t)round % HOLDERS;
+        scene.rates[slow] = rate / 4;
+        scene.suspect = REBALANCE_NOBODY;
+        scene.suspect = decide(&scene).suspect;
+        assert_int_equal(scene.suspect, slow);
+        assert_int_equal(decide(&scene).cuts, LAYERS * EXPERTS);
+        for (int i = 0; i < 2 * REBALANCE_IDLE_MAX; i++) /* in use */
+            assert_int_equal(end_window(&scene, USES, all), 0);
+        scene.rates[slow] = rate;
+        for (int i = 0; i < 2 * REBALANCE_IDLE_MAX; i++) /* nobody needs the expert */
+            assert_int_equal(end_window(&scene, 0, all), 0);
+        for (int i = 0; i + 1 < REBALANCE_IDLE_MAX; i++)
+            assert_int_equal(end_window(&scene, USES, all), 0);
+        uint32_t removed = 0;
+        for (int i = 0; i < 2; i++)
+            removed += end_window(&scene, USES, all);
+        assert_int_equal(removed, LAYERS * EXPERTS);
+        assert_int_equal(placement_bytes(scene.placement), planned);
+    }
+    close_scene(&scene);
+}
+
+/* The last copy that is served stays, however long nobody used it. */
+static void test_last_copy_stays(void **state) {
+    (void)state;
+    static const uint32_t without_first[] = {0, 1000, 1000};
+    const struct shard whole = {0, 0, 0, INNER};
+    struct scene scene;
+    open_scene(&scene);
+    assert_int_equal(placement_add_more(scene.placement, &whole, 2, COPY_BALANCE), STATUS_OK);
+    for (int i = 0; i < 3 * REBALANCE_IDLE_MAX; i++) {
+        uint32_t removed = 0;
+        rebalance_note_idle(scene.placement, scene.window);
+        assert_int_equal(rebalance_release(scene.placement, without_first, &removed), STATUS_OK);
+        assert_int_equal(removed, 0);
+    }
+    close_scene(&scene);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_idle_copies_go),
+        cmocka_unit_test(test_last_copy_stays),
         cmocka_unit_test(test_idle_holder_helps),
         cmocka_unit_test(test_slow_holder_is_helped),
         cmocka_unit_test(test_hottest_first),

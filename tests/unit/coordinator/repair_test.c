@@ -147,12 +147,99 @@ static void test_cuts_to_fit(void **state) {
     placement_destroy(placement);
 }
 
+/* Lets go of what is not needed while all but `lost` serve all that they have; returns how many
+ * copies went. */
+static uint32_t release(struct placement *placement, uint32_t lost) {
+    uint32_t served[HOLDERS], removed = 0;
+    for (uint32_t h = 0; h < HOLDERS; h++)
+        served[h] = h == lost ? 0 : placement->held[h].placed;
+    assert_int_equal(repair_release(placement, served, &removed), STATUS_OK);
+    return removed;
+}
+
+/* A machine that comes and goes, ten times: what others took over is given back each time, and
+ * neither memory nor slots grow. */
+static void test_released_when_it_is_back(void **state) {
+    (void)state;
+    struct placement *placement = deal_whole();
+    assert_int_equal(release(placement, HOLDERS), 0);
+    for (int i = 0; i < 10; i++) {
+        assert_int_equal(repair(placement, EXPERTS, 1).bytes_added, 4 * WHOLE);
+        assert_int_equal(release(placement, 1), 0);
+        for (uint32_t e = 0; e < EXPERTS; e++)
+            assert_true(is_held(placement, e, 1));
+        assert_int_equal(release(placement, HOLDERS), 4);
+        assert_int_equal(placement_bytes(placement), EXPERTS * WHOLE);
+        for (uint32_t e = 0; e < EXPERTS; e++)
+            assert_int_equal(placement_find(placement, 1, e)->count, 1);
+        for (uint32_t h = 0; h < HOLDERS; h++)
+            assert_true(placement->held[h].count <= 6);
+    }
+    placement_destroy(placement);
+}
+
+/* It has to serve all of an expert again, not only be there; slices that copies share stay. */
+static void test_released_slices(void **state) {
+    (void)state;
+    struct placement *placement = create();
+    for (uint32_t e = 0; e < EXPERTS; e++) {
+        add(placement, e, 0, 8, 0);
+        add(placement, e, 8, 24, 1);
+        add(placement, e, 24, INNER, 2);
+    }
+    repair(placement, EXPERTS, 1);
+    const uint32_t half[] = {2 * EXPERTS, EXPERTS / 2, 2 * EXPERTS};
+    uint32_t removed = 0;
+    assert_int_equal(repair_release(placement, half, &removed), STATUS_OK);
+    assert_int_equal(removed, EXPERTS / 2);
+    assert_int_equal(release(placement, HOLDERS), EXPERTS - EXPERTS / 2);
+    assert_int_equal(placement_bytes(placement), EXPERTS * WHOLE);
+    for (uint32_t e = 0; e < EXPERTS; e++)
+        assert_int_equal(placement_find(placement, 1, e)->count, 3);
+    placement_destroy(placement);
+}
+
+/* As many copies stay as the plan had: one that repair made counts for one that is still lost. */
+static void test_keeps_what_the_plan_had(void **state) {
+    (void)state;
+    struct placement *placement = create();
+    add(placement, 0, 0, INNER, 0);
+    add(placement, 0, 0, INNER, 1);
+    assert_int_equal(repair(placement, EXPERTS, 0).bytes_added, 0);
+    add(placement, 1, 0, INNER, 0);
+    assert_int_equal(repair(placement, EXPERTS, 0).bytes_added, WHOLE); /* of expert 1 */
+
+    const struct shard whole = {1, 0, 0, INNER};
+    assert_int_equal(placement_add_more(placement, &whole, 2, COPY_REPAIR), STATUS_OK);
+    assert_int_equal(release(placement, 0), 0); /* on 1 and 2 there are two copies of expert 0 */
+    assert_int_equal(release(placement, HOLDERS), 2);
+    assert_int_equal(placement_find(placement, 1, 0)->count, 2);
+    assert_int_equal(placement_find(placement, 1, 1)->count, 1);
+
+    /* Of two that stand in for one that never comes back the newer one goes; one that makes the
+     * load even is not counted. */
+    const struct shard other = {1, 1, 0, INNER};
+    assert_int_equal(placement_add_more(placement, &other, 1, COPY_REPAIR), STATUS_OK);
+    assert_int_equal(placement_add_more(placement, &other, 2, COPY_BALANCE), STATUS_OK);
+    assert_int_equal(release(placement, 0), 0);
+    assert_int_equal(placement_add_more(placement, &other, 2, COPY_REPAIR), STATUS_OK);
+    assert_int_equal(release(placement, 0), 1);
+    const struct expert_places *places = placement_find(placement, 1, 1);
+    assert_int_equal(places->count, 3);
+    assert_int_equal(places->parts[1].holder, 1);
+    assert_int_equal(places->parts[2].origin, COPY_BALANCE);
+    placement_destroy(placement);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_whole_experts),
         cmocka_unit_test(test_slices),
         cmocka_unit_test(test_memory_is_short),
         cmocka_unit_test(test_cuts_to_fit),
+        cmocka_unit_test(test_released_when_it_is_back),
+        cmocka_unit_test(test_released_slices),
+        cmocka_unit_test(test_keeps_what_the_plan_had),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
