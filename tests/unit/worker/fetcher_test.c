@@ -165,6 +165,7 @@ static void peer_start(struct peer *peer, enum script script, const struct plan 
 }
 
 static void peer_stop(struct peer *peer) {
+    shutdown(peer->listener, SHUT_RDWR); /* where the worker has parted before it connected */
     pthread_join(peer->thread, NULL);
     close(peer->listener);
 }
