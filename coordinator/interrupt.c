@@ -1,6 +1,7 @@
 /* A signal handler can reach nothing but file-scope state, and sig_atomic_t is what the standard
  * lets it write; hence the one flag below. SA_RESETHAND makes the second Ctrl-C deadly without any
- * code, so it works even if we hang. */
+ * code, so it works even if we hang. SA_RESTART lets an answer that is being written go on, of
+ * which stdio would lose what it has not written; waits for events end in any case. */
 #include "coordinator/interrupt.h"
 
 #include <errno.h>
@@ -17,7 +18,8 @@ static void note_request(int number) {
 
 void interrupt_arm(void) {
     requested = 0;
-    struct sigaction action = {.sa_handler = note_request, .sa_flags = (int)SA_RESETHAND};
+    struct sigaction action = {.sa_handler = note_request,
+                               .sa_flags = (int)(SA_RESETHAND | SA_RESTART)};
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
 }
