@@ -9,6 +9,7 @@
 #include "common/config.h"
 #include "common/log.h"
 #include "coordinator/repair.h"
+#include "worker/store_loading.h"
 
 /* How long a wait looks away, and how often it tells of its progress. */
 #define WAIT_MS  250
@@ -69,8 +70,8 @@ static enum status extend_here(struct failover *failover, const uint32_t *slots,
     struct holders *holders = failover->options.holders;
     enum status status = expert_store_extend(holders->store, slots, shards, count);
     if (!status)
-        status = expert_store_load(holders->store, failover->options.weights,
-                                   failover->options.threads, NULL);
+        status =
+            store_load(holders->store, failover->options.weights, failover->options.threads, NULL);
     if (status)
         return status;
     expert_store_serve(holders->store);

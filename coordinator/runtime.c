@@ -20,6 +20,7 @@
 #include "coordinator/progress.h"
 #include "coordinator/worker_list.h"
 #include "coordinator/worker_report.h"
+#include "worker/store_loading.h"
 
 /* Context when none is asked for: a long conversation, yet a small cache on every model. */
 #define CONTEXT_DEFAULT 8192u
@@ -343,8 +344,8 @@ static enum status load_in_process(struct runtime *runtime, struct progress *pro
     if ((status = expert_store_create(UINT64_MAX, &runtime->store)) ||
         (status = expert_store_assign(runtime->store, &assignment)))
         return status;
-    status = expert_store_load(runtime->store, runtime->weights, runtime->threads,
-                               progress_counter(progress));
+    status =
+        store_load(runtime->store, runtime->weights, runtime->threads, progress_counter(progress));
     expert_store_serve(runtime->store);
     return status;
 }

@@ -54,11 +54,11 @@ unit_tests() {
 check "unit tests, ASan and UBSan" unit_tests build-asan -E kernel_harness
 check "unit tests of the data plane and of disks where io_uring is refused" tests/e2e/without_uring.py \
   ctest --test-dir build-asan --output-on-failure --parallel 2 --timeout 300 \
-  -R "common_transport|worker_service|worker_session|worker_shard|worker_spill|worker_expert_store|coordinator_engine|coordinator_measurement"
+  -R "common_transport|worker_service|worker_session|worker_shard|worker_spill|worker_expert_store|worker_store|coordinator_engine|coordinator_measurement"
 check "kernels, every variant" timeout 600 build/tests/kernel_harness
 check "kernels, ASan" timeout 600 build-asan/tests/kernel_harness
 TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp" \
-    check "unit tests of threads, TSan" unit_tests build-tsan -R "common_threads|common_transport|worker_expert|\
+    check "unit tests of threads, TSan" unit_tests build-tsan -R "common_threads|common_transport|worker_expert|worker_store|\
 worker_service|worker_session|worker_giver|worker_fetcher|coordinator_cluster|coordinator_attention_latent|coordinator_engine|coordinator_export_test"
 check "reference reproduces the golden models" /usr/bin/python3 tests/reference/self_check.py
 check "golden models, in process and on 1, 2, 3, 5 workers" /usr/bin/python3 tests/e2e/check_model.py build/bin/skein \

@@ -1,8 +1,4 @@
-/* Each shard has an allocation of its own, so that dropping one gives its memory back. Large ones
- * are anonymous mappings, because the heap keeps what is freed; small ones come from the heap,
- * because a mapping is rounded up to pages.
- *
- * A new assignment is first checked as a whole, then takes over from the old one what it can: a
+/* A new assignment is first checked as a whole, then takes over from the old one what it can: a
  * worker that goes from one coordinator to the next with the same model starts at once.
  *
  * The table of slots never moves, so that some can be filled while others are served. It has room
@@ -24,62 +20,15 @@
 #include "common/cluster_limits.h"
 #include "common/kernel/panel.h"
 #include "common/log.h"
-#include "common/memory.h"
-#include "common/nodes.h"
-
-/* From here on rounding up to pages costs under 2 %. */
-#define MAPPING_BYTES_MIN ((size_t)256 << 10)
+#include "worker/store_slots.h"
 
 /* How often a release looks whether the frame at hand is over. */
 #define RELEASE_INTERVAL_NS 1000000
 
-struct slot {
-    struct shard shard;
-    struct expert expert;
-    size_t bytes, filled;
-    uint8_t *storage; /* (bytes); NULL once another assignment took it over, or where spilled */
-    bool spilled;
-    uint64_t hash; /* of a spilled one that is filled */
-};
-
-struct expert_store {
-    uint64_t memory_bytes, spill_bytes; /* limits */
-    uint64_t fingerprint;
-    struct shard_layout *layouts; /* SHARD_LAYOUTS(layer_count) */
-    uint32_t layer_count;
-    bool exact;
-    struct slot *slots;            /* (SHARDS_MAX), vacant from `count` on */
-    atomic_bool *served;           /* (SHARDS_MAX) it is filled and may be looked up */
-    uint32_t count, held;          /* the latter are not vacant */
-    uint64_t bytes, spilled_bytes; /* of all; of these on the disk */
-    atomic_uint served_end;        /* none is served from here on */
-    atomic_uint passages;          /* times the service came in or left: odd while it is in */
-    atomic_bool cancelled;
-};
-
-static uint8_t *storage_take(size_t bytes) {
-    if (bytes < MAPPING_BYTES_MIN)
-        return aligned_alloc(64, bytes); /* shard_bytes is a multiple of 64 */
-    return memory_map(bytes);
-}
-
-/* What may be written at storage_take(bytes): mappings are whole pages, which are whole blocks of
- * the disk. */
-static size_t storage_room(size_t bytes) {
-    return bytes < MAPPING_BYTES_MIN ? bytes : (size_t)SPILL_BUFFER_BYTES(bytes);
-}
-
-static void storage_free(uint8_t *storage, size_t bytes) {
-    if (bytes < MAPPING_BYTES_MIN)
-        free(storage);
-    else if (storage)
-        memory_unmap(storage, bytes);
-}
-
 /* Frees the assignment; the limit stays. */
 static void clear(struct expert_store *store) {
     for (uint32_t i = 0; i < store->count; i++)
-        storage_free(store->slots[i].storage, store->slots[i].bytes);
+        slot_drop_storage(&store->slots[i]);
     free(store->slots);
     free(store->served);
     free(store->layouts);
@@ -242,11 +191,6 @@ static int compare_slots(const void *a, const void *b) {
     return compare_shards(&((const struct slot *)a)->shard, &((const struct slot *)b)->shard);
 }
 
-static const struct shard_layout *layout_of(const struct expert_store *store,
-                                            const struct slot *slot) {
-    return shard_layout(store->layouts, store->layer_count, &slot->shard);
-}
-
 static bool same_layout(const struct shard_layout *a, const struct shard_layout *b) {
     return a->hidden == b->hidden && a->inner == b->inner && a->gate == b->gate && a->up == b->up &&
            a->down == b->down;
@@ -265,7 +209,7 @@ static void take_over(struct expert_store *store, struct expert_store *next) {
                                              : bsearch(slot, store->slots, store->count,
                                                        sizeof *slot, compare_slots);
         if (slot->spilled || !old || !old->storage || old->filled != old->bytes ||
-            !same_layout(layout_of(store, old), layout_of(next, slot)))
+            !same_layout(slot_layout(store, old), slot_layout(next, slot)))
             continue;
         slot->storage = old->storage;
         slot->expert = old->expert;
@@ -282,7 +226,7 @@ static void occupy_slots(struct expert_store *store, const struct assignment *as
         struct slot *slot = &store->slots[index];
         *slot = (struct slot){.shard = assignment->shards[i],
                               .spilled = assignment->spilled && assignment->spilled[i]};
-        slot->bytes = shard_bytes(layout_of(store, slot), &slot->shard);
+        slot->bytes = shard_bytes(slot_layout(store, slot), &slot->shard);
         store->bytes += slot->bytes;
         store->spilled_bytes += slot->spilled ? slot->bytes : 0;
         store->held++;
@@ -309,28 +253,12 @@ static enum status copy_assignment(const struct assignment *assignment, struct e
     return STATUS_OK;
 }
 
-static enum status take_slot_storage(const struct expert_store *store, struct slot *slot) {
-    slot->storage = storage_take(slot->bytes);
-    if (!slot->storage) {
-        log_error("the system refuses %zu bytes for slot %zu of %" PRIu32 "; lower --memory",
-                  slot->bytes, (size_t)(slot - store->slots), store->count);
-        return STATUS_NO_MEMORY;
-    }
-    slot->expert = shard_view(layout_of(store, slot), &slot->shard, slot->storage);
-    return STATUS_OK;
-}
-
-static void drop_slot_storage(struct slot *slot) {
-    storage_free(slot->storage, slot->bytes);
-    slot->storage = NULL;
-}
-
 /* For the slots that have none yet and need one. */
 static enum status take_storage(struct expert_store *store) {
     enum status status = STATUS_OK;
     for (uint32_t i = 0; i < store->count && !status; i++)
         if (store->slots[i].bytes > 0 && !store->slots[i].storage && !store->slots[i].spilled)
-            status = take_slot_storage(store, &store->slots[i]);
+            status = slot_take_storage(store, &store->slots[i]);
     return status;
 }
 
@@ -368,7 +296,7 @@ enum status expert_store_assign(struct expert_store *store, const struct assignm
 static void vacate_slots(struct expert_store *store, const uint32_t *slots, uint32_t count) {
     for (uint32_t i = 0; i < count; i++) {
         struct slot *slot = &store->slots[slots[i]];
-        storage_free(slot->storage, slot->bytes);
+        slot_drop_storage(slot);
         store->bytes -= slot->bytes;
         store->held--;
         *slot = (struct slot){0};
@@ -475,179 +403,6 @@ uint64_t expert_store_bytes_filled(const struct expert_store *store) {
     return bytes;
 }
 
-static void place_matrix(const struct matrix *matrix) {
-    nodes_place((void *)matrix->data, matrix_bytes(matrix->format, matrix->rows, matrix->columns));
-}
-
-/* Before the slot's first byte is written. */
-static void place_slot(const struct slot *slot) {
-    place_matrix(&slot->expert.gate);
-    place_matrix(&slot->expert.up);
-    place_matrix(&slot->expert.down);
-}
-
-/* The slot's bytes are all there: brings them into the order in which the kernels read them. */
-static enum status pack_slot(const struct expert_store *store, struct slot *slot) {
-    enum status status = panel_pack_matrix(&slot->expert.gate, store->exact);
-    if (status == STATUS_OK)
-        status = panel_pack_matrix(&slot->expert.up, store->exact);
-    return status ? status : panel_pack_matrix(&slot->expert.down, store->exact);
-}
-
-/* The same for bytes that come packed. */
-static void adopt(const struct expert_store *store, struct expert *expert) {
-    panel_adopt_matrix(&expert->gate, store->exact);
-    panel_adopt_matrix(&expert->up, store->exact);
-    panel_adopt_matrix(&expert->down, store->exact);
-}
-
-/* One expert_store_load or _kept, shared by the threads of the pool. */
-struct load {
-    struct expert_store *store;
-    struct threads *threads;           /* NULL: the calling thread alone */
-    atomic_uint_least64_t *bytes_done; /* may be NULL */
-    atomic_int status;                 /* the first error */
-    const struct weights *weights;     /* of expert_store_load */
-    /* Of expert_store_load_kept. */
-    const struct shard_cache *cache;
-    struct shard_file *files;  /* of the slots */
-    struct shard_ring **rings; /* of the threads; NULL: it waits for each file */
-};
-
-static unsigned thread_count(const struct load *load) {
-    return load->threads ? threads_count(load->threads) : 1;
-}
-
-static void run_load(struct load *load, size_t tasks, threads_task function) {
-    if (load->threads)
-        threads_run(load->threads, tasks, function, load);
-    for (size_t task = 0; !load->threads && task < tasks; task++)
-        function(load, task, 0);
-}
-
-static void stop_load(struct load *load, enum status status) {
-    atomic_compare_exchange_strong(&load->status, &(int){STATUS_OK}, (int)status);
-}
-
-/* Whether the slot is to be loaded, and its first byte may be written. */
-static bool begin_slot(struct load *load, struct slot *slot) {
-    if (slot->spilled || slot->filled == slot->bytes || atomic_load(&load->status))
-        return false;
-    slot->filled = 0;
-    if (atomic_load(&load->store->cancelled)) {
-        stop_load(load, STATUS_CANCELLED);
-        return false;
-    }
-    place_slot(slot);
-    return true;
-}
-
-static void end_slot(struct load *load, struct slot *slot) {
-    slot->filled = slot->bytes;
-    if (load->bytes_done)
-        atomic_fetch_add(load->bytes_done, slot->bytes);
-}
-
-static enum status read_slot(const struct expert_store *store, const struct weights *weights,
-                             struct slot *slot) {
-    enum status status = shard_read(weights, layout_of(store, slot), &slot->shard, slot->storage);
-    return status ? status : pack_slot(store, slot);
-}
-
-static void load_slot(void *context, size_t index, unsigned thread) {
-    (void)thread;
-    struct load *load = context;
-    struct slot *slot = &load->store->slots[index];
-    if (!begin_slot(load, slot))
-        return;
-    enum status status = read_slot(load->store, load->weights, slot);
-    if (status)
-        stop_load(load, status);
-    else
-        end_slot(load, slot);
-}
-
-enum status expert_store_load(struct expert_store *store, const struct weights *weights,
-                              struct threads *threads, atomic_uint_least64_t *bytes_done) {
-    struct load load = {
-        .store = store, .threads = threads, .bytes_done = bytes_done, .weights = weights};
-    run_load(&load, store->count, load_slot);
-    return (enum status)atomic_load(&load.status);
-}
-
-/* The file was read, or never will be. */
-static void end_kept(struct load *load, const struct shard_file *file) {
-    struct slot *slot = &load->store->slots[file - load->files];
-    if (!shard_cache_end_read(load->cache, &slot->shard, file))
-        return;
-    adopt(load->store, &slot->expert);
-    end_slot(load, slot);
-}
-
-/* Has the slot's file read by the thread's ring, and takes what that has read by now. */
-static void load_kept_slot(void *context, size_t index, unsigned thread) {
-    struct load *load = context;
-    struct slot *slot = &load->store->slots[index];
-    struct shard_ring *ring = load->rings[thread];
-    struct shard_file *file = &load->files[index];
-    *file = (struct shard_file){slot->storage, .room_bytes = storage_room(slot->bytes),
-                                .bytes = slot->bytes};
-    if (!begin_slot(load, slot) || !shard_cache_begin_read(load->cache, &slot->shard, file))
-        return;
-    if (!ring) {
-        shard_file_read(file);
-        end_kept(load, file);
-        return;
-    }
-    shard_ring_queue(ring, file);
-    shard_ring_submit(ring);
-    while ((file = shard_ring_take(ring, shard_ring_is_full(ring))))
-        end_kept(load, file);
-}
-
-/* Takes what a ring is still reading. */
-static void drain_ring(void *context, size_t index, unsigned thread) {
-    (void)thread;
-    struct load *load = context;
-    const struct shard_file *file;
-    while (load->rings[index] && (file = shard_ring_take(load->rings[index], true)))
-        end_kept(load, file);
-    shard_ring_close(load->rings[index]);
-}
-
-/* As many as the system allows: whoever is without waits for each file. */
-static void open_rings(struct load *load) {
-    unsigned count = thread_count(load), reads_max = DISK_READS_MAX / count + 1;
-    for (unsigned i = 0; i < count; i++)
-        if (!(load->rings[i] = shard_ring_open(reads_max)))
-            return;
-}
-
-enum status expert_store_load_kept(struct expert_store *store, const struct shard_cache *cache,
-                                   struct threads *threads, bool uses_uring,
-                                   atomic_uint_least64_t *bytes_done) {
-    struct load load = {
-        .store = store, .threads = threads, .bytes_done = bytes_done, .cache = cache};
-    unsigned ring_count = thread_count(&load);
-    load.files = calloc(store->count + 1u, sizeof *load.files);
-    load.rings = calloc(ring_count, sizeof *load.rings);
-    if (load.files && load.rings) {
-        if (uses_uring)
-            open_rings(&load);
-        run_load(&load, store->count, load_kept_slot);
-        run_load(&load, ring_count, drain_ring);
-    }
-    free(load.files);
-    free(load.rings);
-    return (enum status)atomic_load(&load.status);
-}
-
-bool expert_store_keep(const struct expert_store *store, uint32_t slot, struct shard_cache *cache) {
-    const struct slot *kept = &store->slots[slot];
-    return !kept->spilled && kept->storage &&
-           shard_cache_write(cache, &kept->shard, kept->storage, kept->bytes);
-}
-
 void expert_store_cancel_load(struct expert_store *store) {
     atomic_store(&store->cancelled, true);
 }
@@ -662,13 +417,13 @@ enum status expert_store_fill(struct expert_store *store, uint32_t slot, uint64_
                   count, offset, slot, store->count);
         return STATUS_PROTOCOL;
     }
-    if (store->slots[slot].spilled && offset == 0 && take_slot_storage(store, &store->slots[slot]))
+    if (store->slots[slot].spilled && offset == 0 && slot_take_storage(store, &store->slots[slot]))
         return STATUS_NO_MEMORY;
     if (offset == 0)
-        place_slot(&store->slots[slot]);
+        slot_place(&store->slots[slot]);
     memcpy(store->slots[slot].storage + offset, bytes, count);
     store->slots[slot].filled += count;
-    return expert_store_is_filled(store, slot) ? pack_slot(store, &store->slots[slot]) : STATUS_OK;
+    return expert_store_is_filled(store, slot) ? slot_pack(store, &store->slots[slot]) : STATUS_OK;
 }
 
 struct packed_name expert_store_name(const struct expert_store *store, uint32_t slot) {
@@ -703,7 +458,7 @@ bool expert_store_receive(struct expert_store *store, uint32_t slot, uint64_t of
         count > there->bytes - offset)
         return false;
     if (offset == 0)
-        place_slot(there);
+        slot_place(there);
     memcpy(there->storage + offset, bytes, count);
     return true;
 }
@@ -712,7 +467,7 @@ bool expert_store_adopt(struct expert_store *store, uint32_t slot, uint64_t hash
     struct slot *there = &store->slots[slot];
     if (there->spilled || there->filled > 0 || XXH3_64bits(there->storage, there->bytes) != hash)
         return false;
-    adopt(store, &there->expert);
+    slot_adopt_expert(store, &there->expert);
     there->filled = there->bytes;
     return true;
 }
@@ -745,83 +500,6 @@ struct expert expert_store_view(const struct expert_store *store, uint32_t slot,
                                 const void *storage) {
     const struct shard *shard = &store->slots[slot].shard;
     struct expert expert = shard_view(&store->layouts[shard->layer], shard, storage);
-    adopt(store, &expert);
+    slot_adopt_expert(store, &expert);
     return expert;
-}
-
-/* One expert_store_load_spilled. */
-struct spilling {
-    struct expert_store *store;
-    struct shard_cache *cache;
-    const struct weights *weights; /* NULL: there are none, or they cannot be read */
-    bool verifies;
-};
-
-/* Whether the slot's file is there. */
-static enum status find_spilled(const struct spilling *spilling, struct slot *slot, bool *found) {
-    *found = shard_cache_find(spilling->cache, &slot->shard, slot->bytes, &slot->hash);
-    if (!*found || !spilling->verifies)
-        return STATUS_OK;
-    enum status status = take_slot_storage(spilling->store, slot);
-    struct shard_file file = {slot->storage, .room_bytes = storage_room(slot->bytes),
-                              .bytes = slot->bytes};
-    *found = !status && shard_cache_begin_read(spilling->cache, &slot->shard, &file);
-    if (*found) {
-        shard_file_read(&file);
-        *found = shard_cache_end_read(spilling->cache, &slot->shard, &file);
-    }
-    drop_slot_storage(slot);
-    return status;
-}
-
-/* From the worker's own copy to a file. */
-static enum status copy_to_disk(struct spilling *spilling, uint32_t index) {
-    struct slot *slot = &spilling->store->slots[index];
-    enum status status = take_slot_storage(spilling->store, slot);
-    if (status)
-        return status;
-    place_slot(slot);
-    if (!read_slot(spilling->store, spilling->weights, slot))
-        return expert_store_spill(spilling->store, index, spilling->cache);
-    drop_slot_storage(slot); /* which was logged; nor will the next ones */
-    spilling->weights = NULL;
-    return STATUS_OK;
-}
-
-static enum status load_spilled(struct spilling *spilling, uint32_t index) {
-    struct slot *slot = &spilling->store->slots[index];
-    bool found;
-    if (atomic_load(&spilling->store->cancelled))
-        return STATUS_CANCELLED;
-    enum status status = find_spilled(spilling, slot, &found);
-    if (found && !status)
-        slot->filled = slot->bytes;
-    else if (spilling->weights && !status)
-        status = copy_to_disk(spilling, index);
-    return status;
-}
-
-enum status expert_store_load_spilled(struct expert_store *store, struct shard_cache *cache,
-                                      const struct weights *weights, bool verifies,
-                                      atomic_uint_least64_t *bytes_done) {
-    struct spilling spilling = {store, cache, weights, verifies};
-    enum status status = STATUS_OK;
-    for (uint32_t i = 0; i < store->count && !status; i++) {
-        if (!store->slots[i].spilled || expert_store_is_filled(store, i))
-            continue;
-        status = load_spilled(&spilling, i);
-        if (expert_store_is_filled(store, i))
-            atomic_fetch_add(bytes_done, store->slots[i].bytes);
-    }
-    return status;
-}
-
-enum status expert_store_spill(struct expert_store *store, uint32_t index,
-                               struct shard_cache *cache) {
-    struct slot *slot = &store->slots[index];
-    enum status status =
-        shard_cache_spill(cache, &slot->shard, slot->storage, slot->bytes, &slot->hash);
-    drop_slot_storage(slot);
-    slot->filled = status ? 0 : slot->bytes;
-    return status;
 }

@@ -73,8 +73,8 @@ bool expert_store_may_release(const struct expert_store *store, uint32_t slot);
 void expert_store_withdraw(struct expert_store *store, const uint32_t *slots, uint32_t count);
 
 /* Gives the memory of slots (count) that were withdrawn back to the system, once the service has
- * left them; they are vacant then. Errors: STATUS_CANCELLED (as expert_store_load, with the service
- * still in; they are as they were). */
+ * left them; they are vacant then. Errors: STATUS_CANCELLED (expert_store_cancel_load, with the
+ * service still in; they are as they were). */
 enum status expert_store_release(struct expert_store *store, const uint32_t *slots, uint32_t count);
 
 /* A bound: slots from here on are vacant; and how many are not. */
@@ -91,25 +91,8 @@ bool expert_store_is_filled(const struct expert_store *store, uint32_t slot);
 uint64_t expert_store_bytes(const struct expert_store *store);
 uint64_t expert_store_bytes_filled(const struct expert_store *store);
 
-/* Reads every missing shard from the worker's own copy, over all threads of the pool, or by the
- * calling thread alone where `threads` is NULL. Adds to `*bytes_done` (may be NULL) as it goes, for
- * progress shown from another thread. Errors: STATUS_CANCELLED, those of shard_read. */
-enum status expert_store_load(struct expert_store *store, const struct weights *weights,
-                              struct threads *threads, atomic_uint_least64_t *bytes_done);
-
-/* The same from the cache: what is not there, or finds no memory to be read with, stays missing.
- * Each thread has many files read by io_uring and checks those that are there, unless it is refused
- * or not used. Errors: STATUS_CANCELLED. */
-enum status expert_store_load_kept(struct expert_store *store, const struct shard_cache *cache,
-                                   struct threads *threads, bool uses_uring,
-                                   atomic_uint_least64_t *bytes_done);
-
-/* Writes the shard in `slot`, which must be filled, to the cache. False: as shard_cache_write. From
- * any thread. */
-bool expert_store_keep(const struct expert_store *store, uint32_t slot, struct shard_cache *cache);
-
-/* Makes an expert_store_load that is running, and those until the next assignment, end soon with
- * STATUS_CANCELLED; shards read by then are kept. From any thread. */
+/* Makes a loading that is running (store_loading), and those until the next assignment, end soon
+ * with STATUS_CANCELLED; shards read by then are kept. From any thread. */
 void expert_store_cancel_load(struct expert_store *store);
 
 /* Takes shipped bytes: they must arrive in order, starting at offset 0 of the slot. STATUS_PROTOCOL
@@ -160,15 +143,3 @@ uint64_t expert_store_room_bytes(const struct expert_store *store);
 /* The expert in `slot` if its bytes, as packed, were at `storage`. Allocates nothing. */
 struct expert expert_store_view(const struct expert_store *store, uint32_t slot,
                                 const void *storage);
-
-/* Finds the files of spilled shards in the cache, by their sizes, or, if it `verifies`, by their
- * contents; writes those that are missing, one after another, from `weights` if that is not NULL.
- * What cannot be read from either stays missing. Adds to `*bytes_done`. Errors: STATUS_CANCELLED,
- * STATUS_IO (it cannot be written), STATUS_NO_MEMORY. */
-enum status expert_store_load_spilled(struct expert_store *store, struct shard_cache *cache,
-                                      const struct weights *weights, bool verifies,
-                                      atomic_uint_least64_t *bytes_done);
-
-/* Moves the shard in `slot`, which expert_store_fill has filled, to its file. Errors: STATUS_IO. */
-enum status expert_store_spill(struct expert_store *store, uint32_t slot,
-                               struct shard_cache *cache);

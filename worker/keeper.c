@@ -1,6 +1,7 @@
 /* Each job has a list of slots of its own and looks at nothing else, so that others may be filled
  * and added meanwhile. */
 #include "worker/keeper.h"
+#include "worker/store_loading.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -49,7 +50,7 @@ void keeper_destroy(struct keeper *keeper) {
 static void run_job(uv_work_t *work) {
     struct keeper *keeper = work->data;
     for (; keeper->written < keeper->count && !atomic_load(&keeper->stopped); keeper->written++)
-        expert_store_keep(keeper->store, keeper->slots[keeper->written], keeper->cache);
+        store_keep(keeper->store, keeper->slots[keeper->written], keeper->cache);
 }
 
 static void on_done(uv_work_t *work, int error) {

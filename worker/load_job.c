@@ -1,6 +1,7 @@
 /* The message is checked before anything is taken from it: its lists come from outside. What they
  * say of shards the store checks. */
 #include "worker/load_job.h"
+#include "worker/store_loading.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -147,8 +148,8 @@ static void load_kept(struct load_job *job) {
     if (!job->extends && shard_cache_open(job->cache_directory, job->assignment.fingerprint,
                                           job->assignment.exact, job->cache_bytes_max, &job->cache))
         return;
-    expert_store_load_kept(job->store, job->cache, job->extends ? NULL : job->threads,
-                           job->uses_uring, &job->bytes_done);
+    store_load_kept(job->store, job->cache, job->extends ? NULL : job->threads, job->uses_uring,
+                    &job->bytes_done);
     uint64_t bytes = atomic_load(&job->bytes_done) - before;
     double seconds = clock_elapsed_s(started_ns);
     if (bytes > 0)
@@ -177,8 +178,8 @@ void load_job_run(struct load_job *job) {
     atomic_store(&job->bytes_total, expert_store_bytes(job->store));
     /* Assigning forgets an earlier cancellation, so the job's own flag is asked behind it. */
     if (job->weights && !atomic_load(&job->cancelled) &&
-        expert_store_load(job->store, job->weights, job->extends ? NULL : job->threads,
-                          &job->bytes_done) &&
+        store_load(job->store, job->weights, job->extends ? NULL : job->threads,
+                   &job->bytes_done) &&
         !atomic_load(&job->cancelled))
         log_warning("%s cannot be read to the end; asking the coordinator for the rest",
                     weights_path(job->weights));
@@ -188,7 +189,7 @@ void load_job_run(struct load_job *job) {
         !atomic_load(&job->cancelled))
         load_kept(job);
     if (spills && !atomic_load(&job->cancelled))
-        job->status = job->cache ? expert_store_load_spilled(job->store, job->cache, job->weights,
-                                                             job->verifies, &job->bytes_done)
+        job->status = job->cache ? store_load_spilled(job->store, job->cache, job->weights,
+                                                      job->verifies, &job->bytes_done)
                                  : STATUS_NO_MEMORY;
 }

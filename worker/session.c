@@ -43,6 +43,7 @@
 #include "worker/probe.h"
 #include "worker/service.h"
 #include "worker/spill.h"
+#include "worker/store_loading.h"
 
 #define PROGRESS_INTERVAL_MS 250
 
@@ -625,7 +626,7 @@ static void handle_shard_data(struct session *session, const Control__ShardData 
         expert_store_fill(store, data->slot, data->offset, data->data.data, data->data.len);
     if (!status && expert_store_is_filled(store, data->slot) &&
         expert_store_is_spilled(store, data->slot))
-        status = expert_store_spill(store, data->slot, session->cache);
+        status = store_spill(store, data->slot, session->cache);
     if (status) {
         dismiss(session, fill_error_text(status));
         return;

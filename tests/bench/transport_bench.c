@@ -29,6 +29,7 @@
 #include "coordinator/dispatch.h"
 #include "proto/wire.h"
 #include "worker/daemon.h"
+#include "worker/store_loading.h"
 
 #define INNER     8u /* of the expert */
 #define PEERS_MAX 32u
@@ -143,7 +144,7 @@ static void load_expert(const struct bench *bench, struct kept_expert *kept) {
     check(threads_create(1, &kept->threads), "threads");
     check(expert_store_create(UINT64_MAX, &kept->store), "store");
     check(expert_store_assign(kept->store, &assignment), "store");
-    check(expert_store_load(kept->store, bench->weights, kept->threads, NULL), "store");
+    check(store_load(kept->store, bench->weights, kept->threads, NULL), "store");
     check(expert_workspace_create(kept->threads, bench->settings.hidden, INNER,
                                   bench->settings.rows, &kept->workspace),
           "workspace");

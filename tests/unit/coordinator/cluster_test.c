@@ -1,102 +1,13 @@
 /* Coordinator and workers in one process, over real sockets: connecting, loading from the workers'
  * copies and from ours, health, and every way in which a worker can disappoint. Workers that
  * misbehave are played by a script in a thread. */
-#include "tests/unit/worker/fixture.h"
+#include "tests/unit/coordinator/cluster_fixture.h"
 
 #include <fcntl.h>
 #include <math.h>
 
 #include "coordinator/cluster.h"
 #include "tests/unit/random.h"
-
-static struct model model;
-
-/* ---- Placements by hand: every expert of layers 1 to 3, dealt out in turn. */
-
-#define SHARDS           ((FIXTURE_LAYERS - 1) * FIXTURE_EXPERTS)
-#define PLAN_HOLDERS_MAX 3u
-
-struct plan_table {
-    struct placement placement;
-    struct shard shards[PLAN_HOLDERS_MAX][SHARDS];
-    struct holder_shards held[PLAN_HOLDERS_MAX];
-    struct shard_layout layouts[SHARD_LAYOUTS(FIXTURE_LAYERS)];
-};
-
-static void deal(struct plan_table *table, uint32_t holders) {
-    *table = (struct plan_table){0};
-    for (uint32_t i = 0; i < SHARDS; i++) {
-        uint32_t holder = i % holders;
-        struct shard shard = {1 + i / FIXTURE_EXPERTS, i % FIXTURE_EXPERTS, 0, FIXTURE_INNER};
-        struct holder_shards *held = &table->held[holder];
-        held->shards = table->shards[holder];
-        held->shards[held->count++] = shard;
-        held->bytes += shard_bytes(&FIXTURE_LAYOUT, &shard);
-    }
-    for (uint32_t i = 1; i < FIXTURE_LAYERS; i++)
-        table->layouts[i] = FIXTURE_LAYOUT;
-    table->placement = (struct placement){.layouts = table->layouts,
-                                          .layers = FIXTURE_LAYERS,
-                                          .experts = FIXTURE_EXPERTS,
-                                          .holders = holders,
-                                          .held = table->held};
-}
-
-struct progress {
-    uint64_t done, given, total;
-    bool went_back;
-};
-
-static void on_progress(void *context, uint64_t bytes_done, uint64_t bytes_given,
-                        uint64_t bytes_total) {
-    struct progress *progress = context;
-    progress->went_back |= bytes_done < progress->done;
-    progress->done = bytes_done;
-    progress->given = bytes_given;
-    progress->total = bytes_total;
-}
-
-static enum status load(struct cluster *cluster, struct plan_table *table,
-                        struct progress *progress) {
-    const struct cluster_load_options options = {.placement = &table->placement,
-                                                 .weights = model.weights,
-                                                 .fingerprint = model.fingerprint,
-                                                 .batch_rows = 8,
-                                                 .hidden = FIXTURE_HIDDEN,
-                                                 .entries_per_row = FIXTURE_TOP_K,
-                                                 .progress = progress ? on_progress : NULL,
-                                                 .context = progress};
-    return cluster_load(cluster, &options);
-}
-
-/* Takes over the worker's new data connection. */
-static int take_data_fd(struct cluster *cluster, uint32_t worker) {
-    struct cluster_look look;
-    cluster_look(cluster, worker, &look);
-    assert_true(look.serves);
-    assert_true(look.data_fd >= 0);
-    fcntl(look.data_fd, F_SETFL, 0);
-    return look.data_fd;
-}
-
-/* Sends rows through `slot` and the one behind it, which must hold the two shards; closes `fd`. */
-static void expect_slots(int fd, const struct shard shards[2], uint32_t slot) {
-    struct expert experts[2];
-    uint8_t *storage[2];
-    for (uint32_t i = 0; i < 2; i++) {
-        storage[i] = model_read(&model, &shards[i]);
-        experts[i] = shard_view(&FIXTURE_LAYOUT, &shards[i], storage[i]);
-    }
-    data_expect_sums(fd, experts, slot);
-    free(storage[0]);
-    free(storage[1]);
-    close(fd);
-}
-
-/* The same for the first two slots of `worker` (layer 1). */
-static void expect_sums(struct cluster *cluster, const struct plan_table *table, uint32_t worker) {
-    expect_slots(take_data_fd(cluster, worker), table->shards[worker], 0);
-}
 
 /* ---- Good workers. */
 
@@ -380,27 +291,6 @@ static void extend(struct cluster *cluster, struct plan_table *table, uint32_t w
         table->held[worker].shards[slots[i]] = shards[i];
     }
     assert_int_equal(cluster_extend(cluster, worker, slots, count), STATUS_OK);
-}
-
-/* Waits until the worker serves `slots` shards in `session`; returns its data connection where that
- * is new, else -1. */
-static int wait_serving(struct cluster *cluster, uint32_t worker, uint32_t session,
-                        uint32_t slots) {
-    uint64_t started_ns = clock_now_ns();
-    for (int fd = -1;;) {
-        uint32_t seen = cluster_changes(cluster);
-        struct cluster_look look;
-        cluster_look(cluster, worker, &look);
-        if (look.data_fd >= 0)
-            fd = look.data_fd;
-        if (look.serves && look.session == session && look.served == slots) {
-            if (fd >= 0)
-                fcntl(fd, F_SETFL, 0);
-            return fd;
-        }
-        assert_true(clock_elapsed_s(started_ns) < 20);
-        cluster_wait(cluster, seen, 1000);
-    }
 }
 
 /* A worker that was lost is called back and gets what it had, and what was added since; one that
@@ -911,90 +801,6 @@ static void test_joins_late(void **state) {
         worker_stop(&workers[i]);
 }
 
-/* ---- The cluster file. */
-
-/* Puts a file with these workers in the place of the one that is there. */
-static void list_workers(const char *path, const char *first, const char *second) {
-    char text[256], next[128];
-    snprintf(text, sizeof text, "workers:\n  - '%s'\n%s%s%s", first, second ? "  - '" : "",
-             second ? second : "", second ? "'\n" : "");
-    snprintf(next, sizeof next, "%s.next", path);
-    FILE *file = fopen(next, "w");
-    assert_non_null(file);
-    fputs(text, file);
-    fclose(file);
-    assert_int_equal(rename(next, path), 0);
-}
-
-static void wait_leaving(struct cluster *cluster, uint32_t worker) {
-    uint64_t started_ns = clock_now_ns();
-    for (struct cluster_look look = {0}; !look.leaving;) {
-        uint32_t seen = cluster_changes(cluster);
-        cluster_look(cluster, worker, &look);
-        assert_true(clock_elapsed_s(started_ns) < 20);
-        if (!look.leaving)
-            cluster_wait(cluster, seen, 1000);
-    }
-}
-
-/* A worker that the file gains joins in an empty place; one that it loses is let go, is not called
- * any more, and has its place still when it is back in the list. */
-static void test_follows_the_file(void **state) {
-    (void)state;
-    struct worker workers[2];
-    char addresses[2][64], path[] = "/tmp/skein-cluster-XXXXXX";
-    struct cluster *cluster, *other;
-    struct cluster_look look;
-    struct plan_table table;
-    deal(&table, 1);
-    table.placement.holders = 2;
-    for (uint32_t i = 0; i < 2; i++) {
-        worker_start(&workers[i], FIXTURE_MODEL, 8 << 20);
-        snprintf(addresses[i], sizeof addresses[i], "%s", daemon_address(workers[i].daemon));
-    }
-    close(mkstemp(path));
-    list_workers(path, addresses[0], NULL);
-    const char *const list[] = {addresses[0], NULL};
-    log_file_mark();
-    assert_int_equal(cluster_connect(list, 2, model.fingerprint, true, &cluster), STATUS_OK);
-    assert_int_equal(log_file_count("goes on without"), 0);
-    assert_int_equal(load(cluster, &table, NULL), STATUS_OK);
-    close(take_data_fd(cluster, 0));
-    cluster_look(cluster, 1, &look);
-    assert_null(look.address);
-    assert_int_equal(cluster_follow(cluster, path), STATUS_OK);
-    list_workers(path, addresses[0], addresses[1]);
-    close(wait_serving(cluster, 1, 1, 0));
-    cluster_look(cluster, 1, &look);
-    assert_string_equal(look.address, addresses[1]);
-    list_workers(path, addresses[1], NULL);
-    wait_leaving(cluster, 0);
-    cluster_dismiss(cluster, 0);
-    log_file_expect("serving -> lost");
-    enum status status;
-    uint64_t started_ns = clock_now_ns();
-    do /* busy until it has read our goodbye */
-        status = cluster_connect(list, 1, model.fingerprint, false, &other);
-    while (status == STATUS_REFUSED && clock_elapsed_s(started_ns) < 20);
-    assert_int_equal(status, STATUS_OK);
-    log_file_mark();
-    list_workers(path, addresses[1], "127.0.0.1:1"); /* no place */
-    log_file_expect("1 more workers take part from the next start only");
-    list_workers(path, addresses[1], "nowhere");
-    log_file_expect("nowhere is not an address");
-    log_file_expect("stays as it was");
-    assert_int_equal(log_file_count("busy"), 0);
-    cluster_destroy(other);
-    list_workers(path, addresses[1], addresses[0]);
-    close(wait_serving(cluster, 0, 2, SHARDS));
-    cluster_look(cluster, 0, &look);
-    assert_false(look.leaving);
-    cluster_destroy(cluster);
-    unlink(path);
-    for (uint32_t i = 0; i < 2; i++)
-        worker_stop(&workers[i]);
-}
-
 /* Somebody has to be there, and what is there has to be a worker. */
 static void test_absence_that_is_not_tolerated(void **state) {
     (void)state;
@@ -1026,18 +832,6 @@ static void test_one_of_two_unreachable(void **state) {
     worker_stop(&worker);
 }
 
-static int start(void **state) {
-    (void)state;
-    model_open(&model);
-    return 0;
-}
-
-static int stop(void **state) {
-    (void)state;
-    model_close(&model);
-    return 0;
-}
-
 int main(void) {
     log_file_begin();
     const struct CMUnitTest tests[] = {
@@ -1050,7 +844,6 @@ int main(void) {
         cmocka_unit_test(test_releases_and_takes_slots_again),
         cmocka_unit_test(test_tolerates_loss_while_loading),
         cmocka_unit_test(test_joins_late),
-        cmocka_unit_test(test_follows_the_file),
         cmocka_unit_test(test_absence_that_is_not_tolerated),
         cmocka_unit_test(test_measures),
         cmocka_unit_test(test_lost_before_loading),

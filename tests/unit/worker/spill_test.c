@@ -7,6 +7,7 @@
 #include "common/cluster_limits.h"
 #include "common/kernel/kernel.h"
 #include "worker/spill.h"
+#include "worker/store_loading.h"
 
 #define MODEL   TEST_DATA_DIR "/golden/deepseek-v2-lite-tiny"
 #define EXPERTS 16u
@@ -55,10 +56,9 @@ static void load(struct fixture *f, uint32_t buffers) {
     assert_int_equal(expert_store_create(memory_bytes, &f->store), STATUS_OK);
     expert_store_allow_spill(f->store, EXPERTS * expert_bytes());
     assert_int_equal(expert_store_assign(f->store, &assignment), STATUS_OK);
-    assert_int_equal(expert_store_load(f->store, f->weights, f->threads, &done), STATUS_OK);
+    assert_int_equal(store_load(f->store, f->weights, f->threads, &done), STATUS_OK);
     assert_int_equal(shard_cache_open(f->directory, 5, false, 0, &f->cache), STATUS_OK);
-    assert_int_equal(expert_store_load_spilled(f->store, f->cache, f->weights, false, &done),
-                     STATUS_OK);
+    assert_int_equal(store_load_spilled(f->store, f->cache, f->weights, false, &done), STATUS_OK);
     assert_int_equal(atomic_load(&done), 2 * EXPERTS * expert_bytes());
     expert_store_serve(f->store);
 }
@@ -259,8 +259,7 @@ static void test_shipped_shards(void **state) {
             assert_true(shard_cache_path(cache, &shard, hash, path));
             flip_byte(path);
         }
-        assert_int_equal(expert_store_load_spilled(store, cache, NULL, round >= 2, &done),
-                         STATUS_OK);
+        assert_int_equal(store_load_spilled(store, cache, NULL, round >= 2, &done), STATUS_OK);
         assert_int_equal(was_there, round > 0);
         assert_int_equal(expert_store_is_filled(store, 0), round == 1 || round == 2);
         if (round == 0) {
@@ -269,7 +268,7 @@ static void test_shipped_shards(void **state) {
             assert_int_equal(expert_store_fill(store, 0, 0, data, 1000), STATUS_OK);
             assert_int_equal(expert_store_fill(store, 0, 1000, data + 1000, bytes - 1000),
                              STATUS_OK);
-            assert_int_equal(expert_store_spill(store, 0, cache), STATUS_OK);
+            assert_int_equal(store_spill(store, 0, cache), STATUS_OK);
             assert_true(expert_store_is_filled(store, 0));
             free(data);
         }
