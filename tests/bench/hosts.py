@@ -1,13 +1,18 @@
 #!/usr/bin/python3
 """What further machines bring, on hosts made of network namespaces with one core each:
 
-    hosts.py MODEL [--skein build/bin/skein] [--hosts 2] [--mbit 10000] [--delay-us 0] [-p 32] [-n 16] [-r 3] [-- OPTIONS]
+    hosts.py MODEL [--skein build/bin/skein] [--hosts 2] [--mbit 10000] [--delay-us 0] [-p 32] [-n 16] [-r 3]
+             [--memory SIZE,...] [--isa NAME,...] [--ways "OPTIONS;OPTIONS"] [-- OPTIONS]
 
 The first host runs the coordinator, and workers run on the others; each is pinned to a core and behind a link of --mbit
 in each direction with --delay-us on the way. In alternation `skein bench` runs on the first host alone, on each host for
 itself at the same time, and on all of them together; OPTIONS go to the last. Prints the medians, their ratios, and what
 was predicted. The hosts share one memory, so the second figure is what one host of its own would be worth here. Needs
-root, iproute2, and memory for the model on each host."""
+root, iproute2, and memory for the model on each host.
+
+--memory and --isa have one value for each host and make them unequal: what it gives to experts (the first one besides the
+coordinator's own weights), and its instruction set. With --ways only all hosts together run, once with each of the given
+options in turn."""
 
 import argparse
 import contextlib
@@ -88,7 +93,7 @@ def begin_bench(hosts, index, args, *options):
     """One repetition."""
     command = hosts.command(
         index, args.skein, "bench", "--model", args.model, "--threads", "1", "-p", str(args.p), "-n", str(args.n), "-r", "1",
-        "--json", *options,
+        "--isa", args.isa[index], "--json", *options,
     )  # fmt: skip
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
 
@@ -101,14 +106,13 @@ def end_bench(process):
 
 
 def bench_together(hosts, args, *options):
-    memory = memory_of_each(args.hosts)
     addresses = [f"{PREFIX}{i + 1}:7717" for i in range(1, args.hosts)]
     for i, address in enumerate(addresses):
         hosts.start(
             i + 1, f"{args.skein}-worker", "--listen", address, "--insecure", "--threads", "1", "--model", args.model,
-            "--memory", memory,
+            "--memory", args.memory[i + 1], "--isa", args.isa[i + 1],
         )  # fmt: skip
-    result = end_bench(begin_bench(hosts, 0, args, "--workers", ",".join(addresses), "--memory", memory, *options))
+    result = end_bench(begin_bench(hosts, 0, args, "--workers", ",".join(addresses), "--memory", args.memory[0], *options))
     hosts.stop_all()
     return result
 
@@ -120,17 +124,62 @@ def memory_of_each(hosts):
     return str(available_kib * 1024 * 8 // 10 // hosts)
 
 
+def for_each_host(text, hosts):
+    """One value stands for all."""
+    values = text.split(",")
+    if len(values) not in (1, hosts):
+        sys.exit(f"{text}: give one value, or one for each of {hosts} hosts")
+    return values * hosts if len(values) == 1 else values
+
+
+def rates_of(title, results):
+    """The median, and it with what it lies between, as text."""
+    rates = [result[title]["tokens_per_s"] for result in results]
+    return statistics.median(rates), f"{statistics.median(rates):.2f} ({min(rates):.2f}–{max(rates):.2f})"
+
+
+def predicted(title, results):
+    plan = results[0]["predicted"].get("plan")
+    return f"predicted {plan[f'{title}_tokens_per_s']:.2f}" if plan else "nothing predicted"
+
+
+def placement(results):
+    return results[0]["predicted"].get("plan", {}).get("placement", "")
+
+
 def report(title, alone, side_by_side, together):
-    runs = (alone, side_by_side, together)
-    rates = [[result[title]["tokens_per_s"] for result in results] for results in runs]
-    one, beside, all_of_them = (statistics.median(rate) for rate in rates)
-    spread = [f"{min(rate):.2f}–{max(rate):.2f}" for rate in rates]
-    plan = together[0]["predicted"].get("plan")
-    predicted = f"{plan[f'{title}_tokens_per_s']:.2f}" if plan else "nothing"
-    print(
-        f"{title:8}  alone {one:.2f} ({spread[0]}), beside others {beside:.2f} ({spread[1]}), together {all_of_them:.2f} "
-        f"({spread[2]}) tokens/s: {all_of_them / one:.2f}x and {all_of_them / beside:.2f}x; predicted {predicted}"
+    (one, alone_text), (beside, beside_text), (all_of_them, text) = (
+        rates_of(title, results) for results in (alone, side_by_side, together)
     )
+    print(
+        f"{title:8}  alone {alone_text}, beside others {beside_text}, together {text} tokens/s: "
+        f"{all_of_them / one:.2f}x and {all_of_them / beside:.2f}x; {predicted(title, together)}"
+    )
+
+
+def compare_ways(hosts, args):
+    """All hosts together, in each way in turn."""
+    results = {way: [] for way in args.ways.split(";")}
+    for _ in range(args.r):
+        for way, runs in results.items():
+            runs.append(bench_together(hosts, args, *way.split(), *args.options))
+    for way, runs in results.items():
+        print(f"{way}: {placement(runs)}; fan-out {runs[0]['fanout_mean']:.2f}")
+        for title in ("decode", "prefill"):
+            print(f"  {title:8}  {rates_of(title, runs)[1]} tokens/s; {predicted(title, runs)}")
+
+
+def compare_hosts(hosts, args):
+    """The first host alone, each for itself, and all together."""
+    alone, side_by_side, together = [], [], []
+    for _ in range(args.r):
+        alone.append(end_bench(begin_bench(hosts, 0, args)))
+        each = [begin_bench(hosts, i, args) for i in range(args.hosts)]
+        side_by_side += map(end_bench, each)
+        together.append(bench_together(hosts, args, *args.options))
+    print(placement(together))
+    report("decode", alone, side_by_side, together)
+    report("prefill", alone, side_by_side, together)
 
 
 def main():
@@ -140,23 +189,20 @@ def main():
     parser.add_argument("--hosts", type=int, default=2)
     parser.add_argument("--mbit", type=int, default=10000)
     parser.add_argument("--delay-us", type=int, default=0)
+    parser.add_argument("--memory")
+    parser.add_argument("--isa", default="auto")
+    parser.add_argument("--ways")
     parser.add_argument("-p", type=int, default=32)
     parser.add_argument("-n", type=int, default=16)
     parser.add_argument("-r", type=int, default=3)
     parser.add_argument("options", nargs="*")
     args = parser.parse_args()
     args.skein, args.model = os.path.abspath(args.skein), os.path.abspath(args.model)
-    alone, side_by_side, together = [], [], []
+    args.memory = for_each_host(args.memory or memory_of_each(args.hosts), args.hosts)
+    args.isa = for_each_host(args.isa, args.hosts)
     with Hosts(args.hosts, args.mbit, args.delay_us) as hosts:
-        for _ in range(args.r):
-            alone.append(end_bench(begin_bench(hosts, 0, args)))
-            each = [begin_bench(hosts, i, args) for i in range(args.hosts)]
-            side_by_side += map(end_bench, each)
-            together.append(bench_together(hosts, args, *args.options))
-    placement = together[0]["predicted"].get("plan", {}).get("placement", "")
-    print(f"{args.hosts} hosts of one core, {args.mbit} Mbit/s, {args.delay_us} us; {placement}")
-    report("decode", alone, side_by_side, together)
-    report("prefill", alone, side_by_side, together)
+        print(f"{args.hosts} hosts of one core, {args.mbit} Mbit/s, {args.delay_us} us")
+        (compare_ways if args.ways else compare_hosts)(hosts, args)
 
 
 if __name__ == "__main__":
