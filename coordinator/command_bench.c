@@ -198,7 +198,8 @@ static void add_loads(const struct bench *bench, json_t *object) {
     size_t count = take_loads(bench, holders);
     const struct statistics *statistics = runtime_statistics(bench->runtime);
     json_object_set_new(object, "fanout_mean", json_real(statistics_fanout_mean(statistics)));
-    json_object_set_new(object, "fanout", statistics_fanout_to_json(statistics));
+    json_object_set_new(object, "fanout",
+                        statistics_fanout_to_json(statistics, statistics->holders));
     json_object_set_new(object, "holders", figures_holders_to_json(holders, count, statistics));
 }
 

@@ -93,7 +93,7 @@ json_t *figures_to_json(const struct figures *figures) {
         "prompt_tokens_per_s", figures_prompt_rate(result), "decode_tokens",
         (json_int_t)result->answer_tokens, "decode_tokens_per_s", figures_decode_rate(result),
         "workers", workers, "fanout_mean", statistics_fanout_mean(figures->statistics), "fanout",
-        statistics_fanout_to_json(figures->statistics));
+        statistics_fanout_to_json(figures->statistics, (uint32_t)json_array_size(workers)));
     if (stats && figures->placement)
         json_object_set_new(stats, "predicted",
                             json_pack("{s:s, s:f, s:f}", "placement", figures->placement,

@@ -58,9 +58,9 @@ void statistics_print_fanout(const struct statistics *statistics, FILE *stream) 
     fprintf(stream, "\n");
 }
 
-json_t *statistics_fanout_to_json(const struct statistics *statistics) {
+json_t *statistics_fanout_to_json(const struct statistics *statistics, uint32_t machines) {
     json_t *list = json_array();
-    for (uint32_t n = 1; list && n <= statistics->holders; n++)
+    for (uint32_t n = 1; list && n <= machines; n++)
         json_array_append_new(list, json_integer((json_int_t)statistics->fanout[n]));
     return list;
 }

@@ -33,8 +33,9 @@ double statistics_fanout_mean(const struct statistics *statistics);
 /* One line with the part of tokens for each number of holders. Nothing before the first token. */
 void statistics_print_fanout(const struct statistics *statistics, FILE *stream);
 
-/* The fan-out as a list: tokens that visited 1, 2, … all holders. NULL when memory is out. */
-json_t *statistics_fanout_to_json(const struct statistics *statistics);
+/* The fan-out as a list: tokens that visited 1, 2, … `machines` holders, at most all. NULL when
+ * memory is out. */
+json_t *statistics_fanout_to_json(const struct statistics *statistics, uint32_t machines);
 
 /* {"rows": [], "bytes_out": [], "bytes_in": []} of one holder, by layer. NULL when memory is out.
  */

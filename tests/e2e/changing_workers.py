@@ -203,7 +203,9 @@ class Generation:
         ids = ids_of(out)
         reference = subprocess.run(self.command(len(ids)), capture_output=True, text=True, timeout=TIMEOUT_S)
         require(ids == ids_of(reference.stdout), f"other tokens than those of one process, among {len(ids)}")
-        return {worker["address"]: worker for worker in json.loads(out)["stats"]["workers"]}
+        stats = json.loads(out)["stats"]
+        require(len(stats["fanout"]) == len(stats["workers"]), f"the fan-out is {stats['fanout']}")
+        return {worker["address"]: worker for worker in stats["workers"]}
 
 
 def check_exchanged(bench):

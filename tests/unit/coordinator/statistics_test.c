@@ -28,7 +28,7 @@ static void test_nothing_yet(void **state) {
     char *text = print(statistics);
     assert_string_equal(text, "");
     free(text);
-    json_t *list = statistics_fanout_to_json(statistics);
+    json_t *list = statistics_fanout_to_json(statistics, statistics->holders);
     assert_int_equal(json_array_size(list), HOLDERS);
     for (uint32_t n = 0; n < HOLDERS; n++)
         assert_int_equal(json_integer_value(json_array_get(list, n)), 0);
@@ -45,7 +45,7 @@ static void test_fanout(void **state) {
     char *text = print(statistics);
     assert_string_equal(text, "  fan-out  1: 75.0 %  3: 25.0 %\n");
     free(text);
-    json_t *list = statistics_fanout_to_json(statistics);
+    json_t *list = statistics_fanout_to_json(statistics, statistics->holders);
     const uint64_t want[HOLDERS] = {6, 0, 2};
     for (uint32_t n = 0; n < HOLDERS; n++)
         assert_int_equal(json_integer_value(json_array_get(list, n)), want[n]);
