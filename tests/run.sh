@@ -60,6 +60,9 @@ check "kernels, ASan" timeout 600 build-asan/tests/kernel_harness
 TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp" \
     check "unit tests of threads, TSan" unit_tests build-tsan -R "common_threads|common_transport|worker_expert|worker_store|\
 worker_service|worker_session|worker_giver|worker_fetcher|coordinator_cluster|coordinator_attention_latent|coordinator_engine|coordinator_export_test"
+# Beside others: the one computes all the time, the other mostly waits.
+check "aarch64, emulated" tests/e2e/aarch64.sh &
+check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin &
 check "reference reproduces the golden models" /usr/bin/python3 tests/reference/self_check.py
 check "golden models, in process and on 1, 2, 3, 5 workers" /usr/bin/python3 tests/e2e/check_model.py build/bin/skein \
   tests/data/golden/* --workers 0,1,2,3,5 --placement experts,slices,slices+here,experts+overlap,experts+overlap+offload --batch-tokens 1,7,512
@@ -77,19 +80,16 @@ check "golden models, ASan" /usr/bin/python3 tests/e2e/check_model.py build-asan
   tests/data/golden/* tests/data/golden-gguf/* --workers 0,2 --placement experts+here+overlap,slices --batch-tokens 512
 check "KV cache formats" /usr/bin/python3 tests/e2e/kv_cache.py build/bin/skein
 check "unseen models" /usr/bin/python3 tests/e2e/unseen_models.py build/bin/skein
-# Beside checks that mostly wait.
-check "aarch64, emulated" tests/e2e/aarch64.sh &
-check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin
 check "ways in which frames travel" /usr/bin/python3 tests/e2e/transport.py build-asan/bin/skein
 check "shards on disk" /usr/bin/python3 tests/e2e/shard_cache.py build-asan/bin/skein
 check "shards from worker to worker" /usr/bin/python3 tests/e2e/worker_to_worker.py build-asan/bin/skein
 check "shards on disk instead of in memory" /usr/bin/python3 tests/e2e/spill.py build-asan/bin/skein
-check "workers that are lost" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein
 wait
+check "workers that are lost" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein
 check "memory of each process" /usr/bin/python3 tests/e2e/memory.py build/bin/skein &
 check "workers that are lost, without copies of the model" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein --ship
-check "workers that come and go" /usr/bin/python3 tests/e2e/changing_workers.py build-asan/bin/skein
 check "workers that become slow" /usr/bin/python3 tests/e2e/slow_worker.py build-asan/bin/skein
+check "workers that come and go" /usr/bin/python3 tests/e2e/changing_workers.py build-asan/bin/skein &
 check "plans" /usr/bin/python3 tests/e2e/plan.py build/bin/skein
 check "command line and chat" /usr/bin/python3 tests/e2e/command_line.py build/bin/skein
 check "demo model answers" /usr/bin/python3 tests/e2e/demo_model.py build/bin/skein
