@@ -1,12 +1,12 @@
 /* Each job has a list of slots of its own and looks at nothing else, so that others may be filled
  * and added meanwhile. */
 #include "worker/keeper.h"
-#include "worker/store_loading.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 
 #include "common/cluster_limits.h"
+#include "worker/store_loading.h"
 
 /* Slots that one job writes: some seconds of work on a slow disk. */
 #define SLOTS_MAX 64

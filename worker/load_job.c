@@ -1,7 +1,6 @@
 /* The message is checked before anything is taken from it: its lists come from outside. What they
  * say of shards the store checks. */
 #include "worker/load_job.h"
-#include "worker/store_loading.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -10,6 +9,7 @@
 #include "common/cluster_limits.h"
 #include "common/config.h"
 #include "common/log.h"
+#include "worker/store_loading.h"
 
 static bool ascends(const uint32_t *slots, size_t count) {
     for (size_t i = 0; i < count; i++)

@@ -2,7 +2,7 @@
  * room for whole blocks at a multiple of DISK_BLOCK_BYTES, by io_uring or by the calling thread,
  * and checked against the hash that the file is named by.
  *
- * Used by whoever reads shards back: worker/shard_cache, worker/expert_store, worker/spill. A file
+ * Used by whoever reads shards back: worker/shard_cache, worker/store_loading, worker/spill. A file
  * and a ring belong to one thread at a time. Only opening a ring allocates. */
 #pragma once
 
