@@ -16,19 +16,22 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/nodes.h"
 
 #define SPIN_ROUNDS 4000
 
-/* The tasks of one thread's run that nobody has taken. */
+/* The tasks of one thread's run that nobody has taken, and what that thread did. */
 struct run {
     _Alignas(64) atomic_size_t next;
     size_t end;
+    struct thread_span span; /* written by the thread inside a loop, read between loops */
 };
 
 struct threads {
@@ -38,6 +41,7 @@ struct threads {
     struct run *runs;   /* (count) */
     threads_task function;
     void *context;
+    bool watched;
     atomic_uint ids;                     /* hands out thread numbers */
     atomic_uint sleepers;                /* threads in a futex or on the way there */
     _Alignas(64) atomic_uint generation; /* futex: a new value is a new loop */
@@ -73,7 +77,9 @@ static void wake(struct threads *threads, atomic_uint *word) {
         syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-static void take_tasks(struct threads *threads, unsigned thread) {
+/* Returns how many it has done. */
+static size_t take_tasks(struct threads *threads, unsigned thread) {
+    size_t done = 0;
     for (unsigned i = 0; i < threads->count; i++) {
         struct run *run = &threads->runs[(thread + i) % threads->count];
         for (;;) {
@@ -81,8 +87,21 @@ static void take_tasks(struct threads *threads, unsigned thread) {
             if (task >= run->end)
                 break;
             threads->function(threads->context, task, thread);
+            done++;
         }
     }
+    return done;
+}
+
+/* take_tasks of a helper, noting when it was. */
+static void help(struct threads *threads, unsigned thread) {
+    struct thread_span *span = &threads->runs[thread].span;
+    uint64_t begin_ns = threads->watched ? clock_now_ns() : 0;
+    if (take_tasks(threads, thread) == 0 || !threads->watched)
+        return;
+    span->end_ns = clock_now_ns();
+    span->begin_ns = span->busy_ns ? span->begin_ns : begin_ns;
+    span->busy_ns += span->end_ns - begin_ns;
 }
 
 /* False: the loop is closed. */
@@ -111,7 +130,7 @@ static void *thread_main(void *argument) {
             return NULL;
         if (!enter(threads))
             continue;
-        take_tasks(threads, id);
+        help(threads, id);
         leave(threads);
     }
 }
@@ -141,6 +160,7 @@ enum status threads_create(unsigned count, struct threads **out) {
         threads_destroy(threads);
         return STATUS_NO_MEMORY;
     }
+    memset(threads->runs, 0, count * sizeof *threads->runs);
     for (; threads->count < count; threads->count++) {
         if (pthread_create(&threads->handles[threads->count - 1], NULL, thread_main, threads)) {
             log_error("cannot start thread %u of %u; lower --threads", threads->count + 1, count);
@@ -185,8 +205,20 @@ void threads_run(struct threads *threads, size_t tasks, threads_task function, v
     atomic_store(&threads->inside, 0);
     atomic_fetch_add(&threads->generation, 1);
     wake(threads, &threads->generation);
-    take_tasks(threads, 0);
+    (void)take_tasks(threads, 0);
     unsigned inside = atomic_fetch_or(&threads->inside, CLOSED) | CLOSED;
     while (inside != CLOSED)
         inside = wait_change(threads, &threads->inside, inside);
+}
+
+void threads_watch(struct threads *threads, bool watched) {
+    threads->watched = watched;
+    for (unsigned t = 0; t < threads->count; t++)
+        threads->runs[t].span = (struct thread_span){0};
+}
+
+struct thread_span threads_take_span(struct threads *threads, unsigned thread) {
+    struct thread_span span = threads->runs[thread].span;
+    threads->runs[thread].span = (struct thread_span){0};
+    return span;
 }

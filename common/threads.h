@@ -5,7 +5,9 @@
  * nodes in order. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "common/status.h"
 
@@ -40,3 +42,16 @@ static inline void threads_pause(void) {
  * done. Each thread starts with its own part of the tasks, of consecutive numbers and the same in
  * each loop of as many tasks, and helps the others when it is through. Allocates nothing. */
 void threads_run(struct threads *threads, size_t tasks, threads_task function, void *context);
+
+/* When a thread worked on tasks, as clock_now_ns: from its first to its last one, and how long in
+ * all loops together. busy_ns is 0 where it had none. */
+struct thread_span {
+    uint64_t begin_ns, end_ns, busy_ns;
+};
+
+/* Whether loops note spans from now on. Call it, as the next one, between two loops. */
+void threads_watch(struct threads *threads, bool watched);
+
+/* What thread `thread` of [1, threads_count) did since this was last asked of it, or watching
+ * began; thread 0 is the caller, who knows. */
+struct thread_span threads_take_span(struct threads *threads, unsigned thread);

@@ -76,6 +76,7 @@ struct cluster_load_options {
     uint32_t batch_rows;       /* most rows in one frame */
     uint32_t entries_per_row;  /* most entries for one row and worker */
     bool exact;                /* weights are to meet unrounded activations */
+    bool wants_spans;          /* answers are to say when each of a worker's threads computed */
     cluster_progress progress; /* may be NULL */
     void *context;             /* for `progress` */
 };

@@ -54,7 +54,7 @@ static enum status check_reply(struct dispatch *dispatch, uint32_t holder, const
     if (header->type != WIRE_COMBINE || !ticket || ticket->parts[holder].reply != reply ||
         header->format != ticket->answer_format || header->layer != ticket->work.layer ||
         header->rows != ticket->parts[holder].rows ||
-        header->hidden != ticket->parts[holder].width) {
+        header->hidden != ticket->parts[holder].width || (header->entries && !dispatch->trace)) {
         log_error("worker %s: answered frame %llu (layer %u, %u rows), which was not asked of it; "
                   "install the same release on both machines",
                   address, (unsigned long long)header->sequence, header->layer, header->rows);
@@ -91,8 +91,8 @@ static void take_completion(struct dispatch *dispatch, const struct completion *
         if (!ticket->is_head)
             statistics_load(dispatch->statistics, holder, header.layer)->bytes_in +=
                 completion->bytes;
-        trace_worker(dispatch->trace, holder, header.layer, ticket->parts[holder].sent_ns,
-                     header.busy_us, header.rows);
+        trace_worker(dispatch->trace, holder, ticket->parts[holder].sent_ns, &header,
+                     wire_combine_spans(completion->buffer));
     }
     ticket->parts[holder].pending--;
 }

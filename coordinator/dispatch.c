@@ -21,12 +21,17 @@ uint32_t dispatch_entries_per_row(uint32_t experts_per_token) {
     return experts_per_token * PARTS_PER_HOLDER_MAX + 1;
 }
 
+size_t dispatch_answer_bytes(const struct dispatch *dispatch, uint32_t rows, uint32_t width,
+                             enum wire_format format) {
+    return wire_combine_bytes(rows, width, format, dispatch->trace ? THREADS_MAX : 0);
+}
+
 /* A COMBINE frame of the largest batch, the logits of one row, or an ERROR frame. */
 static size_t reply_bytes_max(const struct dispatch *dispatch) {
-    size_t combine = wire_combine_bytes(dispatch->rows_max, dispatch->hidden,
-                                        wire_answer_format(dispatch->format));
+    size_t combine = dispatch_answer_bytes(dispatch, dispatch->rows_max, dispatch->hidden,
+                                           wire_answer_format(dispatch->format));
     size_t error = sizeof(struct wire_header) + WIRE_ERROR_BYTES_MAX;
-    size_t logits = wire_combine_bytes(1, dispatch->head_rows, WIRE_F32);
+    size_t logits = dispatch_answer_bytes(dispatch, 1, dispatch->head_rows, WIRE_F32);
     combine = combine > logits ? combine : logits;
     return combine > error ? combine : error;
 }
@@ -379,9 +384,19 @@ static void list_ffn(struct dispatch *dispatch, struct ticket *ticket) {
     }
 }
 
+/* What is not needed any more, while no ticket names it. */
+static enum status release(struct dispatch *dispatch) {
+    for (uint32_t t = 0; t < TICKETS_MAX; t++)
+        if (dispatch->tickets[t].in_use)
+            return STATUS_OK;
+    return failover_release(dispatch->failover);
+}
+
 enum status dispatch_attend(struct dispatch *dispatch) {
     holders_refresh(dispatch->holders);
     enum status status = failover_react(dispatch->failover);
+    if (!status)
+        status = release(dispatch);
     dispatch->failed |= status != STATUS_OK;
     return status;
 }
@@ -483,20 +498,13 @@ static enum status balance(struct dispatch *dispatch) {
     return status;
 }
 
-static bool is_idle(const struct dispatch *dispatch) {
-    for (uint32_t t = 0; t < TICKETS_MAX; t++)
-        if (dispatch->tickets[t].in_use)
-            return false;
-    return true;
-}
-
 enum status dispatch_send(struct dispatch *dispatch, const struct dispatch_work *work,
                           struct ticket **out) {
     if (dispatch->failed)
         return STATUS_CONNECTION;
     enum status status = balance(dispatch);
-    if (!status && is_idle(dispatch))
-        status = failover_release(dispatch->failover);
+    if (!status)
+        status = release(dispatch);
     if (status)
         return status;
     struct ticket *ticket = dispatch_open_ticket(dispatch);

@@ -128,8 +128,9 @@ enum status dispatch_send(struct dispatch *dispatch, const struct dispatch_work 
                           struct ticket **out);
 
 /* Takes over what has changed with holders, and does for those that were lost or want to leave what
- * failover_react says: before each sending, and while there is nothing to send. Errors: those of
- * failover_react; nothing can be dispatched any more then. */
+ * failover_react says, and, where no ticket is open, what failover_release says: before each
+ * sending, and while there is nothing to send. Errors: those of the two; nothing can be dispatched
+ * any more then. */
 enum status dispatch_attend(struct dispatch *dispatch);
 
 /* For head: a ticket that is not in use; whether a worker is asked for its part of SHARD_FFN or
@@ -138,6 +139,11 @@ enum status dispatch_attend(struct dispatch *dispatch);
 struct ticket *dispatch_open_ticket(struct dispatch *dispatch);
 bool dispatch_asks(const struct dispatch *dispatch, const struct placed_shard *part);
 void dispatch_send_part(struct dispatch *dispatch, struct ticket *ticket, uint32_t holder);
+
+/* Bytes of an answer with `rows` rows of `width` values, and with spans where they are asked for.
+ */
+size_t dispatch_answer_bytes(const struct dispatch *dispatch, uint32_t rows, uint32_t width,
+                             enum wire_format format);
 
 /* Sends the work of an open ticket again, to the holders there are now. For combine. */
 enum status dispatch_resend(struct dispatch *dispatch, struct ticket *ticket);

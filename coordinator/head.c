@@ -10,7 +10,8 @@
 /* Whether the buffers have room for frames of so many rows and their answers. */
 static bool fits(const struct dispatch *dispatch, uint32_t rows) {
     return wire_dispatch_bytes(rows, rows, dispatch->hidden, WIRE_F32) <= dispatch->frame_bytes &&
-           wire_combine_bytes(rows, dispatch->head_rows, WIRE_F32) <= dispatch->reply_bytes;
+           dispatch_answer_bytes(dispatch, rows, dispatch->head_rows, WIRE_F32) <=
+               dispatch->reply_bytes;
 }
 
 /* Asks workers for their rows; the others' parts stay without rows. */

@@ -264,6 +264,7 @@ static void send_assign(struct member *member, const struct assignment_lists *li
     assign.batch_rows = load->batch_rows;
     assign.experts_per_token = load->entries_per_row;
     assign.exact_activations = load->exact;
+    assign.wants_spans = load->wants_spans;
     if (member->state == MEMBER_LOADING) {
         assign.n_layer_inner = assign.n_layer_gate_format = assign.n_layer_up_format =
             assign.n_layer_down_format = layouts;

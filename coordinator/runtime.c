@@ -322,6 +322,7 @@ static enum status load_workers(struct runtime *runtime, struct progress *progre
         .hidden = runtime->shape.hidden,
         .entries_per_row = dispatch_entries_per_row(runtime->shape.experts_per_token),
         .exact = runtime->options.exact,
+        .wants_spans = runtime->options.trace != NULL,
         .progress = show_bytes_done,
         .context = progress,
     };
@@ -405,8 +406,8 @@ static void name_holders(struct runtime *runtime) {
 static enum status start_trace(struct runtime *runtime) {
     if (!runtime->options.trace)
         return STATUS_OK;
-    return trace_create(runtime->options.trace, runtime->holder_names, runtime->holders->workers,
-                        &runtime->trace);
+    return trace_create(runtime->options.trace, runtime->threads, runtime->holder_names,
+                        runtime->holders->workers, &runtime->trace);
 }
 
 /* In how many parts batches run: as predicted, or always as many as --overlap and their rows allow.

@@ -28,6 +28,7 @@ static_assert(offsetof(struct wire_header, busy_us) == 40, "wire layout");
 static_assert(offsetof(struct wire_header, checksum) == 44, "wire layout");
 static_assert(sizeof(struct wire_header) == 48, "wire layout");
 static_assert(sizeof(struct wire_entry) == 12, "wire layout");
+static_assert(sizeof(struct wire_span) == 12, "wire layout");
 
 static size_t round_up(size_t bytes) {
     return (bytes + WIRE_ALIGNMENT - 1) / WIRE_ALIGNMENT * WIRE_ALIGNMENT;
@@ -76,8 +77,9 @@ size_t wire_dispatch_bytes(uint32_t rows, uint32_t entries, uint32_t hidden,
     return dispatch_rows_offset(entries) + rows_bytes(rows, hidden, format);
 }
 
-size_t wire_combine_bytes(uint32_t rows, uint32_t hidden, enum wire_format format) {
-    return round_up(sizeof(struct wire_header)) + rows_bytes(rows, hidden, format);
+size_t wire_combine_bytes(uint32_t rows, uint32_t hidden, enum wire_format format, uint32_t spans) {
+    size_t bytes = round_up(sizeof(struct wire_header)) + rows_bytes(rows, hidden, format);
+    return spans ? round_up(bytes) + spans * sizeof(struct wire_span) : bytes;
 }
 
 struct wire_entry *wire_dispatch_entries(void *frame) {
@@ -92,6 +94,14 @@ void *wire_dispatch_rows(void *frame) {
 
 void *wire_combine_rows(void *frame) {
     return (uint8_t *)frame + round_up(sizeof(struct wire_header));
+}
+
+struct wire_span *wire_combine_spans(void *frame) {
+    struct wire_header header;
+    memcpy(&header, frame, sizeof header);
+    size_t rows_end =
+        wire_combine_bytes(header.rows, header.hidden, (enum wire_format)header.format, 0);
+    return (struct wire_span *)((uint8_t *)frame + round_up(rows_end));
 }
 
 void wire_store(enum wire_format format, const float *values, size_t count, void *out) {
@@ -124,7 +134,8 @@ static uint64_t payload_bytes(const struct wire_header *header) {
                                    (enum wire_format)header->format) -
                sizeof *header;
     case WIRE_COMBINE:
-        return wire_combine_bytes(header->rows, header->hidden, (enum wire_format)header->format) -
+        return wire_combine_bytes(header->rows, header->hidden, (enum wire_format)header->format,
+                                  header->entries) -
                sizeof *header;
     case WIRE_ERROR:
     case WIRE_PROBE:
@@ -148,7 +159,14 @@ static uint64_t payload_bytes_max(const struct wire_header *header) {
 }
 
 static uint32_t entries_max(const struct wire_header *header) {
-    return header->type == WIRE_PROBE ? WIRE_PROBE_BYTES_MAX : header->rows * ENTRIES_PER_ROW_MAX;
+    switch (header->type) {
+    case WIRE_PROBE:
+        return WIRE_PROBE_BYTES_MAX;
+    case WIRE_COMBINE:
+        return THREADS_MAX;
+    default:
+        return header->rows * ENTRIES_PER_ROW_MAX;
+    }
 }
 
 /* Logits are as long as a part of the vocabulary. */

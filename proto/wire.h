@@ -39,8 +39,8 @@ struct wire_header {
     uint64_t sequence;      /* of the ticket; for WIRE_OPEN the session */
     uint32_t layer;         /* model layer of the rows */
     uint32_t rows;          /* activation rows in the payload */
-    uint32_t entries;       /* DISPATCH: (row, slot, weight) entries in the payload; PROBE: bytes
-                               of payload that the answer is to have; else 0 */
+    uint32_t entries;       /* DISPATCH: (row, slot, weight) entries in the payload; COMBINE: spans
+                               in it; PROBE: bytes of payload that the answer is to have; else 0 */
     uint32_t hidden;        /* values in a row; in the answer to a head's slot its rows */
     uint64_t payload_bytes; /* bytes behind the header */
     uint32_t busy_us;       /* COMBINE: microseconds the worker computed; else 0 */
@@ -60,8 +60,14 @@ struct wire_entry {
  *
  * DISPATCH payload: wire_entry[entries], padding to 64 bytes, x (rows, hidden). COMBINE payload:
  * sums (rows, hidden), behind the header padded to 64 bytes: the first row is always 64-byte
- * aligned. */
+ * aligned; where the assignment asked for spans, padding to 64 bytes and wire_span[entries]. */
 #define WIRE_ALIGNMENT 64u
+
+/* When another thread than the first computed, in microseconds from the moment at which the worker
+ * began with the frame, and how much of that time it had work. The first of them is of thread 1. */
+struct wire_span {
+    uint32_t begin_us, end_us, busy_us;
+};
 
 /* FNV-1a over `bytes`. */
 uint32_t wire_checksum(const void *data, size_t bytes);
@@ -69,7 +75,7 @@ uint32_t wire_checksum(const void *data, size_t bytes);
 /* Bytes of a whole frame. */
 size_t wire_dispatch_bytes(uint32_t rows, uint32_t entries, uint32_t hidden,
                            enum wire_format format);
-size_t wire_combine_bytes(uint32_t rows, uint32_t hidden, enum wire_format format);
+size_t wire_combine_bytes(uint32_t rows, uint32_t hidden, enum wire_format format, uint32_t spans);
 
 /* Bytes of one row of `hidden` values. */
 size_t wire_row_bytes(enum wire_format format, uint32_t hidden);
@@ -85,6 +91,7 @@ const char *wire_format_name(enum wire_format format);
 struct wire_entry *wire_dispatch_entries(void *frame);
 void *wire_dispatch_rows(void *frame);
 void *wire_combine_rows(void *frame);
+struct wire_span *wire_combine_spans(void *frame);
 
 /* Rounds one row of `count` values to the format, and back. */
 void wire_store(enum wire_format format, const float *values, size_t count, void *out);

@@ -117,6 +117,16 @@ static const struct expert *head_of(const struct service *service, const struct 
                : NULL;
 }
 
+/* Spans in an answer, where the coordinator wants them. */
+static uint32_t span_count(const struct service *service) {
+    const struct service_options *options = &service->options;
+    return options->tells_spans ? threads_count(options->threads) - 1 : 0;
+}
+
+static size_t combine_bytes_max(const struct service *service, uint32_t rows, uint32_t width) {
+    return wire_combine_bytes(rows, width, WIRE_F32, span_count(service));
+}
+
 /* Each row has to be named once, with the same slot, and the logits have to fit into the answer. */
 static enum status check_head(struct service *service, const struct frame *frame,
                               const struct wire_header *header, const struct expert *head,
@@ -126,7 +136,7 @@ static enum status check_head(struct service *service, const struct frame *frame
     while (same < header->entries && entries[same].slot == entries[0].slot)
         same++;
     if (same == header->rows && same == header->entries &&
-        wire_combine_bytes(header->rows, head->gate.rows, WIRE_F32) <= service->reply_bytes)
+        combine_bytes_max(service, header->rows, head->gate.rows) <= service->reply_bytes)
         return STATUS_OK;
     complain(service, text,
              "frame of %" PRIu32 " rows and %" PRIu32 " entries for %" PRIu32
@@ -206,6 +216,10 @@ static const float *load_rows(struct service *service, struct frame *frame,
     return service->rows;
 }
 
+static uint32_t us_between(uint64_t begin_ns, uint64_t end_ns) {
+    return end_ns > begin_ns ? (uint32_t)((end_ns - begin_ns) / 1000) : 0;
+}
+
 /* How many of the tasks from `first` on may be computed now; what is on the disk is being read. */
 static size_t fetch_tasks(struct service *service, size_t first, size_t count) {
     struct spill *spill = service->options.spill;
@@ -244,6 +258,25 @@ static enum status compute_rows(struct service *service, struct frame *frame,
     return status;
 }
 
+/* Completes the reply, whose rows are there, and posts it. */
+static void post_reply(struct service *service, struct frame *frame, struct wire_header *reply,
+                       uint64_t started_ns) {
+    reply->type = WIRE_COMBINE;
+    reply->entries = span_count(service);
+    reply->busy_us = us_between(started_ns, clock_now_ns());
+    wire_encode_header(reply, frame->reply);
+    for (uint32_t i = 0; i < reply->entries; i++) {
+        struct thread_span span = threads_take_span(service->options.threads, i + 1);
+        wire_combine_spans(frame->reply)[i] = (struct wire_span){
+            us_between(started_ns, span.begin_ns), us_between(started_ns, span.end_ns),
+            (uint32_t)(span.busy_ns / 1000)};
+    }
+    if (transport_post_send(service->transport, service->connection, frame->reply,
+                            wire_combine_bytes(reply->rows, reply->hidden,
+                                               (enum wire_format)reply->format, reply->entries)))
+        close_connection(service);
+}
+
 /* Computes one frame and posts the reply. The slots that it names stay as they are meanwhile. */
 static void serve_frame(struct service *service, struct frame *frame) {
     const char *peer = connection_peer(service->connection);
@@ -273,17 +306,12 @@ static void serve_frame(struct service *service, struct frame *frame) {
         reply_error(service, frame, header.sequence, spill_fault(service->options.spill));
         return;
     }
-    struct wire_header reply = {.type = WIRE_COMBINE,
-                                .format = (uint8_t)format,
+    struct wire_header reply = {.format = (uint8_t)format,
                                 .sequence = header.sequence,
                                 .layer = header.layer,
                                 .rows = header.rows,
-                                .hidden = width,
-                                .busy_us = (uint32_t)((clock_now_ns() - started_ns) / 1000)};
-    wire_encode_header(&reply, frame->reply);
-    if (transport_post_send(service->transport, service->connection, frame->reply,
-                            wire_combine_bytes(header.rows, width, format)))
-        close_connection(service);
+                                .hidden = width};
+    post_reply(service, frame, &reply, started_ns);
 }
 
 static void handle_completion(struct service *service, const struct completion *completion) {
@@ -384,10 +412,10 @@ static enum status take_buffers(struct service *service) {
     service->entries_max = options->batch_rows * options->entries_per_row;
     service->request_bytes =
         wire_dispatch_bytes(options->batch_rows, service->entries_max, options->hidden, WIRE_F32);
-    service->reply_bytes = wire_combine_bytes(options->batch_rows, options->hidden, WIRE_F32);
+    service->reply_bytes = combine_bytes_max(service, options->batch_rows, options->hidden);
     if (service->reply_bytes < sizeof(struct wire_header) + WIRE_ERROR_BYTES_MAX)
         service->reply_bytes = sizeof(struct wire_header) + WIRE_ERROR_BYTES_MAX;
-    size_t logits_bytes = wire_combine_bytes(1, options->head_rows, WIRE_F32);
+    size_t logits_bytes = combine_bytes_max(service, 1, options->head_rows);
     if (service->reply_bytes < logits_bytes)
         service->reply_bytes = logits_bytes;
     service->arena = arena_create(0);
@@ -438,6 +466,7 @@ enum status service_create(const struct service_options *options, struct service
         const struct expert_arrivals arrivals = spill_arrivals(options->spill);
         expert_workspace_set_arrivals(service->workspace, &arrivals);
     }
+    threads_watch(options->threads, options->tells_spans);
     if (pthread_create(&service->thread, NULL, service_main, service)) {
         status = STATUS_NO_MEMORY;
         goto err_destroy_transport;

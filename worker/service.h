@@ -7,6 +7,7 @@
  * loses its connection; the service stays. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/status.h"
@@ -26,6 +27,7 @@ struct service_options {
     uint32_t batch_rows;      /* most rows in one frame */
     uint32_t entries_per_row; /* most entries for one row */
     uint32_t head_rows;       /* most rows of the output head in a slot; 0: none has any */
+    bool tells_spans;         /* answers say when each thread computed */
     const char *transport;    /* one of TRANSPORT_CHOICES; NULL is auto */
 };
 

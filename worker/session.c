@@ -582,6 +582,7 @@ static void handle_assign(struct session *session, const Control__Assign *assign
                                      .batch_rows = assign->batch_rows,
                                      .entries_per_row = assign->experts_per_token,
                                      .head_rows = load_job_head_rows(assign),
+                                     .tells_spans = assign->wants_spans,
                                      .transport = options->transport};
     if (options->weights && options->fingerprint == assign->fingerprint)
         job->weights = options->weights;

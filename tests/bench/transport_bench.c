@@ -459,7 +459,7 @@ static void report(const char *title, struct way *ways, uint32_t count) {
 static void make_frames(struct bench *bench) {
     uint32_t rows = bench->settings.rows, hidden = bench->settings.hidden;
     bench->request_bytes = wire_dispatch_bytes(rows, rows, hidden, WIRE_F32);
-    bench->reply_bytes = wire_combine_bytes(rows, hidden, WIRE_F32);
+    bench->reply_bytes = wire_combine_bytes(rows, hidden, WIRE_F32, 0);
     for (uint32_t i = 0; i < bench->settings.workers; i++) {
         bench->requests[i] = aligned_alloc(64, (bench->request_bytes + 63) / 64 * 64);
         bench->replies[i] = aligned_alloc(64, (bench->reply_bytes + 63) / 64 * 64);

@@ -350,9 +350,9 @@ def check_trace(bench):
     answer_json(bench, "--prompt", SUM, "--local-workers", "2", "--trace", path)
     with open(path) as f:
         events = json.load(f)
-    found = {(event["tid"], event["name"]) for event in events if event["ph"] == "X"}
-    wanted = {(0, name) for name in ("attention", "router", "dispatch", "wait", "combine")}
-    wanted |= {(row, name) for row, name in ((1, "sent to answered"), (2, "experts"), (4, "experts"))}
+    found = {(event["pid"], event["tid"], event["name"]) for event in events if event["ph"] == "X"}
+    wanted = {(1, 1, name) for name in ("attention", "router", "dispatch", "wait", "combine")}
+    wanted |= {(2, 0, "sent to answered"), (2, 1, "experts"), (3, 1, "experts")}
     require(wanted <= found, f"the trace has {sorted(found)}")
 
 

@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "common/clock.h"
 #include "common/limits.h"
 #include "common/log.h"
 
@@ -109,6 +110,28 @@ static void test_tasks_run_at_the_same_time(void **state) {
     pthread_barrier_destroy(&barrier);
 }
 
+static void test_spans(void **state) {
+    (void)state;
+    struct threads *threads;
+    pthread_barrier_t barrier;
+    pthread_barrier_init(&barrier, NULL, 2);
+    assert_int_equal(threads_create(2, &threads), STATUS_OK);
+    threads_run(threads, 2, meet, &barrier);
+    assert_int_equal(threads_take_span(threads, 1).busy_ns, 0);
+    threads_watch(threads, true);
+    uint64_t begin_ns = clock_now_ns();
+    threads_run(threads, 2, meet, &barrier);
+    uint64_t middle_ns = clock_now_ns();
+    threads_run(threads, 2, meet, &barrier);
+    struct thread_span span = threads_take_span(threads, 1);
+    assert_true(span.begin_ns >= begin_ns && span.begin_ns < middle_ns);
+    assert_true(span.end_ns > middle_ns && span.end_ns <= clock_now_ns());
+    assert_true(span.busy_ns > 0 && span.busy_ns <= span.end_ns - span.begin_ns);
+    assert_int_equal(threads_take_span(threads, 1).busy_ns, 0);
+    threads_destroy(threads);
+    pthread_barrier_destroy(&barrier);
+}
+
 static void test_default_and_largest_count(void **state) {
     (void)state;
     struct threads *threads;
@@ -148,6 +171,7 @@ int main(void) {
         cmocka_unit_test(test_many_short_loops),
         cmocka_unit_test(test_helpers_wake_up_again),
         cmocka_unit_test(test_tasks_run_at_the_same_time),
+        cmocka_unit_test(test_spans),
         cmocka_unit_test(test_default_and_largest_count),
         cmocka_unit_test(test_refused_thread),
     };

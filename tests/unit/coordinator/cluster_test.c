@@ -106,7 +106,7 @@ static void expect_large_sums(int fd, const struct weights *weights,
                               const struct shard_layout *layout, const struct shard *shard) {
     const struct wire_entry entry = {0, 1, 1.0f};
     const struct wire_header header = {.rows = 1, .entries = 1, .hidden = LARGE_DIM};
-    size_t bytes, reply_bytes = wire_combine_bytes(1, LARGE_DIM, WIRE_F32);
+    size_t bytes, reply_bytes = wire_combine_bytes(1, LARGE_DIM, WIRE_F32, 0);
     uint8_t *frame = frame_create(header, &entry, &bytes);
     uint8_t *reply = aligned_alloc(64, reply_bytes);
     fcntl(fd, F_SETFL, 0);

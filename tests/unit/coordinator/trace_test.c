@@ -1,23 +1,24 @@
-/* What a trace's file has: rows, times and arguments, and that it is JSON. */
+/* What a trace's file has: machines, rows, times and arguments, and that it is JSON. */
 #include "tests/unit/files.h"
 
 #include <jansson.h>
+#include <stdatomic.h>
 
 #include "common/clock.h"
 #include "coordinator/trace.h"
 
 static const char *const NAMES[] = {"a:1", "b:2", NULL};
 
-static const json_t *find(const json_t *events, const char *name, int row) {
+static const json_t *find(const json_t *events, const char *name, int machine, int row) {
     size_t i;
     json_t *event;
     json_array_foreach(events, i, event) {
-        const json_t *tid = json_object_get(event, "tid");
         if (strcmp(json_string_value(json_object_get(event, "name")), name) == 0 &&
-            json_integer_value(tid) == row)
+            json_integer_value(json_object_get(event, "pid")) == machine &&
+            json_integer_value(json_object_get(event, "tid")) == row)
             return event;
     }
-    fail_msg("no event %s in row %d", name, row);
+    fail_msg("no event %s in row %d of machine %d", name, row, machine);
     return NULL;
 }
 
@@ -25,34 +26,73 @@ static double number(const json_t *event, const char *key) {
     return json_number_value(json_object_get(event, key));
 }
 
+static const json_t *argument(const json_t *event, const char *key) {
+    return json_object_get(json_object_get(event, "args"), key);
+}
+
+static void wait_us(uint64_t us) {
+    uint64_t begin_ns = clock_now_ns();
+    while (clock_now_ns() - begin_ns < us * 1000) {
+    }
+}
+
+/* Ends only when another thread has begun, so that two threads have a task. */
+static void meet(void *context, size_t task, unsigned thread) {
+    (void)task;
+    (void)thread;
+    atomic_uint *met = context;
+    atomic_fetch_add(met, 1);
+    while (atomic_load(met) < 2)
+        threads_pause();
+    wait_us(1000);
+}
+
+static void record(const char *path) {
+    struct trace *trace;
+    struct threads *threads;
+    atomic_uint met = 0;
+    assert_int_equal(threads_create(2, &threads), STATUS_OK);
+    assert_int_equal(trace_create(path, threads, NAMES, 3, &trace), STATUS_OK);
+    wait_us(3000);
+    uint64_t begin_ns = clock_now_ns() - 2000000;
+    const struct wire_header header = {.layer = 8, .rows = 5, .busy_us = 1000, .entries = 2};
+    const struct wire_span spans[] = {{100, 700, 500}, {0, 0, 0}};
+    trace_work(trace, "attention", 7, begin_ns);
+    threads_run(threads, 2, meet, &met);
+    trace_work(trace, "router", 7, begin_ns);
+    trace_worker(trace, 1, begin_ns, &header, spans);
+    assert_int_equal(trace_destroy(trace), STATUS_OK);
+    threads_destroy(threads);
+}
+
 static void test_file(void **state) {
     (void)state;
     char directory[64], path[96];
-    struct trace *trace;
     test_directory_make(directory);
     snprintf(path, sizeof path, "%s/trace.json", directory);
-    assert_int_equal(trace_create(path, NAMES, 3, &trace), STATUS_OK);
-    uint64_t now_ns = clock_now_ns();
-    while (clock_now_ns() - now_ns < 3000000) {
-    }
-    uint64_t begin_ns = clock_now_ns() - 2000000;
-    trace_work(trace, "attention", 7, begin_ns);
-    trace_worker(trace, 1, 8, begin_ns, 1000, 5);
-    assert_int_equal(trace_destroy(trace), STATUS_OK);
+    record(path);
     json_t *events = json_load_file(path, 0, NULL);
     assert_true(json_is_array(events));
-    const json_t *name = json_object_get(find(events, "thread_name", 3), "args");
-    assert_string_equal(json_string_value(json_object_get(name, "name")), "b:2, sent to answered");
-    const json_t *attention = find(events, "attention", 0);
+    assert_string_equal(json_string_value(argument(find(events, "process_name", 3, 0), "name")),
+                        "b:2");
+    assert_string_equal(json_string_value(argument(find(events, "thread_name", 3, 2), "name")),
+                        "thread 1");
+    const json_t *attention = find(events, "attention", 1, 1);
     assert_true(number(attention, "dur") >= 2000);
-    assert_int_equal(
-        json_integer_value(json_object_get(json_object_get(attention, "args"), "layer")), 7);
-    const json_t *way = find(events, "sent to answered", 3), *experts = find(events, "experts", 4);
+    assert_int_equal(json_integer_value(argument(attention, "layer")), 7);
+    assert_true(json_integer_value(argument(find(events, "router", 1, 2), "busy_us")) >= 1000);
+    const json_t *way = find(events, "sent to answered", 3, 0);
+    const json_t *experts = find(events, "experts", 3, 1), *helper = find(events, "experts", 3, 2);
     assert_float_equal(number(experts, "dur"), 1000, 1);
     assert_float_equal(number(experts, "ts") - number(way, "ts"), (number(way, "dur") - 1000) / 2,
                        1);
+    assert_float_equal(number(helper, "ts") - number(experts, "ts"), 100, 1);
+    assert_float_equal(number(helper, "dur"), 600, 1);
+    assert_int_equal(json_integer_value(argument(helper, "busy_us")), 500);
     char *text = json_dumps(events, 0);
-    assert_null(strstr(text, "null")); /* for a place that nobody has */
+    assert_null(strstr(text, "null"));       /* for a place that nobody has */
+    assert_null(strstr(text, "a:1"));        /* where nothing happened */
+    assert_null(strstr(text, "\"thread 2")); /* which had no work */
     free(text);
     json_decref(events);
     test_directory_remove(directory);
@@ -63,10 +103,10 @@ static void test_errors(void **state) {
     struct trace *trace;
     struct log_capture capture;
     log_capture_begin(&capture);
-    assert_int_equal(trace_create("/nowhere/trace.json", NAMES, 2, &trace), STATUS_IO);
+    assert_int_equal(trace_create("/nowhere/trace.json", NULL, NAMES, 2, &trace), STATUS_IO);
     log_capture_expect(&capture, "/nowhere/trace.json", NULL);
     trace_work(NULL, "attention", 0, 0);
-    trace_worker(NULL, 0, 0, 0, 0, 0);
+    trace_worker(NULL, 0, 0, NULL, NULL);
     assert_int_equal(trace_destroy(NULL), STATUS_OK);
 }
 

@@ -129,6 +129,11 @@ static void test_refuses_bounds(void **state) {
     expect_out_of_bounds(header);
     header = (struct wire_header){.type = WIRE_COMBINE, .rows = 1, .hidden = VOCABULARY_MAX + 1};
     expect_out_of_bounds(header);
+    header = (struct wire_header){.type = WIRE_COMBINE, .rows = 1, .entries = THREADS_MAX + 1};
+    expect_out_of_bounds(header);
+    header.entries = 1;
+    header.payload_bytes = wire_combine_bytes(1, 0, WIRE_F32, 0) - sizeof header;
+    expect_out_of_bounds(header);
     header = dispatch_header();
     header.entries = UINT32_MAX;
     expect_out_of_bounds(header);

@@ -402,8 +402,15 @@ static inline int data_open(const char *address, uint64_t id) {
     return fd;
 }
 
+/* The end of an io_uring of this thread interrupts it now and then. */
 static inline bool read_all(int fd, void *out, size_t bytes) {
-    return recv(fd, out, bytes, MSG_WAITALL) == (ssize_t)bytes;
+    for (size_t done = 0; done < bytes;) {
+        ssize_t got = recv(fd, (uint8_t *)out + done, bytes - done, MSG_WAITALL);
+        if (got == 0 || (got < 0 && errno != EINTR))
+            return false;
+        done += got > 0 ? (size_t)got : 0;
+    }
+    return true;
 }
 
 /* Requires that the peer closes `fd` without a further byte; then closes it here. */
@@ -436,7 +443,7 @@ static inline void data_expect_sums(int fd, const struct expert experts[2], uint
     const struct wire_entry entries[] = {{0, slot, 0.5f}, {1, slot, 0.25f}, {1, slot + 1, 2.0f}};
     const struct wire_header header = {
         .sequence = 77, .layer = 1, .rows = 2, .entries = 3, .hidden = FIXTURE_HIDDEN};
-    size_t bytes, reply_bytes = wire_combine_bytes(2, FIXTURE_HIDDEN, WIRE_F32);
+    size_t bytes, reply_bytes = wire_combine_bytes(2, FIXTURE_HIDDEN, WIRE_F32, 0);
     uint8_t *frame = frame_create(header, entries, &bytes);
     uint8_t *reply = aligned_alloc(64, reply_bytes);
     assert_int_equal(send(fd, frame, bytes, MSG_NOSIGNAL), bytes);

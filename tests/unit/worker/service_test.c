@@ -66,10 +66,10 @@ static void test_frames_queue(void **state) {
         assert_int_equal(send(fd, frame, bytes, 0), bytes);
         free(frame);
     }
-    uint8_t *reply = aligned_alloc(64, wire_combine_bytes(1, FIXTURE_HIDDEN, WIRE_F32));
+    uint8_t *reply = aligned_alloc(64, wire_combine_bytes(1, FIXTURE_HIDDEN, WIRE_F32, 0));
     for (uint64_t i = 0; i < 4; i++) {
         struct wire_header header;
-        assert_true(read_all(fd, reply, wire_combine_bytes(1, FIXTURE_HIDDEN, WIRE_F32)));
+        assert_true(read_all(fd, reply, wire_combine_bytes(1, FIXTURE_HIDDEN, WIRE_F32, 0)));
         assert_int_equal(wire_decode_header(reply, "service", &header), STATUS_OK);
         assert_int_equal(header.sequence, i);
     }
@@ -90,7 +90,7 @@ static void test_bounds_of_a_frame(void **state) {
     assert_int_equal(count, options.batch_rows * options.entries_per_row);
     struct wire_header header = {
         .sequence = 1, .layer = 1, .rows = rows, .entries = count, .hidden = FIXTURE_HIDDEN};
-    size_t bytes, reply_bytes = wire_combine_bytes(rows, FIXTURE_HIDDEN, WIRE_F32);
+    size_t bytes, reply_bytes = wire_combine_bytes(rows, FIXTURE_HIDDEN, WIRE_F32, 0);
     uint8_t *frame = frame_create(header, entries, &bytes);
     uint8_t *reply = aligned_alloc(64, reply_bytes);
     assert_int_equal(send(fd, frame, bytes, 0), bytes);
@@ -106,6 +106,43 @@ static void test_bounds_of_a_frame(void **state) {
     free(frame);
     free(reply);
     close(fd);
+}
+
+/* Asked for it, an answer says behind the rows when the other thread computed. */
+static void test_spans(void **state) {
+    (void)state;
+    service_destroy(service);
+    options.tells_spans = true;
+    assert_int_equal(service_create(&options, &service), STATUS_OK);
+    struct wire_entry entries[8];
+    for (uint32_t row = 0; row < options.batch_rows; row++)
+        entries[row] = (struct wire_entry){row, 0, 1.0f};
+    struct wire_header header = {
+        .sequence = 1, .layer = 1, .rows = 8, .entries = 8, .hidden = FIXTURE_HIDDEN};
+    size_t bytes, reply_bytes = wire_combine_bytes(8, FIXTURE_HIDDEN, WIRE_F32, 1);
+    uint8_t *frame = frame_create(header, entries, &bytes);
+    uint8_t *reply = aligned_alloc(64, (reply_bytes + 63) / 64 * 64);
+    bool worked = false;
+    int fd = attach();
+    uint64_t started_ns = clock_now_ns(); /* the system may leave the thread without a processor */
+    while (!worked && clock_elapsed_s(started_ns) < 20) {
+        assert_int_equal(send(fd, frame, bytes, 0), bytes);
+        assert_true(read_all(fd, reply, reply_bytes));
+        assert_int_equal(wire_decode_header(reply, "service", &header), STATUS_OK);
+        assert_int_equal(header.entries, 1);
+        const struct wire_span *span = wire_combine_spans(reply);
+        assert_true(span->begin_us <= span->end_us && span->end_us <= header.busy_us);
+        assert_true(span->busy_us <= span->end_us - span->begin_us + 1);
+        worked = span->end_us > 0;
+    }
+    assert_true(worked);
+    free(frame);
+    free(reply);
+    close(fd);
+    service_destroy(service);
+    options.tells_spans = false;
+    assert_int_equal(service_create(&options, &service), STATUS_OK);
+    expect_still_serving();
 }
 
 /* Sends one frame; requires an ERROR frame with `part`, the end of the connection, and one log
@@ -291,7 +328,7 @@ static void test_head(void **state) {
     const struct wire_entry entries[] = {{0, HEAD_SLOT, 1}, {1, HEAD_SLOT, 1}, {2, HEAD_SLOT, 1}};
     const struct wire_header header = {
         .sequence = 3, .rows = 3, .entries = 3, .hidden = FIXTURE_HIDDEN};
-    size_t bytes, reply_bytes = wire_combine_bytes(3, HEAD_END - HEAD_BEGIN, WIRE_F32);
+    size_t bytes, reply_bytes = wire_combine_bytes(3, HEAD_END - HEAD_BEGIN, WIRE_F32, 0);
     uint8_t *frame = frame_create(header, entries, &bytes);
     uint8_t *reply = aligned_alloc(64, (reply_bytes + 63) / 64 * 64);
     int fd = attach();
@@ -396,6 +433,7 @@ int main(void) {
         cmocka_unit_test(test_serves_frame_after_frame),
         cmocka_unit_test(test_frames_queue),
         cmocka_unit_test(test_bounds_of_a_frame),
+        cmocka_unit_test(test_spans),
         cmocka_unit_test(test_refuses_frames),
         cmocka_unit_test(test_head),
         cmocka_unit_test(test_refuses_head_frames),
