@@ -8,25 +8,30 @@
 #include "common/cluster_limits.h"
 #include "common/config.h"
 #include "common/log.h"
+#include "coordinator/own_shards.h"
 #include "coordinator/repair.h"
-#include "worker/store_loading.h"
 
 /* How long a wait looks away, and how often it tells of its progress. */
 #define WAIT_MS  250
 #define REPORT_S 5.0
 
-/* How fast a worker is taken to read its own copy of the model, and to receive shards over a link
+/* How long after the last change among holders one that is lost is thought to come back. */
+#define RETURN_S 60.0
+
+/* How fast a machine is taken to read its own copy of the model, and to receive shards over a link
  * that was not measured. */
 #define COPY_BYTES_PER_S 0.5e9
 #define LINK_BYTES_PER_S 0.1e9
 
 struct failover {
     struct failover_options options;
+    struct own_shards *own; /* NULL: this process holds none */
     uint64_t *memory_bytes; /* (holders) for shards */
-    uint32_t *asked;    /* (holders) of the shards that were placed on it: what it was asked for */
-    uint32_t *reliable; /* (holders) as holders->served, of those that seem to stay */
-    bool *can_hold;     /* (holders) */
-    bool may_release;   /* something has changed since copies were last let go */
+    uint32_t *asked;     /* (holders) of the shards that were placed on it: what it was asked for */
+    uint32_t *reliable;  /* (holders) as holders->served, of those that seem to stay */
+    bool *can_hold;      /* (holders) */
+    bool may_release;    /* something has changed since copies were last let go */
+    uint64_t changed_ns; /* when holders last changed */
     struct repair_result repair;
     uint32_t suspect;               /* as in struct rebalance_input */
     uint64_t since_ns, reported_ns; /* of the wait; 0: none */
@@ -44,7 +49,9 @@ enum status failover_create(const struct failover_options *options, struct failo
         failover->can_hold = calloc(count, sizeof *failover->can_hold);
     }
     if (!failover || !failover->memory_bytes || !failover->asked || !failover->reliable ||
-        !failover->can_hold) {
+        !failover->can_hold ||
+        (options->holders->store && own_shards_create(options->holders->store, options->weights,
+                                                      options->threads, &failover->own))) {
         log_error("no memory for the list of workers; end other programs");
         failover_destroy(failover);
         return STATUS_NO_MEMORY;
@@ -58,6 +65,7 @@ enum status failover_create(const struct failover_options *options, struct failo
 void failover_destroy(struct failover *failover) {
     if (!failover)
         return;
+    own_shards_destroy(failover->own);
     free(failover->can_hold);
     free(failover->reliable);
     free(failover->asked);
@@ -65,23 +73,27 @@ void failover_destroy(struct failover *failover) {
     free(failover);
 }
 
-static enum status extend_here(struct failover *failover, const uint32_t *slots,
-                               const struct shard *shards, uint32_t count) {
-    struct holders *holders = failover->options.holders;
-    enum status status = expert_store_extend(holders->store, slots, shards, count);
-    if (!status)
-        status =
-            store_load(holders->store, failover->options.weights, failover->options.threads, NULL);
-    if (status)
-        return status;
-    expert_store_serve(holders->store);
-    holders->served[holders->workers] = failover->options.placement->held[holders->workers].placed;
-    return STATUS_OK;
+/* For the user. */
+static const char *name_of(const struct failover *failover, uint32_t holder) {
+    const struct holders *holders = failover->options.holders;
+    return holder < holders->workers ? holders->all[holder].address : "this machine";
 }
+
+/* Takes over what this process has loaded. */
+static void serve_own(struct failover *failover) {
+    struct holders *holders = failover->options.holders;
+    uint32_t here = holders->workers;
+    if (failover->own && holders->served[here] < failover->asked[here] &&
+        own_shards_serve(failover->own))
+        holders->served[here] = failover->asked[here];
+}
+
+/* Why holders get more shards: the generation waits for them, or goes on meanwhile. */
+enum extension { EXTENSION_REPAIR, EXTENSION_BALANCE };
 
 /* Gives the holder `count` shards that are new to it: their slots are brought into order. */
 static enum status extend_holder(struct failover *failover, uint32_t h, uint32_t count,
-                                 enum log_level level) {
+                                 enum extension why) {
     struct holders *holders = failover->options.holders;
     const struct holder_shards *held = &failover->options.placement->held[h];
     uint32_t *slots = calloc(count, sizeof *slots), found = 0;
@@ -99,11 +111,13 @@ static enum status extend_holder(struct failover *failover, uint32_t h, uint32_t
     if (status) {
         log_error("no memory for a list of shards; end other programs");
     } else {
-        log_write(level, "%s takes over %" PRIu32 " shards (%s)", holders->all[h].address, found,
+        log_write(why == EXTENSION_REPAIR ? LOG_WARNING : LOG_DEBUG,
+                  "%s takes over %" PRIu32 " shards (%s)", name_of(failover, h), found,
                   config_format_size(bytes, size));
         failover->asked[h] = held->placed;
         status = h < holders->workers ? cluster_extend(holders->cluster, h, slots, found)
-                                      : extend_here(failover, slots, shards, found);
+                                      : own_shards_extend(failover->own, slots, shards, found,
+                                                          why == EXTENSION_BALANCE);
     }
     free(shards);
     free(slots);
@@ -112,13 +126,14 @@ static enum status extend_holder(struct failover *failover, uint32_t h, uint32_t
 
 /* Gives holders what the placement has for them beyond what they were asked for: workers first,
  * which load on their own. */
-static enum status extend_holders(struct failover *failover, enum log_level level) {
+static enum status extend_holders(struct failover *failover, enum extension why) {
     enum status status = STATUS_OK;
     for (uint32_t h = 0; h < failover->options.holders->count && !status; h++) {
         uint32_t count = failover->options.placement->held[h].placed - failover->asked[h];
         if (count > 0)
-            status = extend_holder(failover, h, count, level);
+            status = extend_holder(failover, h, count, why);
     }
+    serve_own(failover);
     return status;
 }
 
@@ -130,11 +145,11 @@ static enum status release_slots(struct failover *failover) {
         struct holder_shards *held = &failover->options.placement->held[h];
         if (held->released_count == 0)
             continue;
-        log_debug("%s gives back %" PRIu32 " shards", holders->all[h].address,
-                  held->released_count);
+        log_debug("%s gives back %" PRIu32 " shards", name_of(failover, h), held->released_count);
         if (h < holders->workers) {
             cluster_release(holders->cluster, h, held->released, held->released_count);
         } else {
+            own_shards_wait(failover->own);
             expert_store_withdraw(holders->store, held->released, held->released_count);
             status = expert_store_release(holders->store, held->released, held->released_count);
         }
@@ -208,10 +223,12 @@ static void dismiss_leaving(struct failover *failover) {
 enum status failover_react(struct failover *failover) {
     struct holders *holders = failover->options.holders;
     uint32_t homeless = failover->repair.homeless;
+    serve_own(failover);
     if (!holders->has_changed || failover->options.timeout_s == 0)
         return STATUS_OK;
     holders->has_changed = false;
     failover->may_release = true;
+    failover->changed_ns = clock_now_ns();
     for (uint32_t h = 0; h < holders->count; h++) {
         bool is_here = h >= holders->workers;
         bool serves = is_here || holders->all[h].connection;
@@ -227,7 +244,7 @@ enum status failover_react(struct failover *failover) {
         return status;
     if (failover->repair.homeless > homeless)
         report_missing(failover);
-    status = extend_holders(failover, LOG_WARNING);
+    status = extend_holders(failover, EXTENSION_REPAIR);
     if (!status)
         dismiss_leaving(failover);
     return status;
@@ -237,8 +254,7 @@ enum status failover_react(struct failover *failover) {
 static void find_arrival_rates(const struct failover *failover, double *rates) {
     const struct holders *holders = failover->options.holders;
     for (uint32_t h = 0; h < holders->count; h++) {
-        rates[h] = 0;
-        /* This process would load them while the generation waits. */
+        rates[h] = h >= holders->workers ? COPY_BYTES_PER_S : 0;
         if (h >= holders->workers || !holders->all[h].connection || holders->all[h].silent)
             continue;
         const struct worker_info *info = cluster_worker(holders->cluster, h);
@@ -248,25 +264,30 @@ static void find_arrival_rates(const struct failover *failover, double *rates) {
     }
 }
 
-/* Whether somebody is lost, about to leave, or still has to load what it was given. */
+/* Whether somebody is about to leave or still has to load what it was given, or was lost and may be
+ * back soon. */
 static bool is_unsettled(const struct failover *failover) {
     const struct holders *holders = failover->options.holders;
-    for (uint32_t h = 0; h < holders->count; h++)
-        if (holders->all[h].leaving ||
-            holders->served[h] < failover->options.placement->held[h].placed)
+    bool changed_lately = clock_elapsed_s(failover->changed_ns) < RETURN_S;
+    for (uint32_t h = 0; h < holders->count; h++) {
+        bool is_lost = h < holders->workers && !holders->all[h].connection;
+        bool is_behind = holders->served[h] < failover->options.placement->held[h].placed;
+        if ((is_lost && is_behind && changed_lately) ||
+            (!is_lost && (is_behind || holders->all[h].leaving)))
             return true;
+    }
     return false;
 }
 
 static void report_balance(const struct failover *failover, const struct load_window *window,
                            double window_s, const struct rebalance_result *result) {
-    const struct holder *all = failover->options.holders->all;
     char size[CONFIG_SIZE_TEXT];
     config_format_size(result->bytes, size);
     log_info("in the last %.1f s %s computed for %.0f %% of the time, %s for %.0f %%: %s %" PRIu32
              " experts (%s), which arrive within %.1f s and are to save %.0f %%",
-             window_s, all[result->from].address, 100 * window->busy_s[result->from] / window_s,
-             all[result->to].address, 100 * window->busy_s[result->to] / window_s,
+             window_s, name_of(failover, result->from),
+             100 * window->busy_s[result->from] / window_s, name_of(failover, result->to),
+             100 * window->busy_s[result->to] / window_s,
              result->copies ? "the latter gets copies of"
                             : "the former keeps less, and others get more, of the slices of",
              result->copies ? result->copies : result->cuts, size, result->arrival_s,
@@ -277,10 +298,12 @@ enum status failover_balance(struct failover *failover, const struct load_window
                              double window_s, const double *rates) {
     if (!failover->options.balances || failover->options.timeout_s == 0)
         return STATUS_OK;
+    const struct holders *holders = failover->options.holders;
     double arrival_rates[HOLDERS_MAX];
     struct rebalance_result result;
     const struct rebalance_input input = {
-        window, window_s, rates, arrival_rates, failover->memory_bytes, failover->suspect};
+        window,          window_s,         rates, arrival_rates, failover->memory_bytes,
+        holders->served, failover->suspect};
     failover->suspect = REBALANCE_NOBODY;
     if (is_unsettled(failover))
         return STATUS_OK;
@@ -293,7 +316,7 @@ enum status failover_balance(struct failover *failover, const struct load_window
     if (result.copies == 0 && result.cuts == 0)
         return STATUS_OK;
     report_balance(failover, window, window_s, &result);
-    return extend_holders(failover, LOG_DEBUG);
+    return extend_holders(failover, EXTENSION_BALANCE);
 }
 
 static void report_waiting(struct failover *failover, uint32_t layer) {

@@ -31,13 +31,14 @@ enum status failover_create(const struct failover_options *options, struct failo
 void failover_destroy(struct failover *failover);
 
 /* Where holders have changed: has survivors load what no copy is left of, and lets workers go that
- * want to leave and whose shards others serve. What this process is to hold it loads at once.
+ * want to leave and whose shards others serve. What this process is to hold instead it loads at
+ * once.
  * Errors: STATUS_NO_MEMORY, those of loading. */
 enum status failover_react(struct failover *failover);
 
 /* Has workers load copies of experts where what holders did in the last `window_s` seconds shows
- * that this gains (see rebalance.h); `rates` (holders) as there. Only while nobody is lost, leaves
- * or loads. Errors: STATUS_NO_MEMORY. */
+ * that this gains (see rebalance.h); `rates` (holders) as there. Only while nobody leaves or loads,
+ * nor was lost lately. Errors: STATUS_NO_MEMORY. */
 enum status failover_balance(struct failover *failover, const struct load_window *window,
                              double window_s, const double *rates);
 

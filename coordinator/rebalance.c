@@ -126,11 +126,37 @@ static const struct expert_places *places_of(const struct rebalance *rebalance,
     return placement_find(rebalance->placement, candidate->layer, candidate->expert);
 }
 
+static bool is_served(const struct rebalance *rebalance, const struct expert_places *places,
+                      uint32_t first) {
+    return placement_copy_is_served(places, first, rebalance->input->served);
+}
+
+/* How many copies are served, and in *found the first part of the last one. */
+static uint32_t count_served(const struct rebalance *rebalance, const struct expert_places *places,
+                             uint32_t *found) {
+    uint32_t copies = 0;
+    for (uint32_t first = 0; first < places->count; first = placement_copy_end(places, first))
+        if (is_served(rebalance, places, first)) {
+            *found = first;
+            copies++;
+        }
+    return copies;
+}
+
+/* Whether the holder has a part of the copy from `first` on. */
+static bool has_part(const struct expert_places *places, uint32_t first, uint32_t holder) {
+    for (uint32_t i = first; i < placement_copy_end(places, first); i++)
+        if (places->parts[i].holder == holder)
+            return true;
+    return false;
+}
+
 /* Whether a whole copy on the one that computed least helps. */
 static bool may_be_copied(struct rebalance *rebalance, uint32_t layer,
                           const struct expert_places *places) {
     (void)layer;
-    return placement_copy_end(places, 0) == places->count && !is_on(places, rebalance->result.to);
+    uint32_t only;
+    return count_served(rebalance, places, &only) == 1 && !is_on(places, rebalance->result.to);
 }
 
 static void list_candidates(struct rebalance *rebalance,
@@ -176,7 +202,9 @@ static uint64_t free_memory(const struct rebalance *rebalance, uint32_t holder) 
 static void move_load(struct rebalance *rebalance, const struct candidate *candidate) {
     const struct rebalance_input *input = rebalance->input;
     const struct expert_places *places = places_of(rebalance, candidate);
-    for (uint32_t i = 0; i < places->count; i++) {
+    uint32_t only = 0;
+    count_served(rebalance, places, &only);
+    for (uint32_t i = only; i < placement_copy_end(places, only); i++) {
         const struct placed_shard *part = &places->parts[i];
         rebalance->busy_s[part->holder] -=
             candidate->uses *
@@ -200,7 +228,10 @@ static uint32_t busiest(const double *busy_s, uint32_t holders) {
 static struct candidate *next_of(struct rebalance *rebalance, uint32_t holder) {
     for (size_t *i = &rebalance->cursors[holder]; *i < rebalance->count;) {
         struct candidate *candidate = &rebalance->candidates[(*i)++];
-        if (!candidate->chosen && is_on(places_of(rebalance, candidate), holder))
+        const struct expert_places *places = places_of(rebalance, candidate);
+        uint32_t only = 0;
+        count_served(rebalance, places, &only);
+        if (!candidate->chosen && has_part(places, only, holder))
             return candidate;
     }
     return NULL;
@@ -268,7 +299,7 @@ static bool pays(struct rebalance *rebalance) {
            result->arrival_s <= saved_part * REBALANCE_PAYBACK_S;
 }
 
-/* The copy whose busiest holder reads for the shortest time, as its first part. */
+/* The served copy whose busiest holder reads for the shortest time, as its first part. */
 static uint32_t fastest_copy(struct rebalance *rebalance, uint32_t layer,
                              const struct expert_places *places) {
     uint32_t best = 0;
@@ -276,6 +307,8 @@ static uint32_t fastest_copy(struct rebalance *rebalance, uint32_t layer,
     for (uint32_t first = 0, end; first < places->count; first = end) {
         double longest = 0;
         end = placement_copy_end(places, first);
+        if (!is_served(rebalance, places, first))
+            continue;
         for (uint32_t i = first; i < end; i++) {
             const struct placed_shard *part = &places->parts[i];
             double *copy_s = &rebalance->copy_s[part->holder];
@@ -316,10 +349,10 @@ static uint32_t widest_part(const struct rebalance *rebalance, const struct expe
 /* Whether it is sliced, and the busiest holder has one of the slices that are in use. */
 static bool may_be_cut(struct rebalance *rebalance, uint32_t layer,
                        const struct expert_places *places) {
-    uint32_t copies = 0, columns;
+    uint32_t copies = 0, columns, any;
     for (uint32_t first = 0; first < places->count; first = placement_copy_end(places, first))
         copies++;
-    if (copies == 0 || copies >= REBALANCE_COPIES_MAX)
+    if (copies >= REBALANCE_COPIES_MAX || count_served(rebalance, places, &any) == 0)
         return false;
     uint32_t base = fastest_copy(rebalance, layer, places);
     return placement_copy_end(places, base) > base + 1 &&

@@ -41,6 +41,8 @@ struct rebalance_input {
                                      above 0 */
     const double *arrival_rates;  /* (holders) bytes of new shards for each second; 0: takes none */
     const uint64_t *memory_bytes; /* (holders) for shards, those that are there included */
+    const uint32_t *served;       /* (holders) as in placement_copy_is_served; other copies are not
+                                     reckoned with */
     uint32_t suspect;             /* of the result for the window before; REBALANCE_NOBODY */
 };
 
@@ -58,9 +60,9 @@ struct rebalance_result {
 
 /* Adds copies of experts so that the busiest holders and those that help would have computed
  * equally long, as far as memory allows. Whole ones on the holder that computed least, where that
- * does enough; experts that have copies already are left alone. Else sliced experts are cut anew:
- * a part of the busiest one's slices goes to all that computed less, if two windows in a row ask
- * for it, and for an expert until it has REBALANCE_COPIES_MAX copies. Nothing changes unless a
+ * does enough; experts that have further copies already are left alone. Else sliced experts are cut
+ * anew: a part of the busiest one's slices goes to all that computed less, if two windows in a row
+ * ask for it, and for an expert until it has REBALANCE_COPIES_MAX copies. Nothing changes unless a
  * REBALANCE_GAIN_MIN part of the time is saved and the copies arrive within the time that they save
  * in REBALANCE_PAYBACK_S. Errors: STATUS_NO_MEMORY (of this process). */
 enum status rebalance_placement(struct placement *placement, const struct rebalance_input *input,

@@ -1,10 +1,10 @@
 #!/usr/bin/python3
-"""A worker that another program slows down while every expert is sliced over all workers:
+"""A machine that another program slows down while every expert is sliced over all machines:
 
     slow_worker.py SKEIN [--tokens N]
 
-It is stopped for most of the time, for some milliseconds each, and what it holds of each expert must become less: the
-log says so, and tokens are those of an undisturbed run in one process. The model is the demo model with experts that
+A worker, or the coordinator, is stopped for most of the time, for some milliseconds each, and what it holds of each expert
+must become less: the log says so, and tokens are those of an undisturbed run in one process. The model is the demo model with experts that
 are wider by columns of zeros, so that workers have something to do and answers are the same. Needs python3-numpy."""
 
 import argparse
@@ -30,6 +30,8 @@ TOKENS = 1200  # half a minute with sanitizers
 LOOKED_AT_S = 20  # load is looked at every five seconds, and must be the same twice
 RUN_TIMEOUT_S = 300
 CUTS_MAX = 3  # of an expert: copies beyond the first
+# The plainest loops where experts are computed, so that their part of the time is large.
+PLAINLY = ["--isa", "reference"]
 MOVED = "keeps less, and others get more"
 
 
@@ -88,31 +90,35 @@ def slowed(process):
         thread.join()
 
 
-def generate(bench, *args):
-    """Exit status, result, and what it said."""
+def begin(bench, *args):
     command = [
         bench.skein, "run", "--model", bench.model, "--prompt-ids", bench.prompt, "--max-tokens", str(bench.count),
         "--temperature", "0", "--ignore-eos", "--json", "--threads", "1", *args,
     ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=RUN_TIMEOUT_S)
-    if result.returncode != 0 or "Sanitizer" in result.stderr:
-        raise Failed(f"exit status {result.returncode}: {result.stderr[-800:]}")
-    return json.loads(result.stdout), result.stderr
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
 
 
-def on_two(bench):
-    """The same on two workers, the first of them slow; and how long that took."""
-    # The plainest loops, so that the workers' part of the time is large.
-    worker_args = ["--model", bench.model, "--isa", "reference"]
-    with Worker(bench, "slow", worker_args) as first, Worker(bench, "fast", worker_args) as second:
+def end(process):
+    """The result, and what it said."""
+    try:
+        out, said = process.communicate(timeout=RUN_TIMEOUT_S)
+    finally:
+        process.kill()
+    if process.returncode != 0 or "Sanitizer" in said:
+        raise Failed(f"exit status {process.returncode}: {said[-800:]}")
+    return json.loads(out), said
+
+
+def on_two(bench, slow_one, *args):
+    """The same on two workers; `slow_one` chooses from these and the coordinator. And how long that took."""
+    worker_args = ["--model", bench.model, *PLAINLY]
+    with Worker(bench, "first", worker_args) as first, Worker(bench, "second", worker_args) as second:
         workers = f"{first.address},{second.address}"
-        with slowed(first.process):
-            started = time.monotonic()
-            result, log = generate(
-                bench, "--verbose", "--memory", "0", "--placement", "slices", "--offload", "off",
-                "--workers", workers,
-            )  # fmt: skip
-            took_s = time.monotonic() - started
+        started = time.monotonic()
+        coordinator = begin(bench, "--verbose", "--offload", "off", "--workers", workers, *args)
+        with slowed(slow_one(coordinator, first.process)):
+            result, log = end(coordinator)
+        took_s = time.monotonic() - started
         first.check_alive()
         second.check_alive()
     if result["ids"] != bench.tokens:
@@ -120,27 +126,35 @@ def on_two(bench):
     return result["stats"], [line for line in log.splitlines() if MOVED in line], took_s
 
 
-def share_of_slow(stats):
+def describe(stats, index):
     busy = [worker["busy_s"] for worker in stats["workers"]]
-    return 100 * busy[0] / sum(busy)
-
-
-def describe(stats):
-    speed, share = stats["decode_tokens_per_s"], share_of_slow(stats)
+    speed, share = stats["decode_tokens_per_s"], 100 * busy[index] / sum(busy)
     return f"{speed:.0f} tokens/s, {share:.0f} % of the time computed at the slow one"
 
 
-def check_slow(bench):
-    stats, lines, took_s = on_two(bench)
+def check_worker(bench):
+    placement = ["--memory", "0", "--placement", "slices"]
+    return check(bench, 0, *on_two(bench, lambda _, worker: worker, *placement))
+
+
+def check_coordinator(bench):
+    placement = ["--memory", "1G", "--placement", "slices", *PLAINLY]
+    stats, lines, took_s = on_two(bench, lambda coordinator, _: coordinator, *placement)
+    if lines and not lines[0].split(" the former")[0].count("this machine computed"):
+        raise Failed(f"{lines[0]}")
+    return check(bench, len(stats["workers"]) - 1, stats, lines, took_s)
+
+
+def check(bench, slow_one, stats, lines, took_s):
     if not lines and took_s < LOOKED_AT_S:
-        print("skipped the slow worker: the run was over before it was looked at twice")
+        print("skipped the slow machine: the run was over before it was looked at twice")
         return None
     if not 1 <= len(lines) <= CUTS_MAX:
-        raise Failed(f"{len(lines)} lines say that slices become narrower: {lines}; {describe(stats)}")
+        raise Failed(f"{len(lines)} lines say that slices become narrower: {lines}; {describe(stats, slow_one)}")
     shards = [worker["experts"] for worker in stats["workers"]]
     if min(shards) <= bench.experts:
         raise Failed(f"workers hold {shards} shards")
-    return f"{describe(stats)}: {lines[0]}"
+    return f"{describe(stats, slow_one)}: {lines[0]}"
 
 
 def main():
@@ -156,8 +170,9 @@ def main():
         with open(os.path.join(DEMO, "config.json")) as f:
             config = json.load(f)
         bench.experts = config["n_routed_experts"] * (config["num_hidden_layers"] - config["first_k_dense_replace"])
-        bench.tokens = generate(bench)[0]["ids"]
-        bench.case("the slices of a slow worker become narrower", lambda: check_slow(bench))
+        bench.tokens = end(begin(bench))[0]["ids"]
+        bench.case("the slices of a slow worker become narrower", lambda: check_worker(bench))
+        bench.case("so do those of a slow coordinator", lambda: check_coordinator(bench))
     sys.exit(bench.report())
 
 

@@ -25,7 +25,7 @@ struct scene {
     struct load_window *window;
     double rates[HOLDERS], arrival_rates[HOLDERS];
     uint64_t memory_bytes[HOLDERS];
-    uint32_t suspect;
+    uint32_t served[HOLDERS], suspect;
 };
 
 static void add(struct scene *scene, uint32_t layer, uint32_t expert, uint32_t begin, uint32_t end,
@@ -51,6 +51,7 @@ static void open_scene(struct scene *scene) {
         scene->rates[h] = rate;
         scene->arrival_rates[h] = (double)WHOLE;
         scene->memory_bytes[h] = 100 * WHOLE;
+        scene->served[h] = UINT32_MAX;
     }
 }
 
@@ -60,6 +61,8 @@ static uint32_t copy_in_use(const struct scene *scene, const struct expert_place
     double least = INFINITY;
     for (uint32_t first = 0; first < places->count; first = placement_copy_end(places, first)) {
         double read_s[HOLDERS] = {0}, longest = 0;
+        if (!placement_copy_is_served(places, first, scene->served))
+            continue;
         for (uint32_t i = first; i < placement_copy_end(places, first); i++) {
             const struct placed_shard *part = &places->parts[i];
             read_s[part->holder] += (part->end - part->begin) / scene->rates[part->holder];
@@ -94,9 +97,9 @@ static void fill_window(struct scene *scene) {
 }
 
 static struct rebalance_result decide(struct scene *scene) {
-    const struct rebalance_input input = {scene->window,       WINDOW_S,
-                                          scene->rates,        scene->arrival_rates,
-                                          scene->memory_bytes, scene->suspect};
+    const struct rebalance_input input = {
+        scene->window,       WINDOW_S,      scene->rates,  scene->arrival_rates,
+        scene->memory_bytes, scene->served, scene->suspect};
     struct rebalance_result result;
     uint64_t before = placement_bytes(scene->placement);
     fill_window(scene);
@@ -237,12 +240,48 @@ static void test_settles(void **state) {
         scene.window->busy_s[h] = WINDOW_S / 3;
     for (uint32_t i = 0; i < LAYERS * EXPERTS; i++)
         scene.window->uses[i] = USES;
-    const struct rebalance_input input = {scene.window,       WINDOW_S,
-                                          scene.rates,        scene.arrival_rates,
-                                          scene.memory_bytes, REBALANCE_NOBODY};
+    const struct rebalance_input input = {scene.window,        WINDOW_S,           scene.rates,
+                                          scene.arrival_rates, scene.memory_bytes, scene.served,
+                                          REBALANCE_NOBODY};
     struct rebalance_result result;
     assert_int_equal(rebalance_placement(scene.placement, &input, &result), STATUS_OK);
     assert_int_equal(result.copies, 0);
+    close_scene(&scene);
+}
+
+/* Holder 1 is gone, and others have a further copy of each expert that had a part there: what it
+ * had is in `to_holder` now. */
+static void lose(struct scene *scene, uint32_t to_holder) {
+    scene->served[1] = 0;
+    scene->arrival_rates[1] = 0;
+    for (uint32_t layer = 0; layer < LAYERS; layer++)
+        for (uint32_t e = 0; e < EXPERTS; e++) {
+            const struct expert_places *places = placement_find(scene->placement, layer, e);
+            uint32_t count = places->count;
+            if (placement_copy_is_served(places, 0, scene->served))
+                continue;
+            for (uint32_t i = 0; i < count; i++) {
+                const struct placed_shard part = places->parts[i];
+                const struct shard shard = {layer, e, part.begin, part.end};
+                assert_int_equal(placement_add_more(scene->placement, &shard,
+                                                    part.holder == 1 ? to_holder : part.holder,
+                                                    COPY_REPAIR),
+                                 STATUS_OK);
+            }
+        }
+}
+
+/* Of an expert whose planned copy is gone for good, the one that is there now counts. */
+static void test_without_the_lost_one(void **state) {
+    (void)state;
+    struct scene scene;
+    open_scene(&scene);
+    lose(&scene, 0);
+    struct rebalance_result result = decide(&scene);
+    assert_int_equal(result.from, 0);
+    assert_int_equal(result.to, 2);
+    assert_int_equal(result.copies, LAYERS * EXPERTS / 2);
+    assert_true(fabs(result.saved_s - WINDOW_S / 2) < 1e-6);
     close_scene(&scene);
 }
 
@@ -323,6 +362,20 @@ static void test_widths_follow_speed(void **state) {
     scene.rates[1] *= 2;
     assert_int_equal(decide_twice(&scene, REBALANCE_NOBODY).cuts, 0);
     assert_true(fabs(scene.window->busy_s[1] - WINDOW_S / 3) < 1e-6);
+    close_scene(&scene);
+}
+
+/* One is gone for good, and what it had is on another one, which computes twice as long. */
+static void test_widths_without_the_lost_one(void **state) {
+    (void)state;
+    struct scene scene;
+    open_sliced(&scene, LAYOUTS, INNER / 3, INNER / 3 * 2);
+    lose(&scene, 0);
+    uint32_t before = scene.placement->held[1].count;
+    assert_true(decide_twice(&scene, 0).cuts > 0);
+    assert_int_equal(scene.placement->held[1].count, before);
+    assert_true(fabs(scene.window->busy_s[0] - WINDOW_S / 2) < 0.3);
+    assert_true(fabs(scene.window->busy_s[2] - WINDOW_S / 2) < 0.3);
     close_scene(&scene);
 }
 
@@ -566,7 +619,9 @@ int main(void) {
         cmocka_unit_test(test_slices),
         cmocka_unit_test(test_no_reason_to_move),
         cmocka_unit_test(test_settles),
+        cmocka_unit_test(test_without_the_lost_one),
         cmocka_unit_test(test_widths_follow_speed),
+        cmocka_unit_test(test_widths_without_the_lost_one),
         cmocka_unit_test(test_widths_of_blocks),
         cmocka_unit_test(test_widths_come_to_an_end),
         cmocka_unit_test(test_widths_within_memory),
