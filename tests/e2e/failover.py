@@ -26,7 +26,7 @@ from error_bench import DEMO, Bench, Failed, Worker  # noqa: E402
 WORKERS = 3
 PROMPT_TOKENS, TOKENS, BATCH = 60, 120, 16
 DELAY_S = 0.001
-FLAPPING_DELAY_S = 0.02  # so that a generation lasts for minutes; it is not waited for
+SLOW_DELAY_S = 0.02  # so that a generation lasts for minutes, longer than anything that is waited for
 UNDISTURBED_S = 1.2  # within which a run is surely at work: loading, the prompt and the answer
 RUN_TIMEOUT_S = 90
 EXPERTS_BYTES = 6 << 20
@@ -238,18 +238,30 @@ def check_memory(bench):
         return next(line for line in log.splitlines() if "memory too little" in line)
 
 
+def wait_for(run, what, is_so):
+    deadline = time.monotonic() + RUN_TIMEOUT_S
+    while not is_so():
+        if run.process.poll() is not None or time.monotonic() > deadline:
+            run.process.kill()
+            raise Failed(f"{what} does not come: {run.text()[-800:]}")
+        time.sleep(0.05)
+
+
+def slow_down(hosts, delay_s):
+    for machine in hosts:
+        machine.link.delay_s = delay_s
+
+
 def check_joins_late(bench):
     """A machine that is switched on later is of use: here the only one with room for what another had."""
     with machines(bench, memory=EXPERTS_BYTES * 16 // 27) as hosts:
         hosts[2].worker.__exit__()
         run = Run(bench, hosts, "--placement", "experts", "--replicas", "off")
+        slow_down(hosts, SLOW_DELAY_S)
         time.sleep(UNDISTURBED_S / 3)
         hosts[2].start_again()
-        deadline = time.monotonic() + RUN_TIMEOUT_S
-        while "joins with 0 shards" not in run.text():
-            if run.process.poll() is not None or time.monotonic() > deadline:
-                raise Failed(f"it does not join: {run.text()[-500:]}")
-            time.sleep(0.02)
+        wait_for(run, "the third machine", lambda: "joins with 0 shards" in run.text())
+        slow_down(hosts, DELAY_S)
         hosts[0].worker.process.kill()
         log = run.finish()
         for part in ("goes on without 1 of 3 workers", f"{hosts[2].link.address} takes over"):
@@ -281,15 +293,6 @@ def check_balance(bench):
         return lines[0]
 
 
-def wait_for(run, what, is_so):
-    deadline = time.monotonic() + RUN_TIMEOUT_S
-    while not is_so():
-        if run.process.poll() is not None or time.monotonic() > deadline:
-            run.process.kill()
-            raise Failed(f"{what} does not come: {run.text()[-800:]}")
-        time.sleep(0.05)
-
-
 FLAPPING = (
     ("--placement", "experts"),
     ("--placement", "experts", "--memory", "64M"),
@@ -304,8 +307,7 @@ def check_flapping(bench, *args):
         command(bench, *tokens), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=RUN_TIMEOUT_S
     )
     with machines(bench) as hosts:
-        for machine in hosts:
-            machine.link.delay_s = FLAPPING_DELAY_S
+        slow_down(hosts, SLOW_DELAY_S)
         run = Run(bench, hosts, "--replicas", "off", "--offload", "off", *args, *tokens)
         victim, others = hosts[1], (hosts[0], hosts[2])
         wait_for(run, "the first token", lambda: all("ready with" in machine.worker.text() for machine in hosts))
