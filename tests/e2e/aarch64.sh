@@ -9,7 +9,9 @@ cd "$top"
 build=$top/build-aarch64
 emulate="qemu-aarch64-static -L $build/sysroot"
 # Of the unit tests, those that take longest emulated and depend least on the processor.
-slow='coordinator_(cluster|perplexity|sampler|tokenizer)_test|common_weights_weights_test|worker_session_test'
+slow='coordinator_(attend|cluster|cluster_watch|engine|export|gguf_config|link_record|local_workers|measure)_test'
+slow+='|coordinator_(perplexity|planning|sampler|tokenizer|what_if)_test|worker_(fetcher|session)_test'
+slow+='|common_(json|machine_record|weights_gguf|weights_weights)_test'
 
 skip() {
   echo "skipped aarch64: $1"

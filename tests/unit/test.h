@@ -13,6 +13,17 @@
 
 #include "common/log.h"
 
+/* ThreadSanitizer makes every step many times slower, and looks for races, not for what random
+ * bytes do: a few rounds of them are enough then. */
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define TEST_ROUNDS(rounds) ((rounds) / 10)
+#endif
+#endif
+#ifndef TEST_ROUNDS
+#define TEST_ROUNDS(rounds) (rounds)
+#endif
+
 /* Log lines since log_capture_begin. */
 struct log_capture {
     FILE *stream;

@@ -306,7 +306,7 @@ static void test_peers_that_wait(void **state) {
 static void test_mutated_messages(void **state) {
     (void)state;
     struct random random = {815};
-    for (int round = 0; round < 100; round++) {
+    for (int round = 0; round < TEST_ROUNDS(100); round++) {
         struct session session;
         struct peer peer = {.random = {random_bits(&random)}};
         begin(&session);

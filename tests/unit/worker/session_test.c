@@ -616,7 +616,7 @@ static void test_mutated_messages(void **state) {
     (void)state;
     struct random random = {4711};
     struct plan plan = plan_default(model.fingerprint);
-    for (int round = 0; round < 300; round++) {
+    for (int round = 0; round < TEST_ROUNDS(300); round++) {
         struct client client;
         client_greet(&client, address(), model.fingerprint);
         Control__Assign assign = CONTROL__ASSIGN__INIT;
