@@ -29,13 +29,22 @@ check() {
   rm -f "$log" "$log.time" "$log.result"
 }
 
+configure() {
+  cmake --preset "$1" -DSKEIN_TESTS=ON -DSKEIN_WERROR=ON "${@:2}"
+}
+
 build() {
-  cmake --preset "$1" -DSKEIN_TESTS=ON -DSKEIN_WERROR=ON "${@:2}" && cmake --build --preset "$1"
+  configure "$1" && cmake --build --preset "$1"
+}
+
+# Without the unit tests, which run with sanitizers.
+build_release() {
+  configure release -DSKEIN_EMULATED=ON && cmake --build --preset release --target skein skein-worker kernel_harness skein-emulated
 }
 
 check "shell scripts" shellcheck deploy/*.sh tests/*.sh tests/e2e/*.sh .ci/run
 check "formatting" bash -c 'git ls-files -co --exclude-standard "*.c" "*.h" | xargs clang-format --dry-run -Werror'
-check "build, gcc, release" build release -DSKEIN_EMULATED=ON
+check "build, gcc, release" build_release
 check "build, gcc, ASan and UBSan" build asan
 check "build, clang, TSan" build tsan
 
@@ -89,11 +98,12 @@ check "shards on disk" /usr/bin/python3 tests/e2e/shard_cache.py build-asan/bin/
 check "shards from worker to worker" /usr/bin/python3 tests/e2e/worker_to_worker.py build-asan/bin/skein
 check "shards on disk instead of in memory" /usr/bin/python3 tests/e2e/spill.py build-asan/bin/skein
 wait
-check "workers that are lost" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein
-check "memory of each process" /usr/bin/python3 tests/e2e/memory.py build/bin/skein &
-check "workers that are lost, without copies of the model" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein --ship
-check "workers that become slow" /usr/bin/python3 tests/e2e/slow_worker.py build-asan/bin/skein
-check "workers that come and go" /usr/bin/python3 tests/e2e/changing_workers.py build-asan/bin/skein &
+check "workers that are lost" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein &
+check "workers that are lost, without copies of the model" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein --ship &
+check "memory of each process" /usr/bin/python3 tests/e2e/memory.py build/bin/skein
+wait
+check "workers that become slow" /usr/bin/python3 tests/e2e/slow_worker.py build-asan/bin/skein &
+check "workers that come and go" /usr/bin/python3 tests/e2e/changing_workers.py build-asan/bin/skein
 check "plans" /usr/bin/python3 tests/e2e/plan.py build/bin/skein
 check "command line and chat" /usr/bin/python3 tests/e2e/command_line.py build/bin/skein
 check "demo model answers" /usr/bin/python3 tests/e2e/demo_model.py build/bin/skein
