@@ -1,6 +1,8 @@
 /* Probes go one at a time over the transport that frames take, so that what they meet is what
  * frames will meet. The round trip is a median, because it is what most layers wait for; rates are
- * the best of a few, because other traffic only makes a link look slower.
+ * the best of a few, because other traffic only makes a link look slower. The first payload of a
+ * size is not one of them: buffers on the way, and limits that let bursts through, take it in faster
+ * than the link can go on.
  *
  * Payloads grow until one takes long against the noise of a round trip. A link that needs that long
  * for a few KiB is not asked for more. */
@@ -153,7 +155,7 @@ static enum status measure_rate(struct link_probe *probe, bool outward, double r
                                 double *out) {
     double left_s = BUDGET_S, best = 0;
     uint32_t bytes = PAYLOAD_MIN_BYTES;
-    for (int repetition = 0; repetition < REPETITIONS;) {
+    for (int repetition = 0; repetition <= REPETITIONS;) {
         double seconds;
         enum status status = exchange(probe, outward ? bytes : 0, outward ? 0 : bytes, &seconds);
         if (status)
@@ -162,11 +164,10 @@ static enum status measure_rate(struct link_probe *probe, bool outward, double r
          * without bound. */
         double moving_s = fmax(seconds - round_trip_s, seconds / 16);
         left_s -= moving_s;
-        best = fmax(best, bytes / moving_s);
+        best = repetition > 1 ? fmax(best, bytes / moving_s) : bytes / moving_s;
         bool may_grow = bytes * PAYLOAD_GROWTH <= WIRE_PROBE_BYTES_MAX;
         if (may_grow && moving_s < ENOUGH_S && moving_s * PAYLOAD_GROWTH < left_s) {
             bytes *= PAYLOAD_GROWTH;
-            best = 0;
             repetition = 0;
         } else if (moving_s > left_s) {
             break;

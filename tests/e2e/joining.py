@@ -127,7 +127,7 @@ def limited_link():
     outer, inner = f"sk{os.getpid() % 100000}a", f"sk{os.getpid() % 100000}b"
 
     def limit(device, mbit):
-        return ["tc", "qdisc", "add", "dev", device, "root", "tbf", "rate", f"{mbit}mbit", "burst", "16kb", "latency", "200ms"]
+        return ["tc", "qdisc", "add", "dev", device, "root", "tbf", "rate", f"{mbit}mbit", "burst", "256kb", "latency", "200ms"]
 
     try:
         for command in (
