@@ -151,12 +151,12 @@ void attention_write_cache(const struct attention_call *call, uint32_t row, cons
                    segment->position + row - segment->row, values);
 }
 
-/* The loop over all tiles of some products. */
+/* The loop over all tasks of some products. */
 struct projection {
     const struct attention *attention;
     const struct attention_product *products;
     struct matmul_input input;
-    uint32_t columns;
+    uint32_t columns, task_rows;
 };
 
 static void prepare_row(void *context, size_t row, unsigned thread) {
@@ -165,18 +165,18 @@ static void prepare_row(void *context, size_t row, unsigned thread) {
     matmul_prepare(&loop->input, row, 0, loop->columns);
 }
 
-static uint32_t tiles_of(const struct matrix *w) {
-    return (w->rows + MATMUL_TILE_ROWS - 1) / MATMUL_TILE_ROWS;
+static uint32_t tasks_of(const struct projection *loop, const struct matrix *w) {
+    return (w->rows + loop->task_rows - 1) / loop->task_rows;
 }
 
-static void project_tile(void *context, size_t task, unsigned thread) {
+static void project_task(void *context, size_t task, unsigned thread) {
     const struct projection *loop = context;
     const struct matmul_workspace *workspace = &loop->attention->matmul;
     const struct attention_product *product = loop->products;
-    for (; task >= tiles_of(product->w); product++)
-        task -= tiles_of(product->w);
-    uint32_t row = (uint32_t)task * MATMUL_TILE_ROWS, left = product->w->rows - row;
-    matmul_tile(product->w, row, left < MATMUL_TILE_ROWS ? left : MATMUL_TILE_ROWS, &loop->input,
+    for (; task >= tasks_of(loop, product->w); product++)
+        task -= tasks_of(loop, product->w);
+    uint32_t row = (uint32_t)task * loop->task_rows, left = product->w->rows - row;
+    matmul_tile(product->w, row, left < loop->task_rows ? left : loop->task_rows, &loop->input,
                 product->y + row, product->y_stride,
                 workspace->scratch + thread * workspace->scratch_stride);
 }
@@ -184,19 +184,22 @@ static void project_tile(void *context, size_t task, unsigned thread) {
 void attention_project(const struct attention *attention, const struct attention_product *products,
                        size_t count, const float *x, uint32_t rows) {
     uint32_t columns = products->w->columns;
-    struct projection loop = {attention, products, {.x = x, .x_stride = columns}, columns};
+    struct projection loop = {attention, products, {.x = x, .x_stride = columns}, columns, 0};
     loop.input.batch = rows;
     loop.input.prepared = attention->matmul.prepared;
     loop.input.prepared_stride = matmul_row_blocks(columns);
-    size_t tiles = 0;
+    size_t outputs = 0, tasks = 0;
+    for (size_t i = 0; i < count; i++)
+        outputs += products[i].w->rows;
+    loop.task_rows = matmul_task_rows(outputs, rows, attention->threads);
     for (size_t i = 0; i < count; i++) {
         enum activation_form form = matmul_form(products[i].w, rows);
-        tiles += tiles_of(products[i].w);
+        tasks += tasks_of(&loop, products[i].w);
         loop.input.form = form > loop.input.form ? form : loop.input.form;
     }
     if (loop.input.form != ACTIVATION_F32)
         threads_run(attention->threads, rows, prepare_row, &loop);
-    threads_run(attention->threads, tiles, project_tile, &loop);
+    threads_run(attention->threads, tasks, project_task, &loop);
 }
 
 void attention_begin(struct attention *attention, const struct batch *batch) {

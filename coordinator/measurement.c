@@ -1,8 +1,8 @@
 /* Probes go one at a time over the transport that frames take, so that what they meet is what
  * frames will meet. The round trip is a median, because it is what most layers wait for; rates are
  * the best of a few, because other traffic only makes a link look slower. The first payload of a
- * size is not one of them: buffers on the way, and limits that let bursts through, take it in faster
- * than the link can go on.
+ * size is not one of them: buffers on the way, and limits that let bursts through, take it in
+ * faster than the link can go on.
  *
  * Payloads grow until one takes long against the noise of a round trip. A link that needs that long
  * for a few KiB is not asked for more. */

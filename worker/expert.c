@@ -1,5 +1,5 @@
-/* Two loops over the thread pool for any number of experts: first all tiles of all gate and up
- * projections, then all tiles of the hidden dimension, each adding up the down projections of every
+/* Two loops over the thread pool for any number of experts: first all tasks of all gate and up
+ * projections, then all of the hidden dimension, each adding up the down projections of every
  * expert in a fixed order. So a decode step with eight experts costs two barriers, not sixteen, no
  * two threads write the same value, and the result does not depend on the number of threads.
  *
@@ -28,7 +28,7 @@ struct group {
     uint32_t count;
     uint32_t position;         /* of its first row in `gathered` and `inner` */
     bool is_projected;         /* gate and up are done */
-    uint32_t tile;             /* number of its first gate/up tile in the loop at hand */
+    uint32_t first_task;       /* of gate and up in the loop at hand */
     struct matmul_input input; /* of gate and up */
     struct matmul_input inner; /* of down */
 };
@@ -41,6 +41,7 @@ struct expert_workspace {
     size_t group_count;
     struct group **listed; /* (wave_rows) the groups of the gate/up loop at hand */
     size_t listed_count;
+    uint32_t task_rows;              /* of the loop at hand */
     struct expert_arrivals arrivals; /* of no functions: all weights are here */
     float *gathered; /* (wave_rows, hidden) inputs of experts whose rows are scattered */
     float *inner;    /* (wave_rows, inner_max) silu(gate) * up * weight */
@@ -58,8 +59,17 @@ static uint32_t smaller(uint32_t a, uint32_t b) {
     return a < b ? a : b;
 }
 
-static uint32_t tiles_of(uint32_t rows) {
-    return (rows + MATMUL_TILE_ROWS - 1) / MATMUL_TILE_ROWS;
+/* Tasks of a loop over the rows of one matrix. */
+static uint32_t tasks_of(const struct expert_workspace *workspace, uint32_t rows) {
+    return (rows + workspace->task_rows - 1) / workspace->task_rows;
+}
+
+/* The most rows that an expert meets. */
+static uint32_t batch_max(const struct expert_workspace *workspace) {
+    uint32_t most = 0;
+    for (size_t g = 0; g < workspace->group_count; g++)
+        most = workspace->groups[g].count > most ? workspace->groups[g].count : most;
+    return most;
 }
 
 enum status expert_workspace_create(struct threads *threads, uint32_t hidden, uint32_t inner_max,
@@ -72,7 +82,7 @@ enum status expert_workspace_create(struct threads *threads, uint32_t hidden, ui
     workspace->hidden = hidden;
     workspace->inner_max = inner_max;
     workspace->wave_rows = rows;
-    /* Expansion scratch, and a tile of results for the up or down projection. */
+    /* Expansion scratch, and a task's results of the up or down projection. */
     workspace->scratch_floats = matmul_scratch_floats() + (size_t)rows * MATMUL_TILE_ROWS;
     workspace->arena = arena_create(0);
     if (workspace->arena) {
@@ -158,48 +168,48 @@ static void gather_group(void *context, size_t task, unsigned thread) {
     }
 }
 
-/* One tile of gate and up of one expert, for all its rows. */
+/* Some rows of gate and up of one expert, for all rows that it meets. */
 static void project_up(void *context, size_t task, unsigned thread) {
     struct expert_workspace *workspace = context;
     size_t low = 0, high = workspace->listed_count;
     while (high - low > 1) {
         size_t middle = (low + high) / 2;
-        if (workspace->listed[middle]->tile <= task)
+        if (workspace->listed[middle]->first_task <= task)
             low = middle;
         else
             high = middle;
     }
     const struct group *group = workspace->listed[low];
     const struct expert *expert = group->expert;
-    uint32_t row = ((uint32_t)task - group->tile) * MATMUL_TILE_ROWS;
-    uint32_t rows = smaller(MATMUL_TILE_ROWS, expert->gate.rows - row);
+    uint32_t row = ((uint32_t)task - group->first_task) * workspace->task_rows;
+    uint32_t rows = smaller(workspace->task_rows, expert->gate.rows - row);
     float *scratch = workspace->scratch + thread * workspace->scratch_floats;
     float *up = scratch + matmul_scratch_floats();
     size_t stride = workspace->inner_max;
     float *gate = workspace->inner + group->position * stride + row;
     matmul_tile(&expert->gate, row, rows, &group->input, gate, stride, scratch);
-    matmul_tile(&expert->up, row, rows, &group->input, up, MATMUL_TILE_ROWS, scratch);
+    matmul_tile(&expert->up, row, rows, &group->input, up, workspace->task_rows, scratch);
     for (uint32_t i = 0; i < group->count; i++) {
-        kernel_get()->swiglu(gate + i * stride, up + i * MATMUL_TILE_ROWS, rows,
+        kernel_get()->swiglu(gate + i * stride, up + i * workspace->task_rows, rows,
                              group->tasks[i].weight);
         matmul_prepare(&group->inner, i, row, rows);
     }
 }
 
-/* One tile of the hidden dimension: the down projections of all experts of the wave. */
+/* Some of the hidden dimension: the down projections of all experts of the wave. */
 static void project_down(void *context, size_t task, unsigned thread) {
     struct expert_workspace *workspace = context;
     size_t hidden = workspace->hidden;
-    uint32_t row = (uint32_t)task * MATMUL_TILE_ROWS;
-    uint32_t rows = smaller(MATMUL_TILE_ROWS, workspace->hidden - row);
+    uint32_t row = (uint32_t)task * workspace->task_rows;
+    uint32_t rows = smaller(workspace->task_rows, workspace->hidden - row);
     float *scratch = workspace->scratch + thread * workspace->scratch_floats;
     float *sums = scratch + matmul_scratch_floats();
     for (size_t g = 0; g < workspace->group_count; g++) {
         const struct group *group = &workspace->groups[g];
-        matmul_tile(&group->expert->down, row, rows, &group->inner, sums, MATMUL_TILE_ROWS,
+        matmul_tile(&group->expert->down, row, rows, &group->inner, sums, workspace->task_rows,
                     scratch);
         for (uint32_t i = 0; i < group->count; i++)
-            kernel_get()->add_scaled(1.0f, sums + i * MATMUL_TILE_ROWS, rows,
+            kernel_get()->add_scaled(1.0f, sums + i * workspace->task_rows, rows,
                                      workspace->out + group->tasks[i].row * hidden + row);
     }
 }
@@ -311,7 +321,8 @@ static void prepare(struct expert_workspace *workspace, const struct expert_task
 static const struct group *project_arrived(struct expert_workspace *workspace) {
     const struct expert_arrivals *arrivals = &workspace->arrivals;
     const struct group *waiting = NULL;
-    uint32_t tiles = 0;
+    size_t rows = 0;
+    uint32_t tasks = 0;
     workspace->listed_count = 0;
     for (size_t g = 0; g < workspace->group_count; g++) {
         struct group *group = &workspace->groups[g];
@@ -322,12 +333,16 @@ static const struct group *project_arrived(struct expert_workspace *workspace) {
             continue;
         }
         group->is_projected = true;
-        group->tile = tiles;
-        tiles += tiles_of(group->expert->gate.rows);
+        rows += group->expert->gate.rows;
         workspace->listed[workspace->listed_count++] = group;
     }
-    if (tiles)
-        threads_run(workspace->threads, tiles, project_up, workspace);
+    workspace->task_rows = matmul_task_rows(rows, batch_max(workspace), workspace->threads);
+    for (size_t g = 0; g < workspace->listed_count; g++) {
+        workspace->listed[g]->first_task = tasks;
+        tasks += tasks_of(workspace, workspace->listed[g]->expert->gate.rows);
+    }
+    if (tasks)
+        threads_run(workspace->threads, tasks, project_up, workspace);
     return waiting;
 }
 
@@ -341,7 +356,10 @@ void expert_forward(struct expert_workspace *workspace, const float *x,
         gather(workspace);
         for (const struct group *waiting; (waiting = project_arrived(workspace));)
             workspace->arrivals.await(workspace->arrivals.context, waiting->expert);
-        threads_run(workspace->threads, tiles_of(workspace->hidden), project_down, workspace);
+        workspace->task_rows =
+            matmul_task_rows(workspace->hidden, batch_max(workspace), workspace->threads);
+        threads_run(workspace->threads, tasks_of(workspace, workspace->hidden), project_down,
+                    workspace);
         tasks += taken;
         count -= taken;
     }

@@ -16,6 +16,11 @@
  * AVX-512. */
 #define GEMM_BATCH_MIN 8u
 
+/* Tasks for each thread, so that one that is held up leaves its share to others. */
+#define TASKS_MIN 4u
+
+static_assert(MATMUL_FEW < GEMM_BATCH_MIN, "tasks of more rows need no scratch");
+
 size_t matmul_scratch_floats(void) {
     return (size_t)MATMUL_TILE_ROWS * TILE_COLUMNS;
 }
@@ -96,6 +101,14 @@ static float dot_row(const struct matrix *w, uint32_t row, const float *x) {
                kernel->dot[w->format](row_at(w, row, column), x + column, count);
     }
     return sum;
+}
+
+uint32_t matmul_task_rows(size_t rows, size_t batch, const struct threads *threads) {
+    size_t tasks = (size_t)TASKS_MIN * threads_count(threads);
+    uint32_t task_rows = MATMUL_TILE_ROWS;
+    while (batch <= MATMUL_FEW && task_rows < MATMUL_TASK_ROWS_MAX && rows / 2 / task_rows >= tasks)
+        task_rows *= 2;
+    return task_rows;
 }
 
 /* Few rows: straight from the stored format. */
@@ -208,6 +221,7 @@ static void panel_tile(const struct matrix *w, uint32_t row, uint32_t rows,
 void matmul_tile(const struct matrix *w, uint32_t row, uint32_t rows,
                  const struct matmul_input *input, float *y, size_t y_stride, float *scratch) {
     uint32_t packed = packed_rows(w);
+    assert(rows <= MATMUL_TILE_ROWS || input->batch <= MATMUL_FEW);
     if (row < packed) {
         uint32_t in_panels = smaller(rows, packed - row);
         panel_tile(w, row, in_panels, input, y, y_stride, scratch);
@@ -225,6 +239,7 @@ struct matmul_loop {
     const struct matmul_workspace *workspace;
     const struct matrix *w;
     uint32_t first, rows; /* of W */
+    uint32_t task_rows;
     struct matmul_input input;
     float *y;
     size_t y_stride;
@@ -238,8 +253,8 @@ static void prepare_row(void *context, size_t row, unsigned thread) {
 
 static void matmul_task(void *context, size_t task, unsigned thread) {
     const struct matmul_loop *loop = context;
-    uint32_t row = (uint32_t)task * MATMUL_TILE_ROWS;
-    uint32_t rows = smaller(MATMUL_TILE_ROWS, loop->rows - row);
+    uint32_t row = (uint32_t)task * loop->task_rows;
+    uint32_t rows = smaller(loop->task_rows, loop->rows - row);
     matmul_tile(loop->w, loop->first + row, rows, &loop->input, loop->y + row, loop->y_stride,
                 loop->workspace->scratch + thread * loop->workspace->scratch_stride);
 }
@@ -250,6 +265,7 @@ void matmul_rows(const struct matmul_workspace *workspace, const struct matrix *
                                .w = w,
                                .first = row,
                                .rows = rows,
+                               .task_rows = matmul_task_rows(rows, batch, workspace->threads),
                                .input = {.x = x, .x_stride = w->columns, .batch = batch},
                                .y = y,
                                .y_stride = y_stride};
@@ -260,7 +276,7 @@ void matmul_rows(const struct matmul_workspace *workspace, const struct matrix *
         loop.input.prepared_stride = matmul_row_blocks(w->columns);
         threads_run(workspace->threads, batch, prepare_row, &loop);
     }
-    threads_run(workspace->threads, (rows + MATMUL_TILE_ROWS - 1) / MATMUL_TILE_ROWS, matmul_task,
+    threads_run(workspace->threads, (rows + loop.task_rows - 1) / loop.task_rows, matmul_task,
                 &loop);
 }
 

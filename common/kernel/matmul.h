@@ -11,9 +11,18 @@
 #include "common/threads.h"
 #include "common/weights/matrix.h"
 
-/* Output rows (rows of W) that one task computes: enough bytes in a row for the memory to stream,
- * few enough for many threads to share a small matrix. */
+/* Output rows (rows of W) that one task computes at least: enough bytes in a row for the memory to
+ * stream, few enough for many threads to share a small matrix. */
 #define MATMUL_TILE_ROWS 64u
+
+/* Of batches up to so many rows a task may compute more. */
+#define MATMUL_FEW 4u
+
+/* How many, where the loop at hand has `rows` of them in all: the more, the longer the streams from
+ * memory, but each thread gets several tasks. A multiple of MATMUL_TILE_ROWS, at most
+ * MATMUL_TASK_ROWS_MAX. */
+#define MATMUL_TASK_ROWS_MAX 256u
+uint32_t matmul_task_rows(size_t rows, size_t batch, const struct threads *threads);
 
 /* Floats of scratch that one thread needs for matmul_tile. */
 size_t matmul_scratch_floats(void);
@@ -54,7 +63,8 @@ size_t matmul_block_bytes(enum activation_form form);
 void matmul_prepare(const struct matmul_input *input, size_t row, uint32_t column, uint32_t count);
 
 /* y[r][i] = W[row + i] . input[r] for i in [0, rows), r in [0, batch); y_stride in floats. `row` is
- * a multiple of PANEL_ROWS where W is packed. `scratch` as above, of the calling thread. */
+ * a multiple of PANEL_ROWS where W is packed, `rows` at most MATMUL_TILE_ROWS unless batch is at
+ * most MATMUL_FEW. `scratch` as above, of the calling thread. */
 void matmul_tile(const struct matrix *w, uint32_t row, uint32_t rows,
                  const struct matmul_input *input, float *y, size_t y_stride, float *scratch);
 

@@ -6,6 +6,7 @@
 #include <math.h>
 
 #include "common/kernel/kernel.h"
+#include "common/kernel/matmul.h"
 #include "tests/kernel/weights.h"
 #include "tests/unit/random.h"
 #include "worker/expert.h"
@@ -93,6 +94,46 @@ static void test_agrees_with_sums(void **state) {
         threads_destroy(pool);
     }
     free(f);
+}
+
+#define LONG_WIDTH                                                                                 \
+    640u /* long enough for tasks of more than one tile where there is one thread                  \
+          */
+#define LONG_ROWS 3u
+
+/* Few rows of wide experts: the same bits with long tasks and with short ones. */
+static void test_long_tasks(void **state) {
+    (void)state;
+    struct random random = {5};
+    float *weights = malloc(6 * LONG_WIDTH * LONG_WIDTH * sizeof *weights);
+    static float x[LONG_ROWS * LONG_WIDTH], got[2][LONG_ROWS * LONG_WIDTH];
+    struct expert experts[2];
+    struct expert_task tasks[2 * LONG_ROWS];
+    random_fill(&random, 0.1f, 6 * LONG_WIDTH * LONG_WIDTH, weights);
+    random_fill(&random, 1, LONG_ROWS * LONG_WIDTH, x);
+    for (uint32_t e = 0; e < 2; e++) {
+        struct matrix *matrices[] = {&experts[e].gate, &experts[e].up, &experts[e].down};
+        for (uint32_t m = 0; m < 3; m++)
+            *matrices[m] = matrix_view(WEIGHT_F32, LONG_WIDTH, LONG_WIDTH,
+                                       weights + (3 * e + m) * LONG_WIDTH * LONG_WIDTH);
+        for (uint32_t row = 0; row < LONG_ROWS; row++)
+            tasks[e * LONG_ROWS + row] = (struct expert_task){&experts[e], row, 0.5f};
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        struct threads *pool;
+        struct expert_workspace *workspace;
+        assert_int_equal(threads_create(i ? 8 : 1, &pool), STATUS_OK);
+        assert_int_equal(matmul_task_rows(2 * LONG_WIDTH, LONG_ROWS, pool), i ? 64 : 256);
+        assert_int_equal(
+            expert_workspace_create(pool, LONG_WIDTH, LONG_WIDTH, LONG_ROWS, &workspace),
+            STATUS_OK);
+        expert_forward(workspace, x, tasks, 2 * LONG_ROWS, got[i]);
+        expert_workspace_destroy(workspace);
+        threads_destroy(pool);
+    }
+    assert_memory_equal(got[0], got[1], sizeof got[0]);
+    assert_true(got[0][0] != 0 && got[0][LONG_ROWS * LONG_WIDTH - 1] != 0);
+    free(weights);
 }
 
 /* Weights that come one after another when they are waited for. */
@@ -267,9 +308,8 @@ static int select_kernels(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_agrees_with_sums),
-        cmocka_unit_test(test_arriving_weights),
-        cmocka_unit_test(test_slices_add_up),
+        cmocka_unit_test(test_agrees_with_sums), cmocka_unit_test(test_long_tasks),
+        cmocka_unit_test(test_arriving_weights), cmocka_unit_test(test_slices_add_up),
         cmocka_unit_test(test_packed_experts),
     };
     return cmocka_run_group_tests(tests, select_kernels, NULL);

@@ -243,6 +243,11 @@ static void check_packed_variant(struct threads *threads) {
             for (size_t b = 0; b < sizeof batches / sizeof *batches; b++)
                 check_packed(&workspace, (struct packed_case){formats[f].format, rows[i],
                                                               formats[f].columns, batches[b]});
+    /* Rows enough for long tasks, of which the last one is shorter. */
+    for (size_t f = 2; f < sizeof formats / sizeof *formats - 1; f++)
+        for (size_t batch = 1; batch <= MATMUL_FEW; batch += MATMUL_FEW - 1)
+            check_packed(&workspace,
+                         (struct packed_case){formats[f].format, 3205, formats[f].columns, batch});
     free(prepared);
     free(scratch);
 }
@@ -257,6 +262,21 @@ static void test_packed_products(void **state) {
         assert_int_equal(kernel_select(list[v]->name), STATUS_OK);
         check_packed_variant(threads);
     }
+    threads_destroy(threads);
+}
+
+/* Long tasks for few rows of activations, and several of them for each thread. */
+static void test_task_rows(void **state) {
+    (void)state;
+    struct threads *threads;
+    assert_int_equal(threads_create(3, &threads), STATUS_OK);
+    assert_int_equal(matmul_task_rows(100000, 1, threads), MATMUL_TASK_ROWS_MAX);
+    assert_int_equal(matmul_task_rows(100000, MATMUL_FEW, threads), MATMUL_TASK_ROWS_MAX);
+    assert_int_equal(matmul_task_rows(100000, MATMUL_FEW + 1, threads), MATMUL_TILE_ROWS);
+    assert_int_equal(matmul_task_rows(1535, 1, threads), 64);
+    assert_int_equal(matmul_task_rows(1536, 1, threads), 128);
+    assert_int_equal(matmul_task_rows(3072, 1, threads), 256);
+    assert_int_equal(matmul_task_rows(1, 1, threads), MATMUL_TILE_ROWS);
     threads_destroy(threads);
 }
 
@@ -286,11 +306,9 @@ static void test_forms(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_expand_blocks),
-        cmocka_unit_test(test_products),
-        cmocka_unit_test(test_expand_rectangle),
-        cmocka_unit_test(test_packed_products),
-        cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_expand_blocks),    cmocka_unit_test(test_products),
+        cmocka_unit_test(test_expand_rectangle), cmocka_unit_test(test_packed_products),
+        cmocka_unit_test(test_task_rows),        cmocka_unit_test(test_forms),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
