@@ -63,7 +63,7 @@ unit_tests() {
 }
 check "unit tests, ASan and UBSan" unit_tests build-asan -E kernel_harness
 check "unit tests of the data plane and of disks where io_uring is refused" tests/e2e/without_uring.py \
-  ctest --test-dir build-asan --output-on-failure --parallel 2 --timeout 300 \
+  ctest --test-dir build-asan --output-on-failure --parallel 3 --timeout 300 \
   -R "common_transport|worker_service|worker_session|worker_shard|worker_spill|worker_expert_store|worker_store|coordinator_engine|coordinator_measurement"
 check "kernels, every variant" timeout 600 build/tests/kernel_harness
 check "kernels, ASan" timeout 600 build-asan/tests/kernel_harness
@@ -89,6 +89,7 @@ for isa in avx512 amx; do
     build/tests/skein-emulated tests/data/golden/deepseek-v3-tiny-fp8 tests/data/golden/deepseek-v2-tiny \
     tests/data/golden-gguf/deepseek-v3-tiny-q8_0 --workers 0 --placement slices --batch-tokens 7,512 --isa "$isa"
 done
+check "workers that are lost" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein &
 check "golden models, ASan" /usr/bin/python3 tests/e2e/check_model.py build-asan/bin/skein \
   tests/data/golden/* tests/data/golden-gguf/* --workers 0,2 --placement experts+here+overlap,slices --batch-tokens 512
 check "KV cache formats" /usr/bin/python3 tests/e2e/kv_cache.py build/bin/skein
@@ -98,7 +99,6 @@ check "shards on disk" /usr/bin/python3 tests/e2e/shard_cache.py build-asan/bin/
 check "shards from worker to worker" /usr/bin/python3 tests/e2e/worker_to_worker.py build-asan/bin/skein
 check "shards on disk instead of in memory" /usr/bin/python3 tests/e2e/spill.py build-asan/bin/skein
 wait
-check "workers that are lost" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein &
 check "workers that are lost, without copies of the model" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein --ship &
 check "memory of each process" /usr/bin/python3 tests/e2e/memory.py build/bin/skein
 wait

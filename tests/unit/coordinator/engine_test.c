@@ -284,12 +284,12 @@ static void test_divided_batches_agree(void **state) {
     uint32_t rows = forward_batches(&options, whole);
     assert_true(rows == 16 * 17 / 2 + 3 * 15);
     static const char *const OVERLAPS[] = {"2", "on"}, *const TRANSPORTS[] = {"sockets", "auto"};
-    for (int i = 0; i < 4; i++) {
-        worker_start(&worker, TRANSPORTS[i / 2], 64 << 20);
+    for (int i = 0; i < 2; i++) {
+        worker_start(&worker, TRANSPORTS[i], 64 << 20);
         options.workers = daemon_address(worker.daemon);
         options.worker_timeout_s = 10;
-        options.overlap = OVERLAPS[i % 2];
-        options.transport = TRANSPORTS[i / 2];
+        options.overlap = OVERLAPS[i];
+        options.transport = TRANSPORTS[i];
         memset(divided, 0, sizeof divided);
         assert_int_equal(forward_batches(&options, divided), rows);
         for (uint32_t row = 0; row < rows; row++)
