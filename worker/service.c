@@ -43,7 +43,7 @@ struct service {
     float *rows, *sums;             /* (batch_rows, hidden), for frames that are not in f32 */
     struct matmul_workspace matmul; /* for the output head */
     struct connection *connection;
-    bool failing; /* the connection closes when the ERROR frame has left */
+    const struct frame *failing; /* the connection closes when this ERROR frame has left */
 
     pthread_t thread;
     pthread_mutex_t mutex; /* guards the mailbox below */
@@ -56,7 +56,7 @@ struct service {
 static void close_connection(struct service *service) {
     transport_remove(service->transport, service->connection);
     service->connection = NULL;
-    service->failing = false;
+    service->failing = NULL;
     pthread_mutex_lock(&service->mutex);
     service->attached = false;
     pthread_mutex_unlock(&service->mutex);
@@ -75,7 +75,7 @@ static void reply_error(struct service *service, struct frame *frame, uint64_t s
         .type = WIRE_ERROR, .sequence = sequence, .payload_bytes = strlen(text)};
     wire_encode_header(&header, frame->reply);
     memcpy(frame->reply + sizeof header, text, header.payload_bytes);
-    service->failing = true;
+    service->failing = frame;
     if (transport_post_send(service->transport, service->connection, frame->reply,
                             sizeof header + header.payload_bytes))
         close_connection(service);
@@ -332,7 +332,7 @@ static void handle_completion(struct service *service, const struct completion *
             expert_store_leave(service->options.store);
         } else if (completion->buffer == frame->reply && !service->failing)
             post_receive(service, frame);
-        else if (completion->buffer == frame->reply)
+        else if (completion->buffer == frame->reply && service->failing == frame)
             close_connection(service); /* nothing was posted behind the ERROR frame */
         else
             continue;

@@ -220,8 +220,12 @@ static void take_result(struct transport *transport, struct uring_connection *co
         stream_take_sent(&connection->stream, transport, front, (size_t)result);
     else if (result > 0)
         status = stream_take_received(&connection->stream, transport, front, (size_t)result);
-    else if (result != -EINTR)
+    else if (result != -EINTR) {
+        if (result < 0)
+            log_info("%s: cannot %s: %s", front->peer,
+                     operation == TRANSPORT_SEND ? "send" : "receive", strerror(-result));
         status = STATUS_CONNECTION;
+    }
     if (status)
         begin_failure(transport, connection, operation, status);
     else

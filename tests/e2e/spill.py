@@ -159,14 +159,17 @@ def spoil_while_running(bench, name, spoil, *args):
         log = whole_log(worker)
         if "cannot read the spilled shard" not in log:
             raise Failed(f"the worker does not say what it cannot read: {log[-400:]}")
-        return process.returncode, out, said
+        return process.returncode, out, said, log
 
 
 def check_spoiled(bench, how):
     """The run ends with a line that names the worker where it is to; else it waits, and goes on with the same tokens."""
-    code, _, said = spoil_while_running(bench, how.replace(" ", "-"), SPOILERS[how])
-    check_failure(code, said, ["127.0.0.1:", "cannot read expert", "from its disk"])
-    code, out, said = spoil_while_running(bench, how.replace(" ", "-") + "-2", SPOILERS[how], "--worker-timeout", "60")
+    code, _, said, log = spoil_while_running(bench, how.replace(" ", "-"), SPOILERS[how])
+    try:
+        check_failure(code, said, ["127.0.0.1:", "cannot read expert", "from its disk"])
+    except Failed as failed:
+        raise Failed(f"{failed}; the worker's log ends with {log[-1000:]}") from None
+    code, out, said, _ = spoil_while_running(bench, how.replace(" ", "-") + "-2", SPOILERS[how], "--worker-timeout", "60")
     if code or json.loads(out)["ids"] != bench.tokens:
         raise Failed(f"exit status {code}, or other tokens: {said.decode()[-400:]}")
     found = re.findall(r"goes on after ([0-9.]+) s", said.decode())

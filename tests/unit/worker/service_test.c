@@ -22,11 +22,14 @@ static struct service_options options;
 static struct expert experts[SLOTS]; /* the test's own */
 static uint8_t *storage[SLOTS];
 
-/* A connection to the service; a closed one may still be noticed, so it is tried for a while. */
-static int attach(void) {
+/* A connection to the service; a closed one may still be noticed, so it is tried for a while. What
+ * the service sends waits in `send_bytes` (0: as the system has it) until it is read. */
+static int attach_narrow(int send_bytes) {
     for (int i = 0; i < 200; i++) {
         int ends[2];
         assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+        if (send_bytes)
+            setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof send_bytes);
         setsockopt(ends[0], SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){.tv_sec = 10},
                    sizeof(struct timeval));
         if (service_attach(service, ends[1], "coordinator-7") == STATUS_OK)
@@ -36,6 +39,10 @@ static int attach(void) {
     }
     fail_msg("the service stays busy");
     return -1;
+}
+
+static int attach(void) {
+    return attach_narrow(0);
 }
 
 static void expect_still_serving(void) {
@@ -106,6 +113,40 @@ static void test_bounds_of_a_frame(void **state) {
     free(frame);
     free(reply);
     close(fd);
+}
+
+/* Answers that wait for the peer to read do not end the connection before the sentence that comes
+ * behind them. */
+static void test_error_behind_answers(void **state) {
+    (void)state;
+    enum { GOOD = 2 };
+    int fd = attach_narrow(1);
+    log_file_mark();
+    for (uint32_t i = 0; i <= GOOD; i++) {
+        const struct wire_entry entry = {0, i < GOOD ? 0 : SLOTS, 1.0f};
+        const struct wire_header header = {.sequence = i,
+                                           .layer = 1,
+                                           .rows = options.batch_rows,
+                                           .entries = 1,
+                                           .hidden = FIXTURE_HIDDEN};
+        size_t bytes;
+        uint8_t *frame = frame_create(header, &entry, &bytes);
+        assert_int_equal(send(fd, frame, bytes, 0), bytes);
+        free(frame);
+    }
+    log_file_expect("is not valid");
+    size_t reply_bytes = wire_combine_bytes(options.batch_rows, FIXTURE_HIDDEN, WIRE_F32, 0);
+    uint8_t *reply = aligned_alloc(64, reply_bytes);
+    struct wire_header found;
+    for (uint32_t i = 0; i <= GOOD; i++) {
+        assert_true(read_all(fd, reply, i < GOOD ? reply_bytes : sizeof found));
+        assert_int_equal(wire_decode_header(reply, "service", &found), STATUS_OK);
+        assert_int_equal(found.type, i < GOOD ? WIRE_COMBINE : WIRE_ERROR);
+        assert_int_equal(found.sequence, i);
+    }
+    free(reply);
+    close(fd);
+    expect_still_serving();
 }
 
 /* Asked for it, an answer says behind the rows when the other thread computed. */
@@ -435,6 +476,7 @@ int main(void) {
         cmocka_unit_test(test_bounds_of_a_frame),
         cmocka_unit_test(test_spans),
         cmocka_unit_test(test_refuses_frames),
+        cmocka_unit_test(test_error_behind_answers),
         cmocka_unit_test(test_head),
         cmocka_unit_test(test_refuses_head_frames),
         cmocka_unit_test(test_broken_streams),
