@@ -1,6 +1,8 @@
-/* The best of several passes counts: whatever else runs on the machine makes passes slower, nothing
- * makes one faster than the hardware. Work goes through the pool in many small tasks, so that a
- * thread that is held up leaves its share to the others, as in the model's own loops.
+/* Passes go on for several windows, and the median of the windows' rates counts. A window is longer
+ * than the turns in which a system or a hypervisor takes processors away, so what is measured is
+ * what goes on for minutes; a single interruption that is longer spoils one window of several. Work
+ * goes through the pool in many small tasks, so that a thread that is held up leaves its share to
+ * the others, as in the model's own loops.
  *
  * Products are the model's own (matmul) with a matrix that passes through the memory: no pass finds
  * its weights in a cache. What the weights are does not matter for the time, as long as they are
@@ -8,6 +10,8 @@
 #include "common/machine.h"
 
 #include <assert.h>
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/arena.h"
@@ -18,9 +22,8 @@
 #include "common/log.h"
 #include "common/memory.h"
 
-/* Passes are repeated for so long. One takes milliseconds, so that some fall between the moments in
- * which another process has one of the processors. */
-#define MEASURE_S 0.2
+#define WINDOWS  3
+#define WINDOW_S 0.04
 
 /* Two huge pages: long enough for the prefetchers to get going. */
 #define MEMORY_TASK_BYTES (4u << 20)
@@ -29,9 +32,7 @@
 #define MULTIPLY_TASKS  4u
 #define MULTIPLY_TASK_S 2e-4
 
-/* Passes of one product are repeated for so long; so long is one at least, that what its beginning
- * and end cost does not show. */
-#define PRODUCT_S      0.1
+/* So long is a pass of one product at least, that what its beginning and end cost does not show. */
 #define PRODUCT_PASS_S 5e-3
 
 /* Columns of the matrices: whole blocks of every format. Their rows come in multiples that are
@@ -45,9 +46,30 @@
 /* 0x3c3c is 1.06 as F16 and 0.0115 as BF16, 0x3c is 1.5 as FP8. */
 #define FILL_BYTE 0x3c
 
-static void raise_to(double *best, double value) {
-    if (value > *best)
-        *best = value;
+/* Something that is measured: each call does the next pass. */
+typedef void (*measured_pass)(const void *context, size_t number);
+
+static int compare_rates(const void *a, const void *b) {
+    double left = *(const double *)a, right = *(const double *)b;
+    return (left > right) - (left < right);
+}
+
+/* Passes in a second. */
+static double measure_passes(measured_pass pass, const void *context) {
+    double rates[WINDOWS];
+    size_t number = 0;
+    for (int w = 0; w < WINDOWS; w++) {
+        uint64_t began_ns = clock_now_ns();
+        size_t first = number;
+        double elapsed_s;
+        do {
+            pass(context, number++);
+            elapsed_s = clock_elapsed_s(began_ns);
+        } while (elapsed_s < WINDOW_S);
+        rates[w] = (double)(number - first) / elapsed_s;
+    }
+    qsort(rates, WINDOWS, sizeof *rates, compare_rates);
+    return rates[WINDOWS / 2];
 }
 
 /* ---- Memory. */
@@ -84,21 +106,29 @@ static void read_task(void *context, size_t task, unsigned thread) {
     kernel_get()->peak->read(values + task * count, count);
 }
 
-static void measure_read(struct threads *threads, uint8_t *memory, size_t bytes,
-                         double *bytes_per_s) {
-    uint64_t began_ns = clock_now_ns();
-    do {
-        uint64_t started_ns = clock_now_ns();
-        threads_run(threads, bytes / MEMORY_TASK_BYTES, read_task, memory);
-        raise_to(bytes_per_s, (double)bytes / clock_elapsed_s(started_ns));
-    } while (clock_elapsed_s(began_ns) < MEASURE_S);
+struct read_call {
+    struct threads *threads;
+    uint8_t *memory;
+    size_t bytes;
+};
+
+static void read_pass(const void *context, size_t number) {
+    (void)number;
+    const struct read_call *call = context;
+    threads_run(call->threads, call->bytes / MEMORY_TASK_BYTES, read_task, call->memory);
+}
+
+static double measure_read(struct threads *threads, uint8_t *memory, size_t bytes) {
+    const struct read_call call = {threads, memory, bytes};
+    return (double)bytes * measure_passes(read_pass, &call);
 }
 
 /* ---- Multipliers. */
 
 struct multiply_call {
+    struct threads *threads;
     const struct peak_multiplier *multiplier;
-    size_t rounds;
+    size_t tasks, rounds;
 };
 
 static void multiply_task(void *context, size_t task, unsigned thread) {
@@ -116,17 +146,18 @@ static size_t find_rounds(const struct peak_multiplier *multiplier) {
     }
 }
 
-static void measure_multiplier(struct threads *threads, const struct peak_multiplier *multiplier,
-                               double *operations_per_s) {
-    struct multiply_call call = {multiplier, find_rounds(multiplier)};
-    size_t tasks = (size_t)MULTIPLY_TASKS * threads_count(threads);
-    double operations = (double)tasks * (double)call.rounds * multiplier->operations;
-    uint64_t began_ns = clock_now_ns();
-    do {
-        uint64_t started_ns = clock_now_ns();
-        threads_run(threads, tasks, multiply_task, &call);
-        raise_to(operations_per_s, operations / clock_elapsed_s(started_ns));
-    } while (clock_elapsed_s(began_ns) < MEASURE_S);
+static void multiply_pass(const void *context, size_t number) {
+    (void)number;
+    const struct multiply_call *call = context;
+    threads_run(call->threads, call->tasks, multiply_task, (void *)call);
+}
+
+static double measure_multiplier(struct threads *threads,
+                                 const struct peak_multiplier *multiplier) {
+    const struct multiply_call call = {threads, multiplier, MULTIPLY_TASKS * threads_count(threads),
+                                       find_rounds(multiplier)};
+    double operations = (double)call.tasks * (double)call.rounds * multiplier->operations;
+    return operations * measure_passes(multiply_pass, &call);
 }
 
 enum status machine_measure_peak(struct threads *threads, size_t bytes, struct machine_peak *peak) {
@@ -134,13 +165,14 @@ enum status machine_measure_peak(struct threads *threads, size_t bytes, struct m
     enum status status = take_memory(threads, bytes, &memory);
     if (status)
         return status;
-    measure_read(threads, memory, bytes, &peak->read_bytes_per_s);
+    *peak = (struct machine_peak){.read_bytes_per_s = measure_read(threads, memory, bytes)};
     memory_unmap(memory, bytes);
     const struct peak *units = kernel_get()->peak;
     for (size_t i = 0; i < units->multiplier_count; i++) {
         const struct peak_multiplier *multiplier = &units->multipliers[i];
         if (!multiplier->is_present || multiplier->is_present())
-            measure_multiplier(threads, multiplier, &peak->operations_per_s[multiplier->unit]);
+            peak->operations_per_s[multiplier->unit] = fmax(
+                peak->operations_per_s[multiplier->unit], measure_multiplier(threads, multiplier));
     }
     return STATUS_OK;
 }
@@ -162,60 +194,55 @@ struct product {
     enum weight_format format;
     bool exact;
     size_t batch;
+    uint32_t rows; /* of weights, in a pass */
 };
 
 static size_t rows_bytes(enum weight_format format, uint32_t rows) {
     return matrix_bytes(format, rows, PRODUCT_COLUMNS);
 }
 
-/* Multiplies `rows` rows of weights, the `number`-th in the memory that passes by. */
-static double run_product(const struct product *product, uint32_t rows, size_t number) {
+/* Multiplies product->rows rows of weights, the `number`-th in the memory that passes by. */
+static void product_pass(const void *context, size_t number) {
+    const struct product *product = context;
     const struct testbed *bed = product->bed;
-    size_t bytes = rows_bytes(product->format, rows), count = bed->bytes / bytes;
-    struct matrix w =
-        matrix_view(product->format, rows, PRODUCT_COLUMNS, bed->weights + number % count * bytes);
+    size_t bytes = rows_bytes(product->format, product->rows), count = bed->bytes / bytes;
+    struct matrix w = matrix_view(product->format, product->rows, PRODUCT_COLUMNS,
+                                  bed->weights + number % count * bytes);
     w.packed = panel_can_pack(&w, product->exact);
-    uint64_t started_ns = clock_now_ns();
     matmul(&bed->workspace, &w, bed->x, product->batch, bed->y);
-    return clock_elapsed_s(started_ns);
 }
 
-/* Rows of a pass that takes PRODUCT_PASS_S, as far as there is memory for them. */
-static uint32_t find_rows(const struct product *product) {
+/* Lets a pass take PRODUCT_PASS_S, as far as there is memory for its rows. */
+static void find_rows(struct product *product) {
     size_t fit =
         product->bed->bytes / rows_bytes(product->format, PRODUCT_ROWS_STEP) * PRODUCT_ROWS_STEP;
     size_t rows_max = PRODUCT_RESULTS_MAX / product->batch;
     rows_max = rows_max < fit ? rows_max : fit;
-    uint32_t rows = PRODUCT_ROWS_STEP * threads_count(product->bed->workspace.threads);
     assert(fit > 0);
-    for (size_t number = 0;; number++) {
-        if (rows >= rows_max)
-            return (uint32_t)rows_max;
-        if (run_product(product, rows, number) >= PRODUCT_PASS_S)
-            return rows;
-        rows *= 2;
+    product->rows = PRODUCT_ROWS_STEP * threads_count(product->bed->workspace.threads);
+    for (size_t number = 0; product->rows < rows_max; number++) {
+        uint64_t started_ns = clock_now_ns();
+        product_pass(product, number);
+        if (clock_elapsed_s(started_ns) >= PRODUCT_PASS_S)
+            return;
+        product->rows *= 2;
     }
+    product->rows = (uint32_t)rows_max;
 }
 
 /* Rows of weights in a second. */
-static double measure_product(const struct product *product) {
-    uint32_t rows = find_rows(product);
-    size_t number = 0;
-    double best = 0;
-    uint64_t began_ns = clock_now_ns();
-    do
-        raise_to(&best, rows / run_product(product, rows, number++));
-    while (clock_elapsed_s(began_ns) < PRODUCT_S);
-    return best;
+static double measure_product(struct product product) {
+    find_rows(&product);
+    return product.rows * measure_passes(product_pass, &product);
 }
 
 static void measure_format(const struct testbed *bed, enum weight_format format, bool exact,
                            struct format_figures *out) {
-    struct product product = {bed, format, exact, 1};
+    struct product product = {bed, format, exact, 1, 0};
     double row_bytes = (double)rows_bytes(format, PRODUCT_ROWS_STEP) / PRODUCT_ROWS_STEP;
-    out->decode_bytes_per_s = measure_product(&product) * row_bytes;
+    out->decode_bytes_per_s = measure_product(product) * row_bytes;
     product.batch = MACHINE_BATCH_ROWS;
-    out->batch_macs_per_s = measure_product(&product) * PRODUCT_COLUMNS * MACHINE_BATCH_ROWS;
+    out->batch_macs_per_s = measure_product(product) * PRODUCT_COLUMNS * MACHINE_BATCH_ROWS;
 }
 
 static enum status prepare_testbed(struct threads *threads, const uint8_t *weights, size_t bytes,
@@ -270,7 +297,7 @@ enum status machine_measure_figures(struct threads *threads, const struct machin
         goto err_unmap;
     }
     if (!(figures->read_bytes_per_s > 0))
-        measure_read(threads, memory, bytes, &figures->read_bytes_per_s);
+        figures->read_bytes_per_s = measure_read(threads, memory, bytes);
     for (int format = 0; format < WEIGHT_FORMAT_COUNT; format++)
         if (lacks(figures, work, (enum weight_format)format))
             measure_format(&bed, (enum weight_format)format, work->exact,

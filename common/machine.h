@@ -3,8 +3,8 @@
  *
  * Measured by a worker for itself and by the coordinator for itself (both through machine_record,
  * which remembers) and by `bench`; each on the thread that owns the pool. All rates are of all
- * threads together, and the best that was seen: whatever else runs makes a machine look slower,
- * nothing makes it look faster. */
+ * threads together, and such as go on: what a system takes of its processors all the time is
+ * taken of them, too. */
 #pragma once
 
 #include <stdbool.h>
@@ -55,8 +55,9 @@ struct machine_work {
 };
 
 /* Measures what `figures` lacks of read_bytes_per_s and of the formats of `work`, in `bytes` of
- * memory, a multiple of 4 MiB: a quarter of a second each. The kernels must have been selected; its
- * other fields are left alone. Errors: STATUS_NO_MEMORY, with one line. */
+ * memory, a multiple of 4 MiB: reading for an eighth of a second, each format for a quarter. The
+ * kernels must have been selected; its other fields are left alone. Errors: STATUS_NO_MEMORY, with
+ * one line. */
 enum status machine_measure_figures(struct threads *threads, const struct machine_work *work,
                                     size_t bytes, struct machine_figures *figures);
 
@@ -67,13 +68,12 @@ bool machine_has_figures(const struct machine_figures *figures, const struct mac
  * what any machine reaches. For figures from a file or a peer. */
 bool machine_rate_is_plausible(double per_s);
 
-/* What the processor's units do at most, against which `bench` holds the model. */
+/* What the processor does where it does nothing else, against which `bench` holds the model. */
 struct machine_peak {
     double read_bytes_per_s;
     double operations_per_s[PEAK_UNIT_COUNT]; /* 0: there is no multiplier of this kind */
 };
 
-/* Measures for about a second and raises `peak` (zero at first) to the best that it sees, so that a
- * second call makes up for a moment in which the machine was busy. `bytes` as above. Errors:
- * STATUS_NO_MEMORY, with one line. */
+/* Measures for an eighth of a second each. `bytes` as above. Errors: STATUS_NO_MEMORY, with one
+ * line. */
 enum status machine_measure_peak(struct threads *threads, size_t bytes, struct machine_peak *peak);

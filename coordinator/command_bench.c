@@ -1,8 +1,10 @@
-/* The machine is measured before the model and after it, and the best counts: on a machine that
- * others use too, one moment says little. Figures are for people as a table and for programs as one
- * JSON object; nothing is printed before all are there. */
+/* The machine is measured right before each timing of the model and the two are compared, because
+ * on a machine that others use too its rates at another moment say little. Figures are for people
+ * as a table and for programs as one JSON object; nothing is printed before all are there. */
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/cluster_limits.h"
@@ -18,16 +20,24 @@
 #include "coordinator/worker_report.h"
 #include "coordinator/workload.h"
 
+/* What is known of each repetition, and printed as the median of all. */
+enum figure {
+    READ_RATE,                                     /* of the machine, before decoding */
+    MULTIPLY_RATE,                                 /* PEAK_UNIT_COUNT of them, before prompts */
+    MODEL_RATE = MULTIPLY_RATE + PEAK_UNIT_COUNT,  /* MEASURE_KIND_COUNT of them */
+    BOUND = MODEL_RATE + MEASURE_KIND_COUNT,       /* the same at the machine's rates */
+    REACHED = BOUND + MEASURE_KIND_COUNT,          /* what the model reaches of that */
+    REACHED_OF_ONE = REACHED + MEASURE_KIND_COUNT, /* of multiplying, or of reading alone */
+    FIGURE_COUNT = REACHED_OF_ONE + MEASURE_KIND_COUNT
+};
+
 struct bench {
     const struct bench_options *options;
     struct runtime *runtime;
     unsigned threads;
-    struct machine_peak machine;
     struct workload workload;
-    struct measure_result model;
-    /* Tokens for each second at the machine's rates. A step is held back by multiplying or by
-     * reading, whatever takes longer. */
-    double prefill_multiply_bound, prefill_bound, decode_read_bound, decode_bound;
+    double *values[FIGURE_COUNT]; /* (repetitions), in one piece that the first one owns */
+    struct measure_spread figures[FIGURE_COUNT];
     /* With workers: what the placement was predicted to give; a name of "" where nothing was. */
     char placement[PLAN_NAME_BYTES];
     struct planning_rates planned;
@@ -44,18 +54,42 @@ static uint64_t count_positions(const struct bench_options *options) {
     return filled > decoded ? filled : decoded;
 }
 
-static void predict(struct bench *bench) {
-    uint32_t tokens = bench->options->prompt_tokens;
-    double multiply_s = workload_multiply_s(&bench->workload, &bench->machine, tokens, 1);
-    double read_s = workload_read_s(&bench->workload, &bench->machine, tokens,
-                                    bench->options->model.batch_tokens);
-    bench->prefill_multiply_bound = tokens / multiply_s;
-    bench->prefill_bound = tokens / (multiply_s > read_s ? multiply_s : read_s);
-    uint32_t sequences = bench->options->sequences;
-    multiply_s = workload_multiply_s(&bench->workload, &bench->machine, sequences, sequences);
-    read_s = workload_read_s(&bench->workload, &bench->machine, sequences, sequences);
-    bench->decode_read_bound = sequences / read_s;
-    bench->decode_bound = sequences / (multiply_s > read_s ? multiply_s : read_s);
+/* A step is held back by multiplying or by reading, whatever takes longer. */
+static enum status measure_machine(void *context, enum measure_kind kind, uint32_t repetition) {
+    struct bench *bench = context;
+    const struct bench_options *options = bench->options;
+    struct machine_peak machine;
+    enum status status =
+        machine_measure_peak(runtime_threads(bench->runtime), MACHINE_MEASURE_BYTES, &machine);
+    if (status)
+        return status;
+    bool is_prefill = kind == MEASURE_PREFILL;
+    uint32_t tokens = is_prefill ? options->prompt_tokens : options->sequences;
+    uint32_t logits = is_prefill ? 1 : tokens;
+    uint32_t step_tokens = is_prefill ? options->model.batch_tokens : tokens;
+    double multiply_s = workload_multiply_s(&bench->workload, &machine, tokens, logits);
+    double read_s = workload_read_s(&bench->workload, &machine, tokens, step_tokens);
+    bench->values[BOUND + kind][repetition] = tokens / fmax(multiply_s, read_s);
+    bench->values[REACHED_OF_ONE + kind][repetition] = tokens / (is_prefill ? multiply_s : read_s);
+    if (!is_prefill)
+        bench->values[READ_RATE][repetition] = machine.read_bytes_per_s;
+    for (size_t unit = 0; is_prefill && unit < PEAK_UNIT_COUNT; unit++)
+        bench->values[MULTIPLY_RATE + unit][repetition] = machine.operations_per_s[unit];
+    return STATUS_OK;
+}
+
+/* Holds the model against the machine, in each repetition, and sums them up. */
+static void summarise(struct bench *bench) {
+    uint32_t count = bench->options->repetitions;
+    for (int kind = 0; kind < MEASURE_KIND_COUNT; kind++)
+        for (uint32_t i = 0; i < count; i++) {
+            double rate = bench->values[MODEL_RATE + kind][i];
+            double *of_one = &bench->values[REACHED_OF_ONE + kind][i];
+            bench->values[REACHED + kind][i] = rate / bench->values[BOUND + kind][i];
+            *of_one = rate / *of_one;
+        }
+    for (int f = 0; f < FIGURE_COUNT; f++)
+        bench->figures[f] = measure_spread_of(bench->values[f], count);
 }
 
 static void ask_plan(struct bench *bench) {
@@ -75,24 +109,28 @@ static void ask_plan(struct bench *bench) {
 
 static enum status measure_all(struct bench *bench) {
     const struct bench_options *options = bench->options;
-    struct threads *threads = runtime_threads(bench->runtime);
     const struct measure_options measure = {
         .prefill_tokens = options->prompt_tokens,
         .decode_tokens = options->decode_tokens,
         .depth = options->depth,
         .sequences = options->sequences,
         .repetitions = options->repetitions,
+        .before = measure_machine,
+        .context = bench,
     };
-    struct engine *engine = runtime_engine(bench->runtime);
-    enum status status;
-    if ((status = machine_measure_peak(threads, MACHINE_MEASURE_BYTES, &bench->machine)) ||
-        (status = measure_model(engine, &measure, &bench->model)) ||
-        (status = machine_measure_peak(threads, MACHINE_MEASURE_BYTES, &bench->machine)))
-        return status;
-    bench->threads = threads_count(threads);
+    double *values = malloc(FIGURE_COUNT * options->repetitions * sizeof *values);
+    if (!values)
+        return STATUS_NO_MEMORY;
+    for (int f = 0; f < FIGURE_COUNT; f++)
+        bench->values[f] = values + (size_t)f * options->repetitions;
+    bench->threads = threads_count(runtime_threads(bench->runtime));
     workload_count(runtime_outline(bench->runtime), runtime_shape(bench->runtime),
                    &bench->workload);
-    predict(bench);
+    enum status status =
+        measure_model(runtime_engine(bench->runtime), &measure, &bench->values[MODEL_RATE]);
+    if (status)
+        return status;
+    summarise(bench);
     ask_plan(bench);
     return STATUS_OK;
 }
@@ -138,23 +176,26 @@ static void print_loads(const struct bench *bench) {
         figures_print_layers(holders, count, statistics, stdout);
 }
 
-static void print_rate(const char *what, uint32_t tokens, const struct measure_rate *rate,
-                       double bound) {
+static void print_rate(const struct bench *bench, const char *what, enum measure_kind kind,
+                       uint32_t tokens) {
+    const struct measure_spread *rate = &bench->figures[MODEL_RATE + kind];
     printf("%-9s %7u %10.2f %10.2f %10.2f %11.2f %8.1f %%\n", what, tokens, rate->median, rate->min,
-           rate->max, bound, 100 * rate->median / bound);
+           rate->max, bench->figures[BOUND + kind].median,
+           100 * bench->figures[REACHED + kind].median);
 }
 
 static void print_table(const struct bench *bench) {
-    const double *rates = bench->machine.operations_per_s;
+    const struct measure_spread *read = &bench->figures[READ_RATE];
+    const struct measure_spread *rates = &bench->figures[MULTIPLY_RATE];
     const struct bench_options *options = bench->options;
     char bytes[CONFIG_SIZE_TEXT];
-    printf("machine   %s, %u threads; reads %.1f GB/s\n", kernel_get()->name, bench->threads,
-           bench->machine.read_bytes_per_s / 1e9);
-    printf("          multiplies f32 %.1f GFLOP/s", rates[PEAK_F32] / 1e9);
-    if (rates[PEAK_BF16] > 0)
-        printf(", bf16 %.1f GFLOP/s", rates[PEAK_BF16] / 1e9);
-    if (rates[PEAK_INT8] > 0)
-        printf(", int8 %.1f GOP/s", rates[PEAK_INT8] / 1e9);
+    printf("machine   %s, %u threads; reads %.1f GB/s (%.1f to %.1f)\n", kernel_get()->name,
+           bench->threads, read->median / 1e9, read->min / 1e9, read->max / 1e9);
+    printf("          multiplies f32 %.1f GFLOP/s", rates[PEAK_F32].median / 1e9);
+    if (rates[PEAK_BF16].median > 0)
+        printf(", bf16 %.1f GFLOP/s", rates[PEAK_BF16].median / 1e9);
+    if (rates[PEAK_INT8].median > 0)
+        printf(", int8 %.1f GOP/s", rates[PEAK_INT8].median / 1e9);
     printf("\n");
     for (uint32_t w = 0; w < count_workers(bench); w++)
         worker_report_print(cluster_worker(runtime_cluster(bench->runtime), w), stdout);
@@ -165,8 +206,8 @@ static void print_table(const struct bench *bench) {
     printf("\n\n");
     printf("%-9s %7s %10s %10s %10s %11s %10s\n", "", "tokens", "tokens/s", "min", "max", "at most",
            "reached");
-    print_rate("prefill", options->prompt_tokens, &bench->model.prefill, bench->prefill_bound);
-    print_rate("decode", options->decode_tokens, &bench->model.decode, bench->decode_bound);
+    print_rate(bench, "prefill", MEASURE_PREFILL, options->prompt_tokens);
+    print_rate(bench, "decode", MEASURE_DECODE, options->decode_tokens);
     if (*bench->placement)
         printf("\npredicted %.2f tokens/s for the prompt and %.2f for decoding with %s\n",
                bench->planned.prompt_tokens_per_s, bench->planned.decode_tokens_per_s,
@@ -178,11 +219,13 @@ static void print_table(const struct bench *bench) {
 /* ---- As JSON. */
 
 static json_t *machine_to_json(const struct bench *bench) {
-    const double *rates = bench->machine.operations_per_s;
-    return json_pack("{s:s, s:i, s:f, s:f, s:f, s:f}", "isa", kernel_get()->name, "threads",
-                     (int)bench->threads, "read_gb_per_s", bench->machine.read_bytes_per_s / 1e9,
-                     "int8_gops", rates[PEAK_INT8] / 1e9, "bf16_gflops", rates[PEAK_BF16] / 1e9,
-                     "f32_gflops", rates[PEAK_F32] / 1e9);
+    const struct measure_spread *read = &bench->figures[READ_RATE];
+    const struct measure_spread *rates = &bench->figures[MULTIPLY_RATE];
+    return json_pack("{s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "isa", kernel_get()->name,
+                     "threads", (int)bench->threads, "read_gb_per_s", read->median / 1e9,
+                     "read_gb_per_s_min", read->min / 1e9, "read_gb_per_s_max", read->max / 1e9,
+                     "int8_gops", rates[PEAK_INT8].median / 1e9, "bf16_gflops",
+                     rates[PEAK_BF16].median / 1e9, "f32_gflops", rates[PEAK_F32].median / 1e9);
 }
 
 static json_t *workers_to_json(const struct bench *bench) {
@@ -203,27 +246,33 @@ static void add_loads(const struct bench *bench, json_t *object) {
     json_object_set_new(object, "holders", figures_holders_to_json(holders, count, statistics));
 }
 
+static json_t *rates_to_json(const struct bench *bench, enum measure_kind kind, uint32_t tokens) {
+    const struct measure_spread *rate = &bench->figures[MODEL_RATE + kind];
+    return json_pack("{s:I, s:f, s:f, s:f}", "tokens", (json_int_t)tokens, "tokens_per_s",
+                     rate->median, "min", rate->min, "max", rate->max);
+}
+
 static json_t *bench_to_json(const struct bench *bench) {
-    const struct measure_rate *prefill = &bench->model.prefill, *decode = &bench->model.decode;
-    json_t *prefill_json =
-        json_pack("{s:I, s:f, s:f, s:f, s:f}", "tokens", (json_int_t)bench->options->prompt_tokens,
-                  "tokens_per_s", prefill->median, "min", prefill->min, "max", prefill->max,
-                  "peak_fraction", prefill->median / bench->prefill_multiply_bound);
-    json_t *decode_json = json_pack(
-        "{s:I, s:I, s:f, s:f, s:f, s:I, s:f}", "tokens", (json_int_t)bench->options->decode_tokens,
-        "sequences", (json_int_t)bench->options->sequences, "tokens_per_s", decode->median, "min",
-        decode->min, "max", decode->max, "weight_bytes_per_token",
-        (json_int_t)workload_decode_bytes(&bench->workload), "bandwidth_fraction",
-        decode->median / bench->decode_read_bound);
-    json_t *predicted = json_pack("{s:f, s:f}", "prefill_tokens_per_s", bench->prefill_bound,
-                                  "decode_tokens_per_s", bench->decode_bound);
+    const struct bench_options *options = bench->options;
+    const struct measure_spread *of_one = &bench->figures[REACHED_OF_ONE];
+    const struct measure_spread *bounds = &bench->figures[BOUND];
+    json_t *prefill = rates_to_json(bench, MEASURE_PREFILL, options->prompt_tokens);
+    json_t *decode = rates_to_json(bench, MEASURE_DECODE, options->decode_tokens);
+    json_object_set_new(prefill, "peak_fraction", json_real(of_one[MEASURE_PREFILL].median));
+    json_object_set_new(decode, "sequences", json_integer(options->sequences));
+    json_object_set_new(decode, "weight_bytes_per_token",
+                        json_integer((json_int_t)workload_decode_bytes(&bench->workload)));
+    json_object_set_new(decode, "bandwidth_fraction", json_real(of_one[MEASURE_DECODE].median));
+    json_t *predicted =
+        json_pack("{s:f, s:f}", "prefill_tokens_per_s", bounds[MEASURE_PREFILL].median,
+                  "decode_tokens_per_s", bounds[MEASURE_DECODE].median);
     if (predicted && *bench->placement)
         json_object_set_new(predicted, "plan",
                             json_pack("{s:s, s:f, s:f}", "placement", bench->placement,
                                       "prefill_tokens_per_s", bench->planned.prompt_tokens_per_s,
                                       "decode_tokens_per_s", bench->planned.decode_tokens_per_s));
     json_t *object = json_pack("{s:o, s:o, s:o, s:o}", "machine", machine_to_json(bench), "prefill",
-                               prefill_json, "decode", decode_json, "predicted", predicted);
+                               prefill, "decode", decode, "predicted", predicted);
     if (object && count_workers(bench)) {
         json_object_set_new(object, "workers", workers_to_json(bench));
         add_loads(bench, object);
@@ -259,6 +308,7 @@ static enum status run_bench(const struct bench_options *options) {
     enum status status = measure(&bench);
     if (!status)
         status = print(&bench);
+    free(bench.values[0]);
     runtime_close(bench.runtime);
     return status;
 }

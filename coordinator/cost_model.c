@@ -12,8 +12,8 @@
 #define LAYER_S   10e-6
 #define MESSAGE_S 5e-6
 #define REQUEST_S 25e-6
-/* Figures are the best that was seen of one loop; a model's many short ones reach so much of it,
- * see "Figures" in docs/performance.md. */
+/* Figures are of one loop that goes on; a model's many short ones reach so much of it, see
+ * "Figures" in docs/performance.md. */
 #define REACHED 0.9
 /* One thread copies rows into frames and lets the kernel copy them into the socket. */
 #define COPY_BYTES_PER_S 4e9

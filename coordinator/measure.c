@@ -17,7 +17,6 @@ struct measuring {
     uint32_t *tokens; /* (token_count) of the prompt and, its first, of the answers */
     uint32_t token_count;
     float *logits; /* (sequences, vocabulary) */
-    double *rates; /* (2, repetitions) prefill, decode */
 };
 
 static void choose_tokens(struct measuring *measuring) {
@@ -128,34 +127,42 @@ static enum status time_decode(struct measuring *measuring, uint32_t tokens, dou
     return STATUS_OK;
 }
 
-static enum status repeat(struct measuring *measuring) {
+static enum status time_kind(struct measuring *measuring, enum measure_kind kind,
+                             uint32_t repetition, double *tokens_per_s) {
     const struct measure_options *options = measuring->options;
-    double *prefill = measuring->rates, *decode = prefill + options->repetitions, unused;
+    enum status status;
+    if (options->before && (status = options->before(options->context, kind, repetition)))
+        return status;
+    return kind == MEASURE_PREFILL ? time_prefill(measuring, tokens_per_s)
+                                   : time_decode(measuring, options->decode_tokens, tokens_per_s);
+}
+
+static enum status repeat(struct measuring *measuring, double *const rates[MEASURE_KIND_COUNT]) {
+    double unused;
     enum status status;
     if ((status = time_prefill(measuring, &unused)) ||
         (status = time_decode(measuring, 1, &unused)))
         return status;
-    for (uint32_t i = 0; i < options->repetitions; i++)
-        if ((status = time_prefill(measuring, &prefill[i])) ||
-            (status = time_decode(measuring, options->decode_tokens, &decode[i])))
-            return status;
+    for (uint32_t i = 0; i < measuring->options->repetitions; i++)
+        for (int kind = 0; kind < MEASURE_KIND_COUNT; kind++)
+            if ((status = time_kind(measuring, (enum measure_kind)kind, i, &rates[kind][i])))
+                return status;
     return STATUS_OK;
 }
 
-static int compare_rates(const void *a, const void *b) {
+static int compare_values(const void *a, const void *b) {
     double left = *(const double *)a, right = *(const double *)b;
     return (left > right) - (left < right);
 }
 
-/* Sorts `rates` (count). */
-static struct measure_rate summarise(double *rates, uint32_t count) {
-    qsort(rates, count, sizeof *rates, compare_rates);
-    double median = count % 2 ? rates[count / 2] : (rates[count / 2 - 1] + rates[count / 2]) / 2;
-    return (struct measure_rate){median, rates[0], rates[count - 1]};
+struct measure_spread measure_spread_of(double *values, uint32_t count) {
+    qsort(values, count, sizeof *values, compare_values);
+    double median = count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+    return (struct measure_spread){median, values[0], values[count - 1]};
 }
 
 enum status measure_model(struct engine *engine, const struct measure_options *options,
-                          struct measure_result *out) {
+                          double *const rates[MEASURE_KIND_COUNT]) {
     uint32_t prefill = options->prefill_tokens;
     uint32_t decode = options->decode_tokens + options->sequences;
     struct measuring measuring = {.engine = engine, .options = options};
@@ -163,19 +170,14 @@ enum status measure_model(struct engine *engine, const struct measure_options *o
     measuring.tokens = malloc(measuring.token_count * sizeof *measuring.tokens);
     measuring.logits = malloc((size_t)options->sequences * engine_model(engine)->shape.vocabulary *
                               sizeof *measuring.logits);
-    measuring.rates = malloc(2 * options->repetitions * sizeof *measuring.rates);
     enum status status = STATUS_NO_MEMORY;
-    if (!measuring.tokens || !measuring.logits || !measuring.rates)
+    if (!measuring.tokens || !measuring.logits)
         goto err_memory;
     choose_tokens(&measuring);
-    if (!(status = open_sequences(&measuring)) && !(status = repeat(&measuring)))
-        *out = (struct measure_result){
-            .prefill = summarise(measuring.rates, options->repetitions),
-            .decode = summarise(measuring.rates + options->repetitions, options->repetitions),
-        };
+    if (!(status = open_sequences(&measuring)))
+        status = repeat(&measuring, rates);
     close_sequences(&measuring);
 err_memory:
-    free(measuring.rates);
     free(measuring.logits);
     free(measuring.tokens);
     return status;

@@ -6,26 +6,29 @@
 #include "common/status.h"
 #include "coordinator/engine.h"
 
+enum measure_kind { MEASURE_PREFILL, MEASURE_DECODE, MEASURE_KIND_COUNT };
+
 struct measure_options {
     uint32_t prefill_tokens; /* at least 1 */
     uint32_t decode_tokens;  /* at least 1 */
     uint32_t depth;          /* positions that the KV cache holds before either begins */
     uint32_t sequences;      /* that decode side by side: 1 to SEQUENCES_MAX and rows_max */
     uint32_t repetitions;    /* 1 to BENCH_REPETITIONS_MAX */
-};
-
-/* Of one kind of work over the repetitions. */
-struct measure_rate {
-    double median, min, max; /* tokens for each second */
-};
-
-struct measure_result {
-    struct measure_rate prefill, decode;
+    /* Called right before each timing; an error ends everything. NULL: nothing. */
+    enum status (*before)(void *context, enum measure_kind kind, uint32_t repetition);
+    void *context; /* for `before` */
 };
 
 /* Runs both once untimed, then `repetitions` times each in alternation: the prompt in one sequence,
- * the answers in all of them, one token of each in a step. The KV cache has as many free sequences
- * and room for their depth and answers, or for the prompt. Errors: STATUS_NO_MEMORY, those of
- * engine_forward. */
+ * the answers in all of them, one token of each in a step. Tokens for each second go to
+ * rates[kind] (repetitions). The KV cache has as many free sequences and room for their depth and
+ * answers, or for the prompt. Errors: STATUS_NO_MEMORY, those of engine_forward and of `before`. */
 enum status measure_model(struct engine *engine, const struct measure_options *options,
-                          struct measure_result *out);
+                          double *const rates[MEASURE_KIND_COUNT]);
+
+struct measure_spread {
+    double median, min, max;
+};
+
+/* Sorts `values` (count), at least one. */
+struct measure_spread measure_spread_of(double *values, uint32_t count);

@@ -1,4 +1,4 @@
-/* Figures are there and only rise; what they are is the machine's affair. */
+/* Figures are there; what they are is the machine's affair. */
 #include "tests/unit/test.h"
 
 #include <math.h>
@@ -16,9 +16,9 @@ static void test_peak_of_every_kernel(void **state) {
     size_t count = kernel_list(kernels, 8);
     for (size_t k = 0; k < count; k++) {
         assert_int_equal(kernel_select(kernels[k]->name), STATUS_OK);
-        struct machine_peak peak = {0};
+        struct machine_peak peak = {1e18, {1e24, 1e24, 1e24}}; /* of what was measured before */
         assert_int_equal(machine_measure_peak(threads, MEASURE_BYTES, &peak), STATUS_OK);
-        assert_true(peak.read_bytes_per_s > 0);
+        assert_true(machine_rate_is_plausible(peak.read_bytes_per_s));
         assert_true(peak.operations_per_s[PEAK_F32] > 0);
         bool has[PEAK_UNIT_COUNT] = {false};
         for (size_t m = 0; m < kernels[k]->peak->multiplier_count; m++) {
@@ -27,21 +27,8 @@ static void test_peak_of_every_kernel(void **state) {
                 has[multiplier->unit] = true;
         }
         for (size_t unit = 0; unit < PEAK_UNIT_COUNT; unit++)
-            assert_int_equal(peak.operations_per_s[unit] > 0, has[unit]);
+            assert_int_equal(machine_rate_is_plausible(peak.operations_per_s[unit]), has[unit]);
     }
-    threads_destroy(threads);
-}
-
-static void test_second_call_only_raises(void **state) {
-    (void)state;
-    struct threads *threads;
-    assert_int_equal(threads_create(1, &threads), STATUS_OK);
-    assert_int_equal(kernel_select("auto"), STATUS_OK);
-    struct machine_peak peak = {.read_bytes_per_s = 1e18, .operations_per_s = {1, 1e24, 1e24}};
-    assert_int_equal(machine_measure_peak(threads, MEASURE_BYTES, &peak), STATUS_OK);
-    assert_true(peak.read_bytes_per_s == 1e18);
-    assert_true(peak.operations_per_s[PEAK_F32] > 1e6);
-    assert_true(peak.operations_per_s[PEAK_INT8] == 1e24);
     threads_destroy(threads);
 }
 
@@ -125,7 +112,6 @@ static void test_plausible_rates(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_peak_of_every_kernel),
-        cmocka_unit_test(test_second_call_only_raises),
         cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_figures_of_every_kernel),
         cmocka_unit_test(test_measures_what_is_missing),

@@ -59,8 +59,18 @@ static void expect_free_sequence(struct engine *engine) {
     kv_cache_close(engine_cache(engine), sequence);
 }
 
-static void expect_ordered(const struct measure_rate *rate) {
-    assert_true(rate->min > 0 && rate->min <= rate->median && rate->median <= rate->max);
+/* Before each timing, in turns. */
+static enum status count_calls(void *context, enum measure_kind kind, uint32_t repetition) {
+    uint32_t *calls = context;
+    assert_int_equal(kind, *calls % 2 ? MEASURE_DECODE : MEASURE_PREFILL);
+    assert_int_equal(repetition, *calls / 2);
+    ++*calls;
+    return STATUS_OK;
+}
+
+static enum status refuse(void *context, enum measure_kind kind, uint32_t repetition) {
+    (void)context, (void)repetition;
+    return kind == MEASURE_DECODE ? STATUS_IO : STATUS_OK;
 }
 
 static void test_runs_what_was_asked(void **state) {
@@ -72,14 +82,18 @@ static void test_runs_what_was_asked(void **state) {
             struct seen seen = {.layer = first_expert_layer(runtime_shape(runtime)),
                                 .sequences = sequences,
                                 .first_min = UINT32_MAX};
+            uint32_t calls = 0;
             const struct measure_options options = {.prefill_tokens = 40,
                                                     .decode_tokens = 6,
                                                     .depth = depth,
                                                     .sequences = sequences,
-                                                    .repetitions = 3};
-            struct measure_result result;
+                                                    .repetitions = 3,
+                                                    .before = count_calls,
+                                                    .context = &calls};
+            double prefill[3], decode[3];
             engine_observe_routes(engine, observe, &seen);
-            assert_int_equal(measure_model(engine, &options, &result), STATUS_OK);
+            assert_int_equal(measure_model(engine, &options, (double *[]){prefill, decode}),
+                             STATUS_OK);
             engine_observe_routes(engine, NULL, NULL);
             /* One more prompt and one more token, to warm up. */
             assert_int_equal(seen.prompt_rows, 4 * 40);
@@ -87,26 +101,40 @@ static void test_runs_what_was_asked(void **state) {
             assert_int_equal(seen.first_min, depth);
             assert_int_equal(seen.end_max, depth + 40);
             assert_int_equal(seen.rows_max, 16);
-            expect_ordered(&result.prefill);
-            expect_ordered(&result.decode);
+            assert_int_equal(calls, 6);
+            for (int i = 0; i < 3; i++)
+                assert_true(prefill[i] > 0 && decode[i] > 0);
             expect_free_sequence(engine);
         }
     runtime_close(runtime);
 }
 
-static void test_median(void **state) {
+static void test_error_before_a_timing(void **state) {
     (void)state;
     struct runtime *runtime = open_model();
-    struct measure_options options = {
-        .prefill_tokens = 1, .decode_tokens = 2, .sequences = 1, .repetitions = 1};
-    struct measure_result result;
-    assert_int_equal(measure_model(runtime_engine(runtime), &options, &result), STATUS_OK);
-    assert_true(result.decode.min == result.decode.max);
-    assert_true(result.decode.median == result.decode.max);
-    options.repetitions = 2;
-    assert_int_equal(measure_model(runtime_engine(runtime), &options, &result), STATUS_OK);
-    assert_true(result.prefill.median == (result.prefill.min + result.prefill.max) / 2);
+    const struct measure_options options = {.prefill_tokens = 1,
+                                            .decode_tokens = 2,
+                                            .sequences = 1,
+                                            .repetitions = 1,
+                                            .before = refuse};
+    double prefill, decode = -1;
+    assert_int_equal(
+        measure_model(runtime_engine(runtime), &options, (double *[]){&prefill, &decode}),
+        STATUS_IO);
+    assert_true(prefill > 0 && decode == -1);
+    expect_free_sequence(runtime_engine(runtime));
     runtime_close(runtime);
+}
+
+static void test_spread(void **state) {
+    (void)state;
+    double values[] = {4, 1, 3, 2};
+    struct measure_spread spread = measure_spread_of(values, 1);
+    assert_true(spread.median == 4 && spread.min == 4 && spread.max == 4);
+    spread = measure_spread_of(values, 3);
+    assert_true(spread.median == 3 && spread.min == 1 && spread.max == 4);
+    spread = measure_spread_of(values, 4);
+    assert_true(spread.median == 2.5 && spread.min == 1 && spread.max == 4);
 }
 
 static void test_depth_over_the_cache(void **state) {
@@ -118,11 +146,12 @@ static void test_depth_over_the_cache(void **state) {
                                                 .depth = depth,
                                                 .sequences = 1,
                                                 .repetitions = 1};
-        struct measure_result result;
+        double prefill, decode;
         struct log_capture capture;
         log_capture_begin(&capture);
-        assert_int_equal(measure_model(runtime_engine(runtime), &options, &result),
-                         STATUS_NO_MEMORY);
+        assert_int_equal(
+            measure_model(runtime_engine(runtime), &options, (double *[]){&prefill, &decode}),
+            STATUS_NO_MEMORY);
         log_capture_expect(&capture, "the context is full", "room for 768", NULL);
         expect_free_sequence(runtime_engine(runtime));
     }
@@ -132,7 +161,8 @@ static void test_depth_over_the_cache(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_runs_what_was_asked),
-        cmocka_unit_test(test_median),
+        cmocka_unit_test(test_error_before_a_timing),
+        cmocka_unit_test(test_spread),
         cmocka_unit_test(test_depth_over_the_cache),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
