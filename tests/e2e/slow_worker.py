@@ -4,8 +4,9 @@
     slow_worker.py SKEIN [--tokens N]
 
 A worker, or the coordinator, is stopped for most of the time, for some milliseconds each, and what it holds of each expert
-must become less: the log says so, and tokens are those of an undisturbed run in one process. The model is the demo model with experts that
-are wider by columns of zeros, so that workers have something to do and answers are the same. Needs python3-numpy."""
+must become less: the log says so, and tokens are those of an undisturbed run in one process. Some seconds after that the
+answer is interrupted. The model is the demo model with experts that are wider by columns of zeros, so that workers have
+something to do and answers are the same. Needs python3-numpy."""
 
 import argparse
 import contextlib
@@ -27,11 +28,13 @@ WIDER = 8  # times the demo model's experts
 ON_S, OFF_S = 0.002, 0.004  # that the slow one runs and is stopped in turn
 PROMPT_TOKENS = 30
 TOKENS = 1200  # half a minute with sanitizers
+GOES_ON_S = 6  # after the change, in which load is looked at once more
 LOOKED_AT_S = 20  # load is looked at every five seconds, and must be the same twice
 RUN_TIMEOUT_S = 300
 CUTS_MAX = 3  # of an expert: copies beyond the first
 # The plainest loops where experts are computed, so that their part of the time is large.
 PLAINLY = ["--isa", "reference"]
+INTERRUPTED = 130  # exit status
 MOVED = "keeps less, and others get more"
 
 
@@ -98,15 +101,40 @@ def begin(bench, *args):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
 
 
-def end(process):
-    """The result, and what it said."""
+def check_ended(process, said, statuses):
+    if process.returncode not in statuses or "Sanitizer" in said:
+        raise Failed(f"exit status {process.returncode}: {said[-800:]}")
+
+
+def tokens_alone(bench):
+    process = begin(bench)
     try:
         out, said = process.communicate(timeout=RUN_TIMEOUT_S)
     finally:
         process.kill()
-    if process.returncode != 0 or "Sanitizer" in said:
-        raise Failed(f"exit status {process.returncode}: {said[-800:]}")
-    return json.loads(out), said
+    check_ended(process, said, (0,))
+    return json.loads(out)["ids"]
+
+
+def end_after_change(process):
+    """The result, and what it said; interrupted GOES_ON_S after the first change."""
+    timers = [threading.Timer(RUN_TIMEOUT_S, process.kill)]
+    timers[0].start()
+    said = []
+    try:
+        for line in process.stderr:
+            said.append(line)
+            if MOVED in line and len(timers) == 1:
+                timers.append(threading.Timer(GOES_ON_S, process.send_signal, [signal.SIGINT]))
+                timers[1].start()
+        out = process.stdout.read()
+        process.wait()
+    finally:
+        for timer in timers:
+            timer.cancel()
+        process.kill()
+    check_ended(process, "".join(said), (0, INTERRUPTED))
+    return json.loads(out), "".join(said)
 
 
 def on_two(bench, slow_one, *args):
@@ -117,11 +145,12 @@ def on_two(bench, slow_one, *args):
         started = time.monotonic()
         coordinator = begin(bench, "--verbose", "--offload", "off", "--workers", workers, *args)
         with slowed(slow_one(coordinator, first.process)):
-            result, log = end(coordinator)
+            result, log = end_after_change(coordinator)
         took_s = time.monotonic() - started
         first.check_alive()
         second.check_alive()
-    if result["ids"] != bench.tokens:
+    count = len(result["ids"])
+    if not count or result["ids"] != bench.tokens[:count]:
         raise Failed(f"other tokens: {log[-800:]}")
     return result["stats"], [line for line in log.splitlines() if MOVED in line], took_s
 
@@ -170,7 +199,7 @@ def main():
         with open(os.path.join(DEMO, "config.json")) as f:
             config = json.load(f)
         bench.experts = config["n_routed_experts"] * (config["num_hidden_layers"] - config["first_k_dense_replace"])
-        bench.tokens = end(begin(bench))[0]["ids"]
+        bench.tokens = tokens_alone(bench)
         bench.case("the slices of a slow worker become narrower", lambda: check_worker(bench))
         bench.case("so do those of a slow coordinator", lambda: check_coordinator(bench))
     sys.exit(bench.report())
