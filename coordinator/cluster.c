@@ -246,20 +246,22 @@ void cluster_destroy(struct cluster *cluster) {
     free(cluster);
 }
 
-/* Before anything is assigned. */
-static enum status list_spilled(struct member *member, const struct holder_shards *held) {
-    if (!held->spilled)
-        return STATUS_OK;
-    member->spilled = calloc(held->count, sizeof *member->spilled);
-    if (!member->spilled) {
-        log_error("no memory to list the shards of worker %s; end other programs",
-                  member->info.address);
-        return STATUS_NO_MEMORY;
-    }
-    for (uint32_t slot = 0; slot < held->spilled_slots; slot++)
+/* Takes over which of the worker's shards are to lie on its disk; the mutex is held, or nothing was
+ * assigned yet. */
+static bool list_spilled(struct member *member, const struct holder_shards *held) {
+    free(member->spilled);
+    member->spilled = calloc(held->spilled_slots + 1u, sizeof *member->spilled);
+    member->spilled_count = 0;
+    for (uint32_t slot = 0; slot < held->spilled_slots && member->spilled; slot++)
         if (held->spilled[slot])
             member->spilled[member->spilled_count++] = slot;
-    return STATUS_OK;
+    return member->spilled;
+}
+
+static enum status report_no_memory(const struct member *member) {
+    log_error("no memory to list the shards of worker %s; end other programs",
+              member->info.address);
+    return STATUS_NO_MEMORY;
 }
 
 enum status cluster_load(struct cluster *cluster, const struct cluster_load_options *options) {
@@ -270,8 +272,10 @@ enum status cluster_load(struct cluster *cluster, const struct cluster_load_opti
         const struct holder_shards *held = &options->placement->held[i];
         cluster->bytes_total += held->bytes;
         enum status status = cluster_extend(cluster, i, NULL, held->count);
-        if (status || (status = list_spilled(&cluster->members[i], held)))
+        if (status)
             return status;
+        if (!list_spilled(&cluster->members[i], held))
+            return report_no_memory(&cluster->members[i]);
     }
     pthread_mutex_lock(&cluster->mutex);
     cluster->may_load = true;
@@ -399,13 +403,32 @@ enum status cluster_extend(struct cluster *cluster, uint32_t worker, const uint3
         member->bytes += placement_shard_bytes(placement, &slot->shard);
     }
     pthread_mutex_unlock(&cluster->mutex);
-    if (!has_room) {
-        log_error("no memory to list the shards of worker %s; end other programs",
-                  member->info.address);
-        return STATUS_NO_MEMORY;
-    }
+    if (!has_room)
+        return report_no_memory(member);
     uv_async_send(&cluster->bell);
     return STATUS_OK;
+}
+
+enum status cluster_reassign(struct cluster *cluster, uint32_t worker) {
+    struct member *member = &cluster->members[worker];
+    const struct holder_shards *held = &cluster->load.placement->held[worker];
+    pthread_mutex_lock(&cluster->mutex);
+    bool has_room = reserve_slots(member, held->count) && list_spilled(member, held);
+    for (uint32_t i = 0; i < held->count && has_room; i++) {
+        struct member_slot *slot = &member->slots[i];
+        const struct shard *shard = &held->shards[i];
+        slot->is_released |= slot->is_wanted;
+        slot->is_wanted = shard->end > 0;
+        slot->shard = *shard;
+    }
+    member->given = held->placed;
+    member->bytes = held->bytes;
+    member->serves = false;
+    member->dismissed = member->begins_anew = true;
+    member_note_change(cluster);
+    pthread_mutex_unlock(&cluster->mutex);
+    uv_async_send(&cluster->bell);
+    return has_room ? STATUS_OK : report_no_memory(member);
 }
 
 void cluster_release(struct cluster *cluster, uint32_t worker, const uint32_t *slots,

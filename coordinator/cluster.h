@@ -132,6 +132,11 @@ void cluster_lose(struct cluster *cluster, uint32_t worker, uint32_t session, co
 enum status cluster_extend(struct cluster *cluster, uint32_t worker, const uint32_t *slots,
                            uint32_t count);
 
+/* Begins a new session with the worker, in which it is to hold what the placement has for it now,
+ * on its disk what is spilled there: a session cannot change that while it serves. Errors:
+ * STATUS_NO_MEMORY; one line. */
+enum status cluster_reassign(struct cluster *cluster, uint32_t worker);
+
 /* Has the worker give back the memory of these slots (count), which no frame under way names and
  * none will, until something else was put there. It need not serve them yet. */
 void cluster_release(struct cluster *cluster, uint32_t worker, const uint32_t *slots,

@@ -18,6 +18,9 @@
 /* How long after the last change among holders one that is lost is thought to come back. */
 #define RETURN_S 60.0
 
+/* How long a worker that begins a new session is relied on meanwhile. */
+#define ANEW_S 15.0
+
 /* How fast a machine is taken to read its own copy of the model, and to receive shards over a link
  * that was not measured. */
 #define COPY_BYTES_PER_S 0.5e9
@@ -27,6 +30,11 @@ struct failover {
     struct failover_options options;
     struct own_shards *own; /* NULL: this process holds none */
     uint64_t *memory_bytes; /* (holders) for shards */
+    uint64_t *spill_bytes;  /* (holders) that may lie on its disk beyond */
+    double *disk_rates;     /* (holders) */
+    bool *respilled;        /* (holders) more lies on its disk than was planned */
+    bool *awaited;          /* (holders) it begins a new session */
+    uint64_t awaited_ns;    /* since when, the last one */
     uint32_t *asked;     /* (holders) of the shards that were placed on it: what it was asked for */
     uint32_t *reliable;  /* (holders) as holders->served, of those that seem to stay */
     bool *can_hold;      /* (holders) */
@@ -44,11 +52,16 @@ enum status failover_create(const struct failover_options *options, struct failo
         failover->options = *options;
         failover->suspect = REBALANCE_NOBODY;
         failover->memory_bytes = calloc(count, sizeof *failover->memory_bytes);
+        failover->spill_bytes = calloc(count, sizeof *failover->spill_bytes);
+        failover->disk_rates = calloc(count, sizeof *failover->disk_rates);
+        failover->respilled = calloc(count, sizeof *failover->respilled);
+        failover->awaited = calloc(count, sizeof *failover->awaited);
         failover->asked = calloc(count, sizeof *failover->asked);
         failover->reliable = calloc(count, sizeof *failover->reliable);
         failover->can_hold = calloc(count, sizeof *failover->can_hold);
     }
-    if (!failover || !failover->memory_bytes || !failover->asked || !failover->reliable ||
+    if (!failover || !failover->memory_bytes || !failover->spill_bytes || !failover->disk_rates ||
+        !failover->respilled || !failover->awaited || !failover->asked || !failover->reliable ||
         !failover->can_hold ||
         (options->holders->store && own_shards_create(options->holders->store, options->weights,
                                                       options->threads, &failover->own))) {
@@ -69,6 +82,10 @@ void failover_destroy(struct failover *failover) {
     free(failover->can_hold);
     free(failover->reliable);
     free(failover->asked);
+    free(failover->awaited);
+    free(failover->respilled);
+    free(failover->disk_rates);
+    free(failover->spill_bytes);
     free(failover->memory_bytes);
     free(failover);
 }
@@ -137,6 +154,37 @@ static enum status extend_holders(struct failover *failover, enum extension why)
     return status;
 }
 
+static struct spilling disks_of(const struct failover *failover) {
+    const struct placement *placement = failover->options.placement;
+    return (struct spilling){
+        .layouts = placement->layouts,
+        .is_expert_layer = failover->options.is_expert_layer,
+        .layers = placement->layers,
+        .experts = placement->experts,
+        .memory_bytes = failover->memory_bytes,
+        .spill_bytes = failover->spill_bytes,
+        .disk_rates = failover->disk_rates,
+        .holders = placement->holders,
+        .routing = failover->options.routing,
+    };
+}
+
+/* Other shards of the worker are to lie on its disk than in its session, which begins anew. */
+static enum status begin_anew(struct failover *failover, uint32_t h) {
+    struct holders *holders = failover->options.holders;
+    struct holder_shards *held = &failover->options.placement->held[h];
+    char size[CONFIG_SIZE_TEXT], spilled[CONFIG_SIZE_TEXT];
+    config_format_size(held->spilled_bytes, spilled);
+    log_warning("worker %s takes its shards anew: %s, %s on its disk", holders->all[h].address,
+                config_format_size(held->bytes, size), held->spilled_bytes ? spilled : "none");
+    failover->asked[h] = held->placed;
+    failover->awaited[h] = true;
+    failover->awaited_ns = clock_now_ns();
+    held->released_count = 0;
+    holders->served[h] = 0;
+    return cluster_reassign(holders->cluster, h);
+}
+
 /* Has holders give back what the placement has released. */
 static enum status release_slots(struct failover *failover) {
     struct holders *holders = failover->options.holders;
@@ -145,6 +193,10 @@ static enum status release_slots(struct failover *failover) {
         struct holder_shards *held = &failover->options.placement->held[h];
         if (held->released_count == 0)
             continue;
+        if (failover->respilled[h]) {
+            status = begin_anew(failover, h);
+            continue;
+        }
         log_debug("%s gives back %" PRIu32 " shards", name_of(failover, h), held->released_count);
         if (h < holders->workers) {
             cluster_release(holders->cluster, h, held->released, held->released_count);
@@ -155,6 +207,23 @@ static enum status release_slots(struct failover *failover) {
         }
         held->released_count = 0;
     }
+    return status;
+}
+
+/* Workers on whose disks repair put something have all in memory while copies are let go, and then
+ * what does not fit on their disks: the same as before where nothing was let go. */
+static enum status release_copies(struct failover *failover, uint32_t *removed) {
+    struct placement *placement = failover->options.placement;
+    const struct spilling disks = disks_of(failover);
+    for (uint32_t h = 0; h < placement->holders; h++)
+        if (failover->respilled[h])
+            placement_unspill(placement, h);
+    enum status status = repair_release(placement, failover->reliable, removed);
+    if (!status)
+        status = rebalance_release(placement, failover->reliable, removed);
+    for (uint32_t h = 0; h < placement->holders && !status; h++)
+        if (failover->respilled[h])
+            status = spilling_mark_holder(&disks, placement, h);
     return status;
 }
 
@@ -171,9 +240,7 @@ enum status failover_release(struct failover *failover) {
         failover->reliable[h] =
             holders->all[h].silent || holders->all[h].leaving ? 0 : holders->served[h];
     before = placement_bytes(placement);
-    enum status status = repair_release(placement, failover->reliable, &removed);
-    if (!status)
-        status = rebalance_release(placement, failover->reliable, &removed);
+    enum status status = release_copies(failover, &removed);
     if (status || removed == 0)
         return status;
     log_info("%" PRIu32 " copies of experts are not needed any more (%s)", removed,
@@ -185,7 +252,8 @@ static void report_missing(const struct failover *failover) {
     char size[CONFIG_SIZE_TEXT];
     config_format_size(failover->repair.bytes_missing, size);
     log_warning("%" PRIu32 " experts find no new holder: the other machines have %s of memory too "
-                "little for them; start the lost worker again, or raise the others' --memory",
+                "little for them; start the lost worker again, or raise the others' --memory or "
+                "--spill",
                 failover->repair.homeless, size);
 }
 
@@ -220,31 +288,48 @@ static void dismiss_leaving(struct failover *failover) {
         }
 }
 
+/* What the worker can take. Its disk counts where it was measured. */
+static void note_room(struct failover *failover, uint32_t h) {
+    const struct worker_info *info = cluster_worker(failover->options.holders->cluster, h);
+    failover->memory_bytes[h] = info->memory_bytes;
+    failover->spill_bytes[h] = info->is_measured ? info->figures.spill_bytes : 0;
+    failover->disk_rates[h] = info->figures.disk_bytes_per_s;
+}
+
 enum status failover_react(struct failover *failover) {
     struct holders *holders = failover->options.holders;
     uint32_t homeless = failover->repair.homeless;
+    bool overdue = failover->awaited_ns && clock_elapsed_s(failover->awaited_ns) >= ANEW_S;
     serve_own(failover);
-    if (!holders->has_changed || failover->options.timeout_s == 0)
+    if (!(holders->has_changed || overdue) || failover->options.timeout_s == 0)
         return STATUS_OK;
+    if (overdue)
+        failover->awaited_ns = 0;
     holders->has_changed = false;
     failover->may_release = true;
     failover->changed_ns = clock_now_ns();
     for (uint32_t h = 0; h < holders->count; h++) {
         bool is_here = h >= holders->workers;
         bool serves = is_here || holders->all[h].connection;
-        failover->can_hold[h] = serves && !holders->all[h].leaving;
-        /* A worker may have joined since. */
-        if (serves)
-            failover->memory_bytes[h] = is_here ? failover->options.local_bytes
-                                                : cluster_worker(holders->cluster, h)->memory_bytes;
+        failover->awaited[h] &= !overdue && !(serves && holders->served[h] > 0);
+        failover->can_hold[h] = (serves && !holders->all[h].leaving) || failover->awaited[h];
+        if (is_here)
+            failover->memory_bytes[h] = failover->options.local_bytes;
+        else if (serves) /* it may have joined since */
+            note_room(failover, h);
     }
-    const struct repair_input input = {failover->can_hold, failover->memory_bytes};
+    const struct spilling disks = disks_of(failover);
+    const struct repair_input input = {failover->can_hold, failover->memory_bytes, &disks};
     enum status status = repair_placement(failover->options.placement, &input, &failover->repair);
-    if (status)
-        return status;
     if (failover->repair.homeless > homeless)
         report_missing(failover);
-    status = extend_holders(failover, EXTENSION_REPAIR);
+    for (uint32_t h = 0; h < holders->workers && !status; h++)
+        if (failover->repair.respilled[h]) {
+            failover->respilled[h] = true;
+            status = begin_anew(failover, h);
+        }
+    if (!status)
+        status = extend_holders(failover, EXTENSION_REPAIR);
     if (!status)
         dismiss_leaving(failover);
     return status;

@@ -13,12 +13,15 @@
 #include "coordinator/holders.h"
 #include "coordinator/placement.h"
 #include "coordinator/rebalance.h"
+#include "coordinator/routing.h"
 
 struct failover;
 
 struct failover_options {
     struct placement *placement; /* copies are added and taken away again */
     struct holders *holders;
+    const bool *is_expert_layer;   /* (layers of the placement) */
+    const struct routing *routing; /* which experts are likely; NULL: all are alike */
     const struct weights *weights; /* for what this process is to hold */
     struct threads *threads;
     uint64_t local_bytes; /* of memory for shards that this process holds */
@@ -30,10 +33,9 @@ struct failover_options {
 enum status failover_create(const struct failover_options *options, struct failover **out);
 void failover_destroy(struct failover *failover);
 
-/* Where holders have changed: has survivors load what no copy is left of, and lets workers go that
- * want to leave and whose shards others serve. What this process is to hold instead it loads at
- * once.
- * Errors: STATUS_NO_MEMORY, those of loading. */
+/* Where holders have changed: has survivors load what no copy is left of, into memory or else on
+ * their disks, and lets workers go that want to leave and whose shards others serve. What this
+ * process is to hold instead it loads at once. Errors: STATUS_NO_MEMORY, those of loading. */
 enum status failover_react(struct failover *failover);
 
 /* Has workers load copies of experts where what holders did in the last `window_s` seconds shows

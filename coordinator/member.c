@@ -115,11 +115,13 @@ static void lose(struct member *member, enum status status) {
     atomic_store(&member->alive, false);
     pthread_mutex_lock(&cluster->mutex);
     bool dismissed = member->dismissed;
-    member->reconnect_ms = earned || !member->reconnect_ms           ? RECONNECT_MIN_MS
+    member->reconnect_ms = member->begins_anew                       ? RECONNECT_ANEW_MS
+                           : earned || !member->reconnect_ms         ? RECONNECT_MIN_MS
                            : member->reconnect_ms < RECONNECT_MAX_MS ? member->reconnect_ms * 2
                                                                      : RECONNECT_MAX_MS;
     member->served = 0;
     member->serves = member->silent = member->leaving = member->dropped = member->dismissed = false;
+    member->begins_anew = false;
     member->to_measure = false;
     if (member->data_fd >= 0)
         close(member->data_fd);

@@ -75,6 +75,7 @@ struct member {
     bool serves, silent, leaving;
     bool listed; /* false: it is not called, and let go if it serves */
     bool to_measure, to_release, dropped, dismissed; /* wishes of the engine's thread */
+    bool begins_anew; /* it is dismissed only to be called again at once */
 };
 
 struct cluster {

@@ -191,6 +191,14 @@ enum status placement_spill(struct placement *placement, uint32_t holder, uint32
     return STATUS_OK;
 }
 
+void placement_unspill(struct placement *placement, uint32_t holder) {
+    struct holder_shards *held = &placement->held[holder];
+    free(held->spilled);
+    held->spilled = NULL;
+    held->spilled_slots = 0;
+    held->spilled_bytes = 0;
+}
+
 bool placement_is_spilled(const struct placement *placement, uint32_t holder, uint32_t slot) {
     const struct holder_shards *held = &placement->held[holder];
     return slot < held->spilled_slots && held->spilled[slot];

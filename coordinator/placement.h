@@ -96,8 +96,9 @@ uint32_t placement_slots_left(const struct placement *placement, uint32_t holder
 uint32_t placement_shards(const struct placement *placement, uint32_t holder);
 
 /* Puts the shard in `slot`, which is in memory, on the holder's disk. What is added afterwards
- * cannot be spilled. Errors: STATUS_NO_MEMORY. */
+ * cannot be spilled, unless all are taken back into memory first. Errors: STATUS_NO_MEMORY. */
 enum status placement_spill(struct placement *placement, uint32_t holder, uint32_t slot);
+void placement_unspill(struct placement *placement, uint32_t holder);
 
 bool placement_is_spilled(const struct placement *placement, uint32_t holder, uint32_t slot);
 

@@ -231,6 +231,10 @@ const struct plan *planning_plan(const struct planning *planning) {
     return &planning->plan;
 }
 
+const struct routing *planning_routing(const struct planning *planning) {
+    return planning->routing;
+}
+
 double planning_read_rate(const struct planning *planning, uint32_t holder) {
     for (uint32_t layer = 0; planning->costs && layer < planning->input.layers; layer++)
         if (planning->input.shape->is_expert_layer[layer])

@@ -61,6 +61,9 @@ void planning_destroy(struct planning *planning);
 
 const struct plan *planning_plan(const struct planning *planning);
 
+/* How likely each expert is. */
+const struct routing *planning_routing(const struct planning *planning);
+
 /* How fast a holder reads the weights of experts; 1 where figures are not known. */
 double planning_read_rate(const struct planning *planning, uint32_t holder);
 

@@ -172,6 +172,70 @@ static enum status repair_expert(struct repair *repair, uint32_t layer, uint32_t
     return STATUS_OK;
 }
 
+/* One pass over all experts, with room for `capacity` (holders) bytes of shards. */
+static enum status repair_within(struct repair *repair, const uint64_t *capacity,
+                                 struct repair_result *result) {
+    const struct placement *placement = repair->placement;
+    enum status status = STATUS_OK;
+    result->bytes_missing = result->homeless = 0;
+    for (uint32_t h = 0; h < placement->holders; h++) {
+        uint64_t held = placement->held[h].bytes;
+        repair->free_slots[h] = placement_slots_left(placement, h);
+        repair->free_bytes[h] = capacity[h] > held ? capacity[h] - held : 0;
+    }
+    for (uint32_t layer = 0; !status && layer < placement->layers; layer++)
+        for (uint32_t expert = 0; !status && expert < placement->experts; expert++)
+            status = repair_expert(repair, layer, expert, result);
+    return status;
+}
+
+/* Of holders that can hold. */
+struct disks {
+    struct spilling spilling;
+    uint64_t memory_bytes[HOLDERS_MAX], spill_bytes[HOLDERS_MAX], held_bytes[HOLDERS_MAX];
+    uint64_t total_bytes; /* that they have */
+};
+
+static void list_disks(const struct repair *repair, struct disks *out) {
+    const struct repair_input *input = repair->input;
+    *out = (struct disks){.spilling = *input->disks};
+    out->spilling.memory_bytes = out->memory_bytes;
+    out->spilling.spill_bytes = out->spill_bytes;
+    for (uint32_t h = 0; h < repair->placement->holders; h++) {
+        if (!input->can_hold[h])
+            continue;
+        out->memory_bytes[h] = input->memory_bytes[h];
+        out->spill_bytes[h] = input->disks->spill_bytes[h];
+        out->held_bytes[h] = repair->placement->held[h].bytes;
+        out->total_bytes += out->held_bytes[h];
+    }
+}
+
+/* Puts what found no room in memory where disks have some: as much on each as the plan would, or
+ * all that they may take where that is not enough. */
+static enum status repair_on_disks(struct repair *repair, struct repair_result *result) {
+    struct disks disks;
+    uint64_t capacity[HOLDERS_MAX];
+    enum status status = STATUS_OK;
+    list_disks(repair, &disks);
+    if (!spilling_is_allowed(&disks.spilling))
+        return STATUS_OK;
+    const double parts[] = {
+        spilling_find_part(&disks.spilling, disks.total_bytes + result->bytes_missing), 1};
+    for (int i = 0; i < 2 && !status && result->homeless > 0; i++) {
+        spilling_find_capacity(&disks.spilling, parts[i], capacity);
+        status = repair_within(repair, capacity, result);
+    }
+    for (uint32_t h = 0; h < repair->placement->holders && !status; h++) {
+        uint64_t bytes = repair->placement->held[h].bytes;
+        result->respilled[h] = repair->input->can_hold[h] && bytes > disks.held_bytes[h] &&
+                               bytes > disks.memory_bytes[h];
+        if (result->respilled[h])
+            status = spilling_mark_holder(&disks.spilling, repair->placement, h);
+    }
+    return status;
+}
+
 enum status repair_placement(struct placement *placement, const struct repair_input *input,
                              struct repair_result *out) {
     uint32_t holders = placement->holders;
@@ -187,15 +251,10 @@ enum status repair_placement(struct placement *placement, const struct repair_in
                                   .added_bytes = bytes + holders,
                                   .parts = parts,
                                   .free_slots = parts + holders};
-        for (uint32_t h = 0; h < holders; h++) {
-            repair->free_slots[h] = placement_slots_left(placement, h);
-            if (input->memory_bytes[h] > placement->held[h].bytes)
-                bytes[h] = input->memory_bytes[h] - placement->held[h].bytes;
-        }
+        status = repair_within(repair, input->memory_bytes, &result);
     }
-    for (uint32_t layer = 0; !status && layer < placement->layers; layer++)
-        for (uint32_t expert = 0; !status && expert < placement->experts; expert++)
-            status = repair_expert(repair, layer, expert, &result);
+    if (!status && result.homeless > 0 && input->disks)
+        status = repair_on_disks(repair, &result);
     if (status)
         log_error("no memory to find new homes for experts; end other programs");
     else

@@ -381,6 +381,8 @@ static enum status find_holders(struct runtime *runtime) {
     const struct failover_options options = {
         .placement = runtime->placement,
         .holders = runtime->holders,
+        .is_expert_layer = runtime->shape.is_expert_layer,
+        .routing = planning_routing(runtime->planning),
         .weights = runtime->weights,
         .threads = runtime->threads,
         .local_bytes = runtime->local_bytes,

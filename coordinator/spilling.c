@@ -136,37 +136,41 @@ static double load_of(const struct spilling *spilling, const struct shard *shard
                : 1.0 / spilling->experts;
 }
 
-/* The holder's shards, the coldest first. */
-static void list_candidates(const struct spilling *spilling, const struct holder_shards *held,
-                            struct candidate *out) {
+/* The holder's shards, the coldest first; how many there are. */
+static uint32_t list_candidates(const struct spilling *spilling, const struct holder_shards *held,
+                                struct candidate *out) {
+    uint32_t count = 0;
     for (uint32_t slot = 0; slot < held->count; slot++) {
         const struct shard *shard = &held->shards[slot];
-        out[slot] = (struct candidate){load_of(spilling, shard), shard->layer, slot, 0};
+        if (shard->end > 0)
+            out[count++] = (struct candidate){load_of(spilling, shard), shard->layer, slot, 0};
     }
-    qsort(out, held->count, sizeof *out, by_layer);
-    for (uint32_t i = 1; i < held->count; i++)
+    qsort(out, count, sizeof *out, by_layer);
+    for (uint32_t i = 1; i < count; i++)
         out[i].rank = out[i].layer == out[i - 1].layer ? out[i - 1].rank + 1 : 0;
-    qsort(out, held->count, sizeof *out, by_load);
+    qsort(out, count, sizeof *out, by_load);
+    return count;
 }
 
-static enum status spill_holder(const struct spilling *spilling, struct placement *placement,
-                                uint32_t holder, uint64_t resident) {
+enum status spilling_mark_holder(const struct spilling *spilling, struct placement *placement,
+                                 uint32_t holder) {
     const struct holder_shards *held = &placement->held[holder];
+    placement_unspill(placement, holder);
+    if (held->bytes <= spilling->memory_bytes[holder])
+        return STATUS_OK;
+    uint64_t resident = resident_bytes(spilling, holder, largest_bytes(spilling));
     struct candidate *candidates = calloc(held->count, sizeof *candidates);
     enum status status = candidates ? STATUS_OK : STATUS_NO_MEMORY;
-    if (!status)
-        list_candidates(spilling, held, candidates);
-    for (uint32_t i = 0; !status && held->bytes - held->spilled_bytes > resident; i++)
+    uint32_t count = status ? 0 : list_candidates(spilling, held, candidates);
+    for (uint32_t i = 0; i < count && !status && held->bytes - held->spilled_bytes > resident; i++)
         status = placement_spill(placement, holder, candidates[i].slot);
     free(candidates);
     return status;
 }
 
 enum status spilling_mark(const struct spilling *spilling, struct placement *placement) {
-    uint64_t largest = largest_bytes(spilling);
     enum status status = STATUS_OK;
     for (uint32_t h = 0; h < placement->holders && !status; h++)
-        if (placement->held[h].bytes > spilling->memory_bytes[h])
-            status = spill_holder(spilling, placement, h, resident_bytes(spilling, h, largest));
+        status = spilling_mark_holder(spilling, placement, h);
     return status;
 }

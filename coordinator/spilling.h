@@ -1,5 +1,5 @@
 /* Shards on holders' disks: what that adds to what holders can take, and which ones they are. Pure;
- * used by the planner.
+ * used by the planner and by repair.
  *
  * A holder spills only what it has beyond its memory. It then keeps a part of that free, into which
  * the rest is read. */
@@ -37,3 +37,7 @@ double spilling_find_part(const struct spilling *spilling, uint64_t total_bytes)
 /* Puts on disks what holders of `placement` have beyond their memory: the experts that are chosen
  * least, of equal ones some of each layer. Errors: STATUS_NO_MEMORY. */
 enum status spilling_mark(const struct spilling *spilling, struct placement *placement);
+
+/* The same for one holder, whose shards count as being in memory before. */
+enum status spilling_mark_holder(const struct spilling *spilling, struct placement *placement,
+                                 uint32_t holder);

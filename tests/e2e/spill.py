@@ -2,12 +2,15 @@
 """Models that do not fit a worker's memory run with --spill: spill.py SKEIN
 
 Real daemons that keep a part of the demo model's experts on their disks, by io_uring and without, from their own copy and
-shipped: always the tokens of a run in one process. Files that are cut, damaged or removed below a worker cost time, or end
-the run with a line, and never a token. What cannot be is refused with a line. Rates are printed, never asserted."""
+shipped: always the tokens of a run in one process. A disk takes what a lost worker had, until it is back. Files that are
+cut, damaged or removed below a worker cost time, or end the run with a line, and never a token. What cannot be is refused
+with a line. Rates are printed, never asserted."""
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -19,8 +22,10 @@ from plan import cluster, machine, plan  # noqa: E402
 
 TOKENS = 32
 EXPERTS_BYTES = 6 << 20  # of the demo model, 128 shards
+INTERRUPTED = 130  # exit status
 LITTLE = "2M"
 LONG_TOKENS = 400
+LOST_TOKENS = 2000  # enough for a worker to be started again, and interrupted then
 
 
 def start(bench, name, *args):
@@ -104,6 +109,50 @@ def check_two(bench):
     return "; ".join(lines)
 
 
+def begin_run(bench, workers, *args):
+    return subprocess.Popen(
+        command(bench, ",".join(worker.address for worker in workers), LOST_TOKENS, *args),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def read_until(process, words, said):
+    """Reads what it says, until that has all the words; adds it to `said`."""
+    for line in process.stderr:
+        said.append(line)
+        if all(re.search(word, line) for word in words):
+            return
+    raise Failed(f"it never says {words}: {''.join(said)[-800:]}")
+
+
+def check_lost(bench, memory, later, *args):
+    """What one of two workers had goes to the other one's disk when it is lost, and leaves it when it is back; `later`
+    is on that disk in the end."""
+    said = []
+    with start(bench, f"stays-{memory}", "--memory", memory) as stays, contextlib.ExitStack() as stack:
+        with Worker(bench, "goes", ["--memory", "4M", "--model", DEMO]) as goes:
+            process = begin_run(bench, (stays, goes), "--replicas", "off", "--worker-timeout", "60", *args)
+            stack.callback(process.kill)
+            while whole_log(goes).count("ready with") < 1 and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(0.2)
+        read_until(process, (stays.address, "takes its shards anew", "[0-9.]+ .iB on its disk"), said)
+        read_until(process, ("goes on after",), said)
+        returns = stack.enter_context(Worker(bench, "returns", ["--memory", "4M", "--model", DEMO], goes.address))
+        read_until(process, (stays.address, "takes its shards anew", f"{later} on its disk"), said)
+        read_until(process, ("goes on after",), said)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        out, rest = process.communicate(timeout=NETWORK_TIMEOUT_S)
+        said.append(rest)
+        stays.check_alive()
+        returns.check_alive()
+    ids = json.loads(out)["ids"] if process.returncode in (0, INTERRUPTED) else []
+    if not ids or ids != bench.tokens[: len(ids)]:
+        raise Failed(f"exit status {process.returncode}, or other tokens: {''.join(said)[-800:]}")
+    return "; ".join(re.findall(r"(?:anew: |)(\S+ \S+, \S+.* on its disk|goes on after .*)", "".join(said)))
+
+
 def check_without(bench):
     """Neither without --spill, nor with too little of it, nor with no memory to read into."""
     for name, args in (
@@ -170,7 +219,7 @@ def check_spoiled(bench, how):
     except Failed as failed:
         raise Failed(f"{failed}; the worker's log ends with {log[-1000:]}") from None
     code, out, said, _ = spoil_while_running(bench, how.replace(" ", "-") + "-2", SPOILERS[how], "--worker-timeout", "60")
-    if code or json.loads(out)["ids"] != bench.tokens:
+    if code or json.loads(out)["ids"] != bench.tokens[:LONG_TOKENS]:
         raise Failed(f"exit status {code}, or other tokens: {said.decode()[-400:]}")
     found = re.findall(r"goes on after ([0-9.]+) s", said.decode())
     return f"goes on after {found} s"
@@ -200,7 +249,7 @@ def main():
     bench = Bench(os.path.dirname(os.path.abspath(sys.argv[1])), sys.argv[2] if len(sys.argv) > 2 else None, True)
     bench.prompt = bench.write("prompt.json", json.dumps([3, 50, 17, 200]))
     with bench:
-        alone = command(bench, "", LONG_TOKENS)
+        alone = command(bench, "", LOST_TOKENS)
         del alone[alone.index("--workers") :]
         bench.tokens = ids_of(subprocess.run(alone, capture_output=True, text=True, timeout=NETWORK_TIMEOUT_S))["ids"]
         for name, args in (
@@ -213,6 +262,9 @@ def main():
             bench.case(f"a model on a disk, {name}", lambda: check_runs(bench, name, *args))
         bench.case("a worker that is started again", lambda: check_kept(bench))
         bench.case("a disk beside memory", lambda: check_two(bench))
+        bench.case("a worker that is lost", lambda: check_lost(bench, "4M", "none", "--placement", "experts"))
+        bench.case("one whose slices are lost", lambda: check_lost(bench, "4M", "none", "--placement", "slices"))
+        bench.case("a worker that is lost beside a disk", lambda: check_lost(bench, LITTLE, "[0-9.]+ .iB"))
         bench.case("a cluster that is too small all the same", lambda: check_without(bench))
         bench.case("no place for files", lambda: check_no_room(bench))
         for how in SPOILERS:

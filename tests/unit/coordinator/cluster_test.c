@@ -379,6 +379,38 @@ static void test_releases_and_takes_slots_again(void **state) {
         worker_stop(&workers[i]);
 }
 
+/* In a new session a worker has what is placed on it then, whatever it had before. */
+static void test_reassigns(void **state) {
+    (void)state;
+    const struct shard more[] = {{1, 1, 0, FIXTURE_INNER}, {1, 3, 8, FIXTURE_INNER}};
+    struct worker worker;
+    char address[64], text[64];
+    struct cluster *cluster;
+    struct plan_table table;
+    deal(&table, 1);
+    worker_start(&worker, NULL, 8 << 20);
+    snprintf(address, sizeof address, "%s", daemon_address(worker.daemon));
+    const char *const list[] = {address};
+    assert_int_equal(cluster_connect(list, 1, model.fingerprint, false, &cluster), STATUS_OK);
+    assert_int_equal(load(cluster, &table, NULL), STATUS_OK);
+    struct holder_shards *held = &table.held[0];
+    uint32_t slots = held->count;
+    expect_slots(wait_serving(cluster, 0, 1, slots), table.shards[0], 0);
+    held->shards[0] = more[0];
+    held->shards[1] = more[1];
+    held->shards[5] = (struct shard){0};
+    held->placed = slots + 2;
+    log_file_mark();
+    assert_int_equal(cluster_reassign(cluster, 0), STATUS_OK);
+    int fd = wait_serving(cluster, 0, 2, slots + 2);
+    snprintf(text, sizeof text, "is back with %u shards", slots - 1);
+    log_file_expect(text);
+    assert_int_equal(log_file_count("error: "), 0);
+    expect_slots(fd, more, 0);
+    cluster_destroy(cluster);
+    worker_stop(&worker);
+}
+
 /* Of two workers one is wanted; what it says of itself and what we find is complete, and both load
  * and serve afterwards. */
 static void test_measures(void **state) {
@@ -845,6 +877,7 @@ int main(void) {
         cmocka_unit_test(test_tolerates_loss_while_loading),
         cmocka_unit_test(test_joins_late),
         cmocka_unit_test(test_absence_that_is_not_tolerated),
+        cmocka_unit_test(test_reassigns),
         cmocka_unit_test(test_measures),
         cmocka_unit_test(test_lost_before_loading),
         cmocka_unit_test(test_memory_and_busy),

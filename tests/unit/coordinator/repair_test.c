@@ -40,7 +40,7 @@ static struct repair_result repair(struct placement *placement, double experts, 
         can_hold[h] = h != lost;
         memory_bytes[h] = (uint64_t)(experts * WHOLE);
     }
-    const struct repair_input input = {can_hold, memory_bytes};
+    const struct repair_input input = {can_hold, memory_bytes, NULL};
     struct repair_result result;
     assert_int_equal(repair_placement(placement, &input, &result), STATUS_OK);
     for (uint32_t h = 0; h < HOLDERS; h++)
@@ -231,6 +231,79 @@ static void test_keeps_what_the_plan_had(void **state) {
     placement_destroy(placement);
 }
 
+/* Four experts on each holder, and room for `experts` in memory; the last one has a disk for
+ * `spilled` more. */
+static struct repair_result repair_on_disk(struct placement *placement, uint32_t experts,
+                                           uint32_t spilled, struct spilling *disks) {
+    static const bool CAN_HOLD[HOLDERS] = {true, false, true}, IS_EXPERT_LAYER[] = {false, true};
+    static uint64_t memory_bytes[HOLDERS], spill_bytes[HOLDERS];
+    for (uint32_t h = 0; h < HOLDERS; h++)
+        memory_bytes[h] = experts * WHOLE;
+    spill_bytes[HOLDERS - 1] = spilled * WHOLE;
+    *disks = (struct spilling){.layouts = LAYOUTS,
+                               .is_expert_layer = IS_EXPERT_LAYER,
+                               .layers = 2,
+                               .experts = EXPERTS,
+                               .memory_bytes = memory_bytes,
+                               .spill_bytes = spill_bytes,
+                               .holders = HOLDERS};
+    const struct repair_input input = {CAN_HOLD, memory_bytes, disks};
+    struct repair_result result;
+    assert_int_equal(repair_placement(placement, &input, &result), STATUS_OK);
+    return result;
+}
+
+/* What memory has no room for goes to the disk, where all that does not fit then lies; and back. */
+static void test_disk(void **state) {
+    (void)state;
+    struct placement *placement = deal_whole();
+    const struct holder_shards *held = &placement->held[HOLDERS - 1];
+    struct spilling disks;
+    struct repair_result result = repair_on_disk(placement, 5, 12, &disks);
+    assert_int_equal(result.bytes_added, 4 * WHOLE);
+    assert_int_equal(result.homeless + result.bytes_missing, 0);
+    assert_true(!result.respilled[0] && !result.respilled[1] && result.respilled[2]);
+    for (uint32_t e = 0; e < EXPERTS; e++)
+        assert_true(is_held(placement, e, 1));
+    assert_int_equal(placement->held[0].bytes, 5 * WHOLE);
+    assert_int_equal(placement->held[0].spilled_bytes, 0);
+    assert_int_equal(held->bytes, 7 * WHOLE);
+    assert_int_equal(held->spilled_bytes, 4 * WHOLE); /* two more are read into the room of two */
+    result = repair_on_disk(placement, 5, 12, &disks);
+    assert_false(result.respilled[2]);
+    assert_int_equal(result.bytes_added, 0);
+
+    placement_unspill(placement, HOLDERS - 1);
+    assert_int_equal(release(placement, 0), 4);
+    assert_int_equal(spilling_mark_holder(&disks, placement, HOLDERS - 1), STATUS_OK);
+    assert_int_equal(held->bytes, 4 * WHOLE);
+    assert_int_equal(held->spilled_bytes, 0);
+    /* Vacant slots are nowhere. */
+    ((uint64_t *)disks.memory_bytes)[HOLDERS - 1] = 3 * WHOLE;
+    assert_int_equal(held->vacant_count, 3);
+    assert_int_equal(spilling_mark_holder(&disks, placement, HOLDERS - 1), STATUS_OK);
+    assert_int_equal(held->spilled_bytes, 3 * WHOLE);
+    uint32_t spilled = 0;
+    for (uint32_t slot = 0; slot < held->count; slot++)
+        spilled += placement_is_spilled(placement, HOLDERS - 1, slot);
+    assert_int_equal(spilled, 3);
+    placement_destroy(placement);
+}
+
+static void test_disk_is_too_small(void **state) {
+    (void)state;
+    struct placement *placement = deal_whole();
+    struct spilling disks;
+    struct repair_result result = repair_on_disk(placement, 4, 5, &disks);
+    assert_true(result.homeless > 0 && result.homeless < 4);
+    assert_int_equal(result.bytes_missing, result.homeless * WHOLE);
+    assert_true(result.respilled[2]);
+    assert_true(placement->held[2].spilled_bytes <= 5 * WHOLE);
+    /* No disk at all. */
+    assert_int_equal(repair_on_disk(placement, 4, 0, &disks).homeless, result.homeless);
+    placement_destroy(placement);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_whole_experts),
@@ -240,6 +313,8 @@ int main(void) {
         cmocka_unit_test(test_released_when_it_is_back),
         cmocka_unit_test(test_released_slices),
         cmocka_unit_test(test_keeps_what_the_plan_had),
+        cmocka_unit_test(test_disk),
+        cmocka_unit_test(test_disk_is_too_small),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
