@@ -58,12 +58,12 @@ unset CACHE_DIRECTORY
 export ASAN_OPTIONS=detect_leaks=1:quarantine_size_mb=16 UBSAN_OPTIONS=print_stacktrace=1
 # More at a time than there are processors, because many of them wait.
 unit_tests() {
-  ctest --test-dir "$1" --verbose --parallel 3 --timeout 300 "${@:2}" | sed 's/^[0-9]*: //' ||
+  ctest --test-dir "$1" --verbose --parallel 4 --timeout 300 "${@:2}" | sed 's/^[0-9]*: //' ||
     { ctest --test-dir "$1" --rerun-failed --output-on-failure; return 1; }
 }
 check "unit tests, ASan and UBSan" unit_tests build-asan -E kernel_harness
 check "unit tests of the data plane and of disks where io_uring is refused" tests/e2e/without_uring.py \
-  ctest --test-dir build-asan --output-on-failure --parallel 3 --timeout 300 \
+  ctest --test-dir build-asan --output-on-failure --parallel 4 --timeout 300 \
   -R "common_transport|worker_service|worker_session|worker_shard|worker_spill|worker_expert_store|worker_store|coordinator_engine|coordinator_measurement"
 check "kernels, every variant" timeout 600 build/tests/kernel_harness
 check "kernels, ASan" timeout 600 build-asan/tests/kernel_harness
@@ -89,7 +89,14 @@ for isa in avx512 amx; do
     build/tests/skein-emulated tests/data/golden/deepseek-v3-tiny-fp8 tests/data/golden/deepseek-v2-tiny \
     tests/data/golden-gguf/deepseek-v3-tiny-q8_0 --workers 0 --placement slices --batch-tokens 7,512 --isa "$isa"
 done
-check "workers that are lost" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein &
+# These mostly wait, one after the other, beside all that follow.
+machines_that_fail() {
+  check "workers that are lost" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein
+  check "workers that are lost, without copies of the model" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein --ship
+  check "workers that become slow" /usr/bin/python3 tests/e2e/slow_worker.py build-asan/bin/skein
+  check "quickstart" tests/e2e/quickstart.sh
+}
+machines_that_fail &
 check "golden models, ASan" /usr/bin/python3 tests/e2e/check_model.py build-asan/bin/skein \
   tests/data/golden/* tests/data/golden-gguf/* --workers 0,2 --placement experts+here+overlap,slices --batch-tokens 512
 check "KV cache formats" /usr/bin/python3 tests/e2e/kv_cache.py build/bin/skein
@@ -98,18 +105,13 @@ check "ways in which frames travel" /usr/bin/python3 tests/e2e/transport.py buil
 check "shards on disk" /usr/bin/python3 tests/e2e/shard_cache.py build-asan/bin/skein
 check "shards from worker to worker" /usr/bin/python3 tests/e2e/worker_to_worker.py build-asan/bin/skein
 check "shards on disk instead of in memory" /usr/bin/python3 tests/e2e/spill.py build-asan/bin/skein
-wait
-check "workers that are lost, without copies of the model" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein --ship &
 check "memory of each process" /usr/bin/python3 tests/e2e/memory.py build/bin/skein
-wait
-check "workers that become slow" /usr/bin/python3 tests/e2e/slow_worker.py build-asan/bin/skein &
 check "workers that come and go" /usr/bin/python3 tests/e2e/changing_workers.py build-asan/bin/skein
 check "plans" /usr/bin/python3 tests/e2e/plan.py build/bin/skein
 check "command line and chat" /usr/bin/python3 tests/e2e/command_line.py build/bin/skein
 check "demo model answers" /usr/bin/python3 tests/e2e/demo_model.py build/bin/skein
 wait
 check "figures of workers that join" /usr/bin/python3 tests/e2e/joining.py build-asan/bin/skein
-check "quickstart" tests/e2e/quickstart.sh
 
 counts() { grep -c "^$1" "$results" || true; }
 echo "$(counts ok) passed, $(counts FAILED) failed, $(counts skipped) skipped"
