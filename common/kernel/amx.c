@@ -113,7 +113,7 @@ PANEL_INLINE void write_sub_block(const IVEC groups[8], const VEC scales[2], con
     }
 }
 
-#define DEFINE_TILES(NAME, TYPE, BLOCK_VALUES, BITS, HALVES)                                       \
+#define DEFINE_TILES(NAME, TYPE, BLOCK_VALUES, BITS, HALVES, ZERO_POINT)                           \
     static void tiles_##NAME(const uint8_t *panel, uint32_t column, uint32_t columns,              \
                              uint8_t *high, uint8_t *low) {                                        \
         const uint32_t parts = (BLOCK_VALUES) / TILE_COLUMNS;                                      \

@@ -20,6 +20,7 @@ struct q8_block {
     float scale;
     float total;     /* scale * the sum of all values */
     float totals[2]; /* of the first and of the last 16 */
+    int32_t sum;     /* of all values */
     int8_t values[32];
 };
 
@@ -57,6 +58,7 @@ static inline void panel_total(struct q8_block *block) {
         sums[0] += block->values[i];
         sums[1] += block->values[i + 16];
     }
+    block->sum = sums[0] + sums[1];
     block->total = block->scale * (float)(sums[0] + sums[1]);
     block->totals[0] = block->scale * (float)sums[0];
     block->totals[1] = block->scale * (float)sums[1];

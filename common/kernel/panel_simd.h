@@ -31,10 +31,11 @@ struct unpacked {
 };
 
 /* sums[r][v + i] += the sub-block's vectors times `rows` rows of activations, of which x is the
- * first one's block. Only one addition depends on the sums before. */
+ * first one's block. Where a constant q stands for 0 (`zero`, not -1), integers are made up for it.
+ * Only one addition depends on the sums before. */
 PANEL_INLINE void add_products(const struct unpacked *w, size_t v, size_t vectors, int bits,
-                               bool halves, const struct q8_block *x, size_t x_stride, int rows,
-                               VEC (*sums)[PANEL_VECTORS]) {
+                               bool halves, int zero, const struct q8_block *x, size_t x_stride,
+                               int rows, VEC (*sums)[PANEL_VECTORS]) {
     IVEC dots[PANEL_BATCH][PANEL_VECTORS], last_dots[PANEL_BATCH][PANEL_VECTORS];
     DOT_ROWS(w->groups, vectors, bits, 0, halves ? 4 : 8, x, x_stride, rows, dots);
     if (halves)
@@ -42,7 +43,13 @@ PANEL_INLINE void add_products(const struct unpacked *w, size_t v, size_t vector
     UNROLL for (int r = 0; r < rows; r++) {
         const struct q8_block *row = x + r * x_stride;
         UNROLL for (size_t i = 0; i < vectors; i++) {
-            VEC part = MUL(w->scales[i][0], FLOATS(dots[r][i])), offset;
+            VEC *sum = &sums[r][v + i], part, offset;
+            if (zero >= 0) {
+                part = MUL(w->scales[i][0], SET(row->scale));
+                *sum = FMA(part, FLOATS(ISUB(dots[r][i], ISET(zero * row->sum))), *sum);
+                continue;
+            }
+            part = MUL(w->scales[i][0], FLOATS(dots[r][i]));
             if (halves) {
                 part = FMA(w->scales[i][1], FLOATS(last_dots[r][i]), part);
                 offset = MUL(w->offsets[i][0], SET(row->totals[0]));
@@ -50,7 +57,7 @@ PANEL_INLINE void add_products(const struct unpacked *w, size_t v, size_t vector
             } else {
                 offset = MUL(w->offsets[i][0], SET(row->total));
             }
-            sums[r][v + i] = ADD(sums[r][v + i], FMA(part, SET(row->scale), offset));
+            *sum = ADD(*sum, FMA(part, SET(row->scale), offset));
         }
     }
 }
@@ -58,7 +65,7 @@ PANEL_INLINE void add_products(const struct unpacked *w, size_t v, size_t vector
 /* One panel times `rows` rows of activations; then any number of rows. A single row is multiplied
  * vector by vector, whose groups then stay in registers; of several rows each activation is read
  * once for PANEL_SIDE vectors. */
-#define DEFINE_PANEL(NAME, TYPE, BLOCK_VALUES, BITS, HALVES)                                       \
+#define DEFINE_PANEL(NAME, TYPE, BLOCK_VALUES, BITS, HALVES, ZERO_POINT)                           \
     PANEL_INLINE void dot_rows_##NAME(const uint8_t *panel, uint32_t columns,                      \
                                       const struct q8_block *x, size_t x_stride, int rows,         \
                                       float *y, size_t y_stride) {                                 \
@@ -75,7 +82,8 @@ PANEL_INLINE void add_products(const struct unpacked *w, size_t v, size_t vector
                     struct unpacked w;                                                             \
                     UNROLL for (size_t i = 0; i < vectors; i++) unpack_##NAME(                     \
                         blocks + b, s, v + i, w.groups[i], w.scales[i], w.offsets[i]);             \
-                    add_products(&w, v, vectors, BITS, HALVES, x, x_stride, rows, sums);           \
+                    add_products(&w, v, vectors, BITS, HALVES, ZERO_POINT, x, x_stride, rows,      \
+                                 sums);                                                            \
                 }                                                                                  \
             }                                                                                      \
         UNROLL for (int r = 0; r < rows; r++) UNROLL for (size_t v = 0; v < PANEL_VECTORS; v++)    \

@@ -124,17 +124,17 @@ PANEL_INLINE void unpack_iq4_xs(const struct panel_iq4_xs *p, uint32_t s, size_t
 }
 
 /* Calls APPLY(name, type of a block, its columns, bits of q, whether halves of sub-blocks have
- * scales of their own) for each format. */
+ * scales of their own, the q of a weight of 0; or -1 where that is no constant, and for halves). */
 #define PANEL_LIST(APPLY)                                                                          \
-    APPLY(q4_0, panel_q4_0, 32, 4, false)                                                          \
-    APPLY(q4_1, panel_q4_1, 32, 4, false)                                                          \
-    APPLY(q5_0, panel_q5_0, 32, 5, false)                                                          \
-    APPLY(q5_1, panel_q5_1, 32, 5, false)                                                          \
-    APPLY(q8_0, panel_q8_0, 32, 8, false)                                                          \
-    APPLY(iq4_nl, panel_q4_0, 32, 8, false)                                                        \
-    APPLY(q2_k, panel_q2_k, 256, 2, true)                                                          \
-    APPLY(q3_k, panel_q3_k, 256, 3, true)                                                          \
-    APPLY(q4_k, panel_q4_k, 256, 4, false)                                                         \
-    APPLY(q5_k, panel_q5_k, 256, 5, false)                                                         \
-    APPLY(q6_k, panel_q6_k, 256, 6, true)                                                          \
-    APPLY(iq4_xs, panel_iq4_xs, 256, 8, false)
+    APPLY(q4_0, panel_q4_0, 32, 4, false, 8)                                                       \
+    APPLY(q4_1, panel_q4_1, 32, 4, false, -1)                                                      \
+    APPLY(q5_0, panel_q5_0, 32, 5, false, 16)                                                      \
+    APPLY(q5_1, panel_q5_1, 32, 5, false, -1)                                                      \
+    APPLY(q8_0, panel_q8_0, 32, 8, false, Q8_OFFSET)                                               \
+    APPLY(iq4_nl, panel_q4_0, 32, 8, false, Q8_OFFSET)                                             \
+    APPLY(q2_k, panel_q2_k, 256, 2, true, -1)                                                      \
+    APPLY(q3_k, panel_q3_k, 256, 3, true, -1)                                                      \
+    APPLY(q4_k, panel_q4_k, 256, 4, false, -1)                                                     \
+    APPLY(q5_k, panel_q5_k, 256, 5, false, -1)                                                     \
+    APPLY(q6_k, panel_q6_k, 256, 6, true, -1)                                                      \
+    APPLY(iq4_xs, panel_iq4_xs, 256, 8, false, Q8_OFFSET)
