@@ -84,9 +84,10 @@
 #define FINISH_TIMEOUT_MS 1000
 /* After its loss a worker is called again and again, at intervals that double between these. One
  * that served for longer than the longest has earned the shortest. */
-#define RECONNECT_MIN_MS  1000
+#define RECONNECT_MIN_MS 1000
+#define RECONNECT_MAX_MS 8000
+/* The same for one that only begins a new session. */
 #define RECONNECT_ANEW_MS 50
-#define RECONNECT_MAX_MS  8000
 /* How long a generation waits for experts that no worker serves. */
 #define WORKER_TIMEOUT_DEFAULT_S 600
 #define WORKER_TIMEOUT_MAX_S     (7 * 24 * 3600)

@@ -29,15 +29,17 @@
 struct failover {
     struct failover_options options;
     struct own_shards *own; /* NULL: this process holds none */
-    uint64_t *memory_bytes; /* (holders) for shards */
-    uint64_t *spill_bytes;  /* (holders) that may lie on its disk beyond */
-    double *disk_rates;     /* (holders) */
-    bool *respilled;        /* (holders) more lies on its disk than was planned */
-    bool *awaited;          /* (holders) it begins a new session */
-    uint64_t awaited_ns;    /* since when, the last one */
-    uint32_t *asked;     /* (holders) of the shards that were placed on it: what it was asked for */
-    uint32_t *reliable;  /* (holders) as holders->served, of those that seem to stay */
-    bool *can_hold;      /* (holders) */
+    /* Of each holder. */
+    uint64_t memory_bytes[HOLDERS_MAX]; /* for shards */
+    uint64_t spill_bytes[HOLDERS_MAX];  /* that may lie on its disk beyond */
+    double disk_rates[HOLDERS_MAX];
+    uint32_t asked[HOLDERS_MAX]; /* of the shards that were placed on it: what it was asked for */
+    uint32_t reliable[HOLDERS_MAX]; /* as holders->served, of those that seem to stay */
+    bool can_hold[HOLDERS_MAX];
+    bool respilled[HOLDERS_MAX]; /* more lies on its disk than was planned */
+    bool awaited[HOLDERS_MAX];   /* it begins a new session */
+
+    uint64_t awaited_ns; /* since when, the last one; 0: nobody does */
     bool may_release;    /* something has changed since copies were last let go */
     uint64_t changed_ns; /* when holders last changed */
     struct repair_result repair;
@@ -46,30 +48,19 @@ struct failover {
 };
 
 enum status failover_create(const struct failover_options *options, struct failover **out) {
-    uint32_t count = options->holders->count;
     struct failover *failover = calloc(1, sizeof *failover);
     if (failover) {
         failover->options = *options;
         failover->suspect = REBALANCE_NOBODY;
-        failover->memory_bytes = calloc(count, sizeof *failover->memory_bytes);
-        failover->spill_bytes = calloc(count, sizeof *failover->spill_bytes);
-        failover->disk_rates = calloc(count, sizeof *failover->disk_rates);
-        failover->respilled = calloc(count, sizeof *failover->respilled);
-        failover->awaited = calloc(count, sizeof *failover->awaited);
-        failover->asked = calloc(count, sizeof *failover->asked);
-        failover->reliable = calloc(count, sizeof *failover->reliable);
-        failover->can_hold = calloc(count, sizeof *failover->can_hold);
     }
-    if (!failover || !failover->memory_bytes || !failover->spill_bytes || !failover->disk_rates ||
-        !failover->respilled || !failover->awaited || !failover->asked || !failover->reliable ||
-        !failover->can_hold ||
+    if (!failover ||
         (options->holders->store && own_shards_create(options->holders->store, options->weights,
                                                       options->threads, &failover->own))) {
         log_error("no memory for the list of workers; end other programs");
         failover_destroy(failover);
         return STATUS_NO_MEMORY;
     }
-    for (uint32_t h = 0; h < count; h++)
+    for (uint32_t h = 0; h < options->holders->count; h++)
         failover->asked[h] = options->placement->held[h].placed;
     *out = failover;
     return STATUS_OK;
@@ -79,14 +70,6 @@ void failover_destroy(struct failover *failover) {
     if (!failover)
         return;
     own_shards_destroy(failover->own);
-    free(failover->can_hold);
-    free(failover->reliable);
-    free(failover->asked);
-    free(failover->awaited);
-    free(failover->respilled);
-    free(failover->disk_rates);
-    free(failover->spill_bytes);
-    free(failover->memory_bytes);
     free(failover);
 }
 

@@ -31,8 +31,8 @@ struct unpacked {
 };
 
 /* sums[r][v + i] += the sub-block's vectors times `rows` rows of activations, of which x is the
- * first one's block. Where a constant q stands for 0 (`zero`, not -1), integers are made up for it.
- * Only one addition depends on the sums before. */
+ * first one's block. A constant q that stands for 0 (`zero`, else -1) is taken off the integer
+ * sums. Only one addition depends on the sums before. */
 PANEL_INLINE void add_products(const struct unpacked *w, size_t v, size_t vectors, int bits,
                                bool halves, int zero, const struct q8_block *x, size_t x_stride,
                                int rows, VEC (*sums)[PANEL_VECTORS]) {
