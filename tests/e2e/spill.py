@@ -262,9 +262,10 @@ def main():
             bench.case(f"a model on a disk, {name}", lambda: check_runs(bench, name, *args))
         bench.case("a worker that is started again", lambda: check_kept(bench))
         bench.case("a disk beside memory", lambda: check_two(bench))
-        bench.case("a worker that is lost", lambda: check_lost(bench, "4M", "none", "--placement", "experts"))
+        whole = ["--placement", "experts"]
+        bench.case("a worker that is lost", lambda: check_lost(bench, "4M", "none", *whole))
         bench.case("one whose slices are lost", lambda: check_lost(bench, "4M", "none", "--placement", "slices"))
-        bench.case("a worker that is lost beside a disk", lambda: check_lost(bench, LITTLE, "[0-9.]+ .iB"))
+        bench.case("a worker that is lost beside a disk", lambda: check_lost(bench, LITTLE, "[0-9.]+ .iB", *whole))
         bench.case("a cluster that is too small all the same", lambda: check_without(bench))
         bench.case("no place for files", lambda: check_no_room(bench))
         for how in SPOILERS:
