@@ -177,6 +177,7 @@ static enum status release_slots(struct failover *failover) {
         if (held->released_count == 0)
             continue;
         if (failover->respilled[h]) {
+            failover->respilled[h] = held->spilled_bytes > 0;
             status = begin_anew(failover, h);
             continue;
         }
