@@ -11,7 +11,6 @@
 
 #include <assert.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/arena.h"
@@ -21,6 +20,7 @@
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/memory.h"
+#include "common/spread.h"
 
 #define WINDOWS  3
 #define WINDOW_S 0.04
@@ -49,11 +49,6 @@
 /* Something that is measured: each call does the next pass. */
 typedef void (*measured_pass)(const void *context, size_t number);
 
-static int compare_rates(const void *a, const void *b) {
-    double left = *(const double *)a, right = *(const double *)b;
-    return (left > right) - (left < right);
-}
-
 /* Passes in a second. */
 static double measure_passes(measured_pass pass, const void *context) {
     double rates[WINDOWS];
@@ -68,8 +63,7 @@ static double measure_passes(measured_pass pass, const void *context) {
         } while (elapsed_s < WINDOW_S);
         rates[w] = (double)(number - first) / elapsed_s;
     }
-    qsort(rates, WINDOWS, sizeof *rates, compare_rates);
-    return rates[WINDOWS / 2];
+    return spread_of(rates, WINDOWS).median;
 }
 
 /* ---- Memory. */

@@ -12,6 +12,7 @@
 #include "common/kernel/kernel.h"
 #include "common/log.h"
 #include "common/machine.h"
+#include "common/spread.h"
 #include "coordinator/command.h"
 #include "coordinator/figures.h"
 #include "coordinator/measure.h"
@@ -37,7 +38,7 @@ struct bench {
     unsigned threads;
     struct workload workload;
     double *values[FIGURE_COUNT]; /* (repetitions), in one piece that the first one owns */
-    struct measure_spread figures[FIGURE_COUNT];
+    struct spread figures[FIGURE_COUNT];
     /* With workers: what the placement was predicted to give; a name of "" where nothing was. */
     char placement[PLAN_NAME_BYTES];
     struct planning_rates planned;
@@ -89,7 +90,7 @@ static void summarise(struct bench *bench) {
             *of_one = rate / *of_one;
         }
     for (int f = 0; f < FIGURE_COUNT; f++)
-        bench->figures[f] = measure_spread_of(bench->values[f], count);
+        bench->figures[f] = spread_of(bench->values[f], count);
 }
 
 static void ask_plan(struct bench *bench) {
@@ -178,15 +179,15 @@ static void print_loads(const struct bench *bench) {
 
 static void print_rate(const struct bench *bench, const char *what, enum measure_kind kind,
                        uint32_t tokens) {
-    const struct measure_spread *rate = &bench->figures[MODEL_RATE + kind];
+    const struct spread *rate = &bench->figures[MODEL_RATE + kind];
     printf("%-9s %7u %10.2f %10.2f %10.2f %11.2f %8.1f %%\n", what, tokens, rate->median, rate->min,
            rate->max, bench->figures[BOUND + kind].median,
            100 * bench->figures[REACHED + kind].median);
 }
 
 static void print_table(const struct bench *bench) {
-    const struct measure_spread *read = &bench->figures[READ_RATE];
-    const struct measure_spread *rates = &bench->figures[MULTIPLY_RATE];
+    const struct spread *read = &bench->figures[READ_RATE];
+    const struct spread *rates = &bench->figures[MULTIPLY_RATE];
     const struct bench_options *options = bench->options;
     char bytes[CONFIG_SIZE_TEXT];
     printf("machine   %s, %u threads; reads %.1f GB/s (%.1f to %.1f)\n", kernel_get()->name,
@@ -219,8 +220,8 @@ static void print_table(const struct bench *bench) {
 /* ---- As JSON. */
 
 static json_t *machine_to_json(const struct bench *bench) {
-    const struct measure_spread *read = &bench->figures[READ_RATE];
-    const struct measure_spread *rates = &bench->figures[MULTIPLY_RATE];
+    const struct spread *read = &bench->figures[READ_RATE];
+    const struct spread *rates = &bench->figures[MULTIPLY_RATE];
     return json_pack("{s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "isa", kernel_get()->name,
                      "threads", (int)bench->threads, "read_gb_per_s", read->median / 1e9,
                      "read_gb_per_s_min", read->min / 1e9, "read_gb_per_s_max", read->max / 1e9,
@@ -247,15 +248,15 @@ static void add_loads(const struct bench *bench, json_t *object) {
 }
 
 static json_t *rates_to_json(const struct bench *bench, enum measure_kind kind, uint32_t tokens) {
-    const struct measure_spread *rate = &bench->figures[MODEL_RATE + kind];
+    const struct spread *rate = &bench->figures[MODEL_RATE + kind];
     return json_pack("{s:I, s:f, s:f, s:f}", "tokens", (json_int_t)tokens, "tokens_per_s",
                      rate->median, "min", rate->min, "max", rate->max);
 }
 
 static json_t *bench_to_json(const struct bench *bench) {
     const struct bench_options *options = bench->options;
-    const struct measure_spread *of_one = &bench->figures[REACHED_OF_ONE];
-    const struct measure_spread *bounds = &bench->figures[BOUND];
+    const struct spread *of_one = &bench->figures[REACHED_OF_ONE];
+    const struct spread *bounds = &bench->figures[BOUND];
     json_t *prefill = rates_to_json(bench, MEASURE_PREFILL, options->prompt_tokens);
     json_t *decode = rates_to_json(bench, MEASURE_DECODE, options->decode_tokens);
     json_object_set_new(prefill, "peak_fraction", json_real(of_one[MEASURE_PREFILL].median));

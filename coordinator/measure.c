@@ -150,17 +150,6 @@ static enum status repeat(struct measuring *measuring, double *const rates[MEASU
     return STATUS_OK;
 }
 
-static int compare_values(const void *a, const void *b) {
-    double left = *(const double *)a, right = *(const double *)b;
-    return (left > right) - (left < right);
-}
-
-struct measure_spread measure_spread_of(double *values, uint32_t count) {
-    qsort(values, count, sizeof *values, compare_values);
-    double median = count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
-    return (struct measure_spread){median, values[0], values[count - 1]};
-}
-
 enum status measure_model(struct engine *engine, const struct measure_options *options,
                           double *const rates[MEASURE_KIND_COUNT]) {
     uint32_t prefill = options->prefill_tokens;

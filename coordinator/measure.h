@@ -25,10 +25,3 @@ struct measure_options {
  * answers, or for the prompt. Errors: STATUS_NO_MEMORY, those of engine_forward and of `before`. */
 enum status measure_model(struct engine *engine, const struct measure_options *options,
                           double *const rates[MEASURE_KIND_COUNT]);
-
-struct measure_spread {
-    double median, min, max;
-};
-
-/* Sorts `values` (count), at least one. */
-struct measure_spread measure_spread_of(double *values, uint32_t count);

@@ -16,6 +16,7 @@
 #include "common/clock.h"
 #include "common/cluster_limits.h"
 #include "common/log.h"
+#include "common/spread.h"
 #include "common/transport/transport.h"
 #include "proto/wire.h"
 
@@ -131,11 +132,6 @@ static enum status exchange(struct link_probe *probe, uint32_t out_bytes, uint32
     return status ? status : check_reply(probe, in_bytes);
 }
 
-static int compare_seconds(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static enum status measure_round_trip(struct link_probe *probe, double *out) {
     double seconds[ROUND_TRIPS_MAX], sum_s = 0;
     size_t count = 0;
@@ -145,8 +141,7 @@ static enum status measure_round_trip(struct link_probe *probe, double *out) {
             return status;
         sum_s += seconds[count++];
     }
-    qsort(seconds, count, sizeof *seconds, compare_seconds);
-    *out = seconds[count / 2];
+    *out = spread_of(seconds, count).median;
     return STATUS_OK;
 }
 

@@ -126,17 +126,6 @@ static void test_error_before_a_timing(void **state) {
     runtime_close(runtime);
 }
 
-static void test_spread(void **state) {
-    (void)state;
-    double values[] = {4, 1, 3, 2};
-    struct measure_spread spread = measure_spread_of(values, 1);
-    assert_true(spread.median == 4 && spread.min == 4 && spread.max == 4);
-    spread = measure_spread_of(values, 3);
-    assert_true(spread.median == 3 && spread.min == 1 && spread.max == 4);
-    spread = measure_spread_of(values, 4);
-    assert_true(spread.median == 2.5 && spread.min == 1 && spread.max == 4);
-}
-
 static void test_depth_over_the_cache(void **state) {
     (void)state;
     struct runtime *runtime = open_model();
@@ -162,7 +151,6 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_runs_what_was_asked),
         cmocka_unit_test(test_error_before_a_timing),
-        cmocka_unit_test(test_spread),
         cmocka_unit_test(test_depth_over_the_cache),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

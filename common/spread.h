@@ -1,0 +1,11 @@
+/* What several measurements of the same thing come to. A pure function. */
+#pragma once
+
+#include <stddef.h>
+
+struct spread {
+    double median, min, max;
+};
+
+/* Sorts `values` (count), at least one. */
+struct spread spread_of(double *values, size_t count);
