@@ -21,10 +21,11 @@
 /* How long a worker that begins a new session is relied on meanwhile. */
 #define ANEW_S 15.0
 
-/* How fast a machine is taken to read its own copy of the model, and to receive shards over a link
- * that was not measured. */
+/* How fast a machine is taken to read its own copy of the model; and, where that was not measured,
+ * to receive shards over its link, and to read them from its disk. */
 #define COPY_BYTES_PER_S 0.5e9
 #define LINK_BYTES_PER_S 0.1e9
+#define DISK_BYTES_PER_S 0.5e9
 
 struct failover {
     struct failover_options options;
@@ -272,12 +273,12 @@ static void dismiss_leaving(struct failover *failover) {
         }
 }
 
-/* What the worker can take. Its disk counts where it was measured. */
+/* What the worker can take. One that is described in a file, or joined late, was not measured. */
 static void note_room(struct failover *failover, uint32_t h) {
     const struct worker_info *info = cluster_worker(failover->options.holders->cluster, h);
     failover->memory_bytes[h] = info->memory_bytes;
-    failover->spill_bytes[h] = info->is_measured ? info->figures.spill_bytes : 0;
-    failover->disk_rates[h] = info->figures.disk_bytes_per_s;
+    failover->spill_bytes[h] = info->spill_bytes;
+    failover->disk_rates[h] = info->is_measured ? info->figures.disk_bytes_per_s : DISK_BYTES_PER_S;
 }
 
 enum status failover_react(struct failover *failover) {

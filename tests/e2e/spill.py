@@ -17,6 +17,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import peers  # noqa: E402
 from error_bench import DEMO, NETWORK_TIMEOUT_S, Bench, Failed, Worker, check_failure, run_args  # noqa: E402
 from plan import cluster, machine, plan  # noqa: E402
 
@@ -28,8 +29,10 @@ LONG_TOKENS = 400
 LOST_TOKENS = 2000  # enough for a worker to be started again, and interrupted then
 
 
-def start(bench, name, *args):
-    return Worker(bench, name, ["--cache", bench.path(name + ".cache"), "--spill", "1G", "--memory", LITTLE, *args])
+def start(bench, name, *args, address=None):
+    return Worker(
+        bench, name, ["--cache", bench.path(name + ".cache"), "--spill", "1G", "--memory", LITTLE, *args], address
+    )
 
 
 def files(bench, name):
@@ -147,10 +150,36 @@ def check_lost(bench, memory, later, *args):
         said.append(rest)
         stays.check_alive()
         returns.check_alive()
+    return describe_loss(bench, process, out, said)
+
+
+def describe_loss(bench, process, out, said):
     ids = json.loads(out)["ids"] if process.returncode in (0, INTERRUPTED) else []
     if not ids or ids != bench.tokens[: len(ids)]:
         raise Failed(f"exit status {process.returncode}, or other tokens: {''.join(said)[-800:]}")
     return "; ".join(re.findall(r"(?:anew: |)(\S+ \S+, \S+.* on its disk|goes on after .*)", "".join(said)))
+
+
+def check_lost_to_late(bench):
+    """The disk of a worker that was not there when the run began, and so was not measured."""
+    said, address = [], peers.free_address()
+    with contextlib.ExitStack() as stack:
+        with Worker(bench, "early", ["--memory", "8M", "--model", DEMO]) as early:
+            process = subprocess.Popen(
+                command(bench, f"{early.address},{address}", LOST_TOKENS, "--worker-timeout", "60"),
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            stack.callback(process.kill)
+            read_until(process, ("goes on without 1 of 2 workers",), said)
+            late = stack.enter_context(start(bench, "late", "--model", DEMO, address=address))
+            read_until(process, (address, "joins"), said)
+        read_until(process, (address, "takes its shards anew", "[0-9.]+ .iB on its disk"), said)
+        read_until(process, ("goes on after",), said)
+        process.send_signal(signal.SIGINT)
+        out, rest = process.communicate(timeout=NETWORK_TIMEOUT_S)
+        said.append(rest)
+        late.check_alive()
+    return describe_loss(bench, process, out, said)
 
 
 def check_without(bench):
@@ -266,6 +295,7 @@ def main():
         bench.case("a worker that is lost", lambda: check_lost(bench, "4M", "none", *whole))
         bench.case("one whose slices are lost", lambda: check_lost(bench, "4M", "none", "--placement", "slices"))
         bench.case("a worker that is lost beside a disk", lambda: check_lost(bench, LITTLE, "[0-9.]+ .iB", *whole))
+        bench.case("a worker that is lost to the disk of one that joined late", lambda: check_lost_to_late(bench))
         bench.case("a cluster that is too small all the same", lambda: check_without(bench))
         bench.case("no place for files", lambda: check_no_room(bench))
         for how in SPOILERS:
