@@ -275,6 +275,7 @@ static enum status run_layers(struct engine *engine, const struct batch *batch, 
 enum status engine_forward(struct engine *engine, const struct batch *batch, const float **hidden) {
     const struct model *model = engine->model;
     assert(batch->rows <= engine->rows_max);
+    trace_step(engine->trace);
     attention_begin(engine->attention, batch);
     embed(engine, batch, engine->x);
     enum status status = run_layers(engine, batch, 0, model->shape.layers);
@@ -295,6 +296,7 @@ enum status engine_forward_draft(struct engine *engine, const struct batch *batc
     const struct model *model = engine->model;
     uint32_t layer = model->shape.layers, width = model->shape.hidden;
     assert(model->has_draft && batch->rows <= engine->rows_max);
+    trace_step(engine->trace);
     attention_begin(engine->attention, batch);
     /* mixed (rows, 2 hidden) = [norm(embedding of the next token) | norm(hidden)] */
     embed(engine, batch, engine->x);

@@ -58,14 +58,10 @@ static void take_part(const struct head *head, const struct ticket *ticket,
                answer + (size_t)row * part->width, part->width * sizeof *answer);
 }
 
-void head_logits(const struct head *head, const float *x, uint32_t rows, float *logits) {
+/* The rows of the head that workers have are theirs to compute. */
+static void share(const struct head *head, const struct expert_places *places, const float *x,
+                  uint32_t rows, float *logits) {
     struct dispatch *dispatch = head->dispatch;
-    const struct expert_places *places = placement_find(dispatch->placement, 0, SHARD_HEAD);
-    if (places->count == 0 || !fits(dispatch, rows)) {
-        matmul(head->matmul, head->weights, x, rows, logits);
-        return;
-    }
-    uint64_t started_ns = clock_now_ns();
     struct ticket *ticket = dispatch_open_ticket(dispatch);
     ticket->in_use = ticket->is_head = true;
     ticket->sequence = ++dispatch->sequence;
@@ -78,5 +74,15 @@ void head_logits(const struct head *head, const float *x, uint32_t rows, float *
     for (uint32_t i = 0; i < places->count; i++)
         take_part(head, ticket, &places->parts[i], logits);
     ticket->in_use = false;
+}
+
+void head_logits(const struct head *head, const float *x, uint32_t rows, float *logits) {
+    struct dispatch *dispatch = head->dispatch;
+    const struct expert_places *places = placement_find(dispatch->placement, 0, SHARD_HEAD);
+    uint64_t started_ns = clock_now_ns();
+    if (places->count > 0 && fits(dispatch, rows))
+        share(head, places, x, rows, logits);
+    else
+        matmul(head->matmul, head->weights, x, rows, logits);
     trace_work(dispatch->trace, "head", 0, started_ns);
 }

@@ -80,6 +80,11 @@ static void add(struct trace *trace, const struct event *event) {
     trace->is_full = true;
 }
 
+void trace_step(struct trace *trace) {
+    for (unsigned t = 1; trace && t < threads_count(trace->threads); t++)
+        (void)threads_take_span(trace->threads, t);
+}
+
 void trace_work(struct trace *trace, const char *what, uint32_t layer, uint64_t begin_ns) {
     if (!trace)
         return;

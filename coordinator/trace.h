@@ -22,8 +22,11 @@ enum status trace_create(const char *path, struct threads *threads, const char *
 /* Writes the file and frees the trace. NULL is allowed. Errors: STATUS_IO, with one line. */
 enum status trace_destroy(struct trace *trace);
 
+/* A step begins: what threads did before, between steps, is not shown. */
+void trace_step(struct trace *trace);
+
 /* The coordinator did `what` (a literal) for a layer from `begin_ns` to now, and so did those of
- * its threads that worked since the last call. */
+ * its threads that worked since the last call, or since the step began. */
 void trace_work(struct trace *trace, const char *what, uint32_t layer, uint64_t begin_ns);
 
 /* A worker's part of a layer: sent at `begin_ns`, answered now with a COMBINE frame of this header

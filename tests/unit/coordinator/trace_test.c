@@ -9,7 +9,8 @@
 
 static const char *const NAMES[] = {"a:1", "b:2", NULL};
 
-static const json_t *find(const json_t *events, const char *name, int machine, int row) {
+/* NULL if there is none. */
+static const json_t *look_for(const json_t *events, const char *name, int machine, int row) {
     size_t i;
     json_t *event;
     json_array_foreach(events, i, event) {
@@ -18,8 +19,14 @@ static const json_t *find(const json_t *events, const char *name, int machine, i
             json_integer_value(json_object_get(event, "tid")) == row)
             return event;
     }
-    fail_msg("no event %s in row %d of machine %d", name, row, machine);
     return NULL;
+}
+
+static const json_t *find(const json_t *events, const char *name, int machine, int row) {
+    const json_t *event = look_for(events, name, machine, row);
+    if (!event)
+        fail_msg("no event %s in row %d of machine %d", name, row, machine);
+    return event;
 }
 
 static double number(const json_t *event, const char *key) {
@@ -60,6 +67,10 @@ static void record(const char *path) {
     trace_work(trace, "attention", 7, begin_ns);
     threads_run(threads, 2, meet, &met);
     trace_work(trace, "router", 7, begin_ns);
+    met = 0;
+    threads_run(threads, 2, meet, &met);
+    trace_step(trace);
+    trace_work(trace, "dispatch", 7, begin_ns);
     trace_worker(trace, 1, begin_ns, &header, spans);
     assert_int_equal(trace_destroy(trace), STATUS_OK);
     threads_destroy(threads);
@@ -81,6 +92,8 @@ static void test_file(void **state) {
     assert_true(number(attention, "dur") >= 2000);
     assert_int_equal(json_integer_value(argument(attention, "layer")), 7);
     assert_true(json_integer_value(argument(find(events, "router", 1, 2), "busy_us")) >= 1000);
+    find(events, "dispatch", 1, 1);
+    assert_null(look_for(events, "dispatch", 1, 2)); /* its work was before the step */
     const json_t *way = find(events, "sent to answered", 3, 0);
     const json_t *experts = find(events, "experts", 3, 1), *helper = find(events, "experts", 3, 2);
     assert_float_equal(number(experts, "dur"), 1000, 1);
