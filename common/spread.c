@@ -12,5 +12,6 @@ struct spread spread_of(double *values, size_t count) {
     assert(count > 0);
     qsort(values, count, sizeof *values, compare_values);
     double median = count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
-    return (struct spread){median, values[0], values[count - 1]};
+    return (struct spread){median, values[0], values[count - 1],
+                           values[(count * 95 + 99) / 100 - 1]};
 }

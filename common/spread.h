@@ -5,6 +5,7 @@
 
 struct spread {
     double median, min, max;
+    double p95; /* the least value that 95 % of all do not exceed */
 };
 
 /* Sorts `values` (count), at least one. */

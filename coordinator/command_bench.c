@@ -37,8 +37,9 @@ struct bench {
     struct runtime *runtime;
     unsigned threads;
     struct workload workload;
-    double *values[FIGURE_COUNT]; /* (repetitions), in one piece that the first one owns */
+    double *values[FIGURE_COUNT]; /* (repetitions), in a piece that the first one owns */
     struct spread figures[FIGURE_COUNT];
+    struct spread step_s; /* of all decode steps */
     /* With workers: what the placement was predicted to give; a name of "" where nothing was. */
     char placement[PLAN_NAME_BYTES];
     struct planning_rates planned;
@@ -110,7 +111,7 @@ static void ask_plan(struct bench *bench) {
 
 static enum status measure_all(struct bench *bench) {
     const struct bench_options *options = bench->options;
-    const struct measure_options measure = {
+    struct measure_options measure = {
         .prefill_tokens = options->prompt_tokens,
         .decode_tokens = options->decode_tokens,
         .depth = options->depth,
@@ -119,11 +120,16 @@ static enum status measure_all(struct bench *bench) {
         .before = measure_machine,
         .context = bench,
     };
-    double *values = malloc(FIGURE_COUNT * options->repetitions * sizeof *values);
-    if (!values)
+    size_t repetitions = options->repetitions, steps = repetitions * options->decode_tokens;
+    double *values = malloc((FIGURE_COUNT * repetitions + steps) * sizeof *values);
+    if (!values) {
+        log_error("no memory for the times of %zu steps; lower --decode-tokens or --repetitions",
+                  steps);
         return STATUS_NO_MEMORY;
+    }
     for (int f = 0; f < FIGURE_COUNT; f++)
-        bench->values[f] = values + (size_t)f * options->repetitions;
+        bench->values[f] = values + f * repetitions;
+    measure.steps_s = values + FIGURE_COUNT * repetitions;
     bench->threads = threads_count(runtime_threads(bench->runtime));
     workload_count(runtime_outline(bench->runtime), runtime_shape(bench->runtime),
                    &bench->workload);
@@ -132,6 +138,7 @@ static enum status measure_all(struct bench *bench) {
     if (status)
         return status;
     summarise(bench);
+    bench->step_s = spread_of(measure.steps_s, steps);
     ask_plan(bench);
     return STATUS_OK;
 }
@@ -209,6 +216,8 @@ static void print_table(const struct bench *bench) {
            "reached");
     print_rate(bench, "prefill", MEASURE_PREFILL, options->prompt_tokens);
     print_rate(bench, "decode", MEASURE_DECODE, options->decode_tokens);
+    printf("          a step takes %.1f ms, 95 %% of them at most %.1f ms, the longest %.1f ms\n",
+           1e3 * bench->step_s.median, 1e3 * bench->step_s.p95, 1e3 * bench->step_s.max);
     if (*bench->placement)
         printf("\npredicted %.2f tokens/s for the prompt and %.2f for decoding with %s\n",
                bench->planned.prompt_tokens_per_s, bench->planned.decode_tokens_per_s,
@@ -261,6 +270,9 @@ static json_t *bench_to_json(const struct bench *bench) {
     json_t *decode = rates_to_json(bench, MEASURE_DECODE, options->decode_tokens);
     json_object_set_new(prefill, "peak_fraction", json_real(of_one[MEASURE_PREFILL].median));
     json_object_set_new(decode, "sequences", json_integer(options->sequences));
+    json_object_set_new(decode, "step_ms",
+                        json_pack("{s:f, s:f, s:f}", "median", 1e3 * bench->step_s.median, "p95",
+                                  1e3 * bench->step_s.p95, "max", 1e3 * bench->step_s.max));
     json_object_set_new(decode, "weight_bytes_per_token",
                         json_integer((json_int_t)workload_decode_bytes(&bench->workload)));
     json_object_set_new(decode, "bandwidth_fraction", json_real(of_one[MEASURE_DECODE].median));

@@ -113,15 +113,20 @@ static enum status time_prefill(struct measuring *measuring, double *tokens_per_
     return STATUS_OK;
 }
 
-/* `tokens` behind the context of every sequence, each with its logits. */
-static enum status time_decode(struct measuring *measuring, uint32_t tokens, double *tokens_per_s) {
+/* `tokens` behind the context of every sequence, each with its logits; steps_s (tokens) may be
+ * NULL. */
+static enum status time_decode(struct measuring *measuring, uint32_t tokens, double *steps_s,
+                               double *tokens_per_s) {
     uint32_t sequences = measuring->options->sequences;
     truncate_sequences(measuring);
     uint64_t started_ns = clock_now_ns();
     for (uint32_t done = 0; done < tokens; done++) {
+        uint64_t step_ns = clock_now_ns();
         enum status status = step(measuring, done, sequences, 1, true);
         if (status)
             return status;
+        if (steps_s)
+            steps_s[done] = clock_elapsed_s(step_ns);
     }
     *tokens_per_s = (double)tokens * sequences / clock_elapsed_s(started_ns);
     return STATUS_OK;
@@ -133,15 +138,18 @@ static enum status time_kind(struct measuring *measuring, enum measure_kind kind
     enum status status;
     if (options->before && (status = options->before(options->context, kind, repetition)))
         return status;
-    return kind == MEASURE_PREFILL ? time_prefill(measuring, tokens_per_s)
-                                   : time_decode(measuring, options->decode_tokens, tokens_per_s);
+    if (kind == MEASURE_PREFILL)
+        return time_prefill(measuring, tokens_per_s);
+    uint32_t tokens = options->decode_tokens;
+    double *steps_s = options->steps_s ? options->steps_s + (size_t)repetition * tokens : NULL;
+    return time_decode(measuring, tokens, steps_s, tokens_per_s);
 }
 
 static enum status repeat(struct measuring *measuring, double *const rates[MEASURE_KIND_COUNT]) {
     double unused;
     enum status status;
     if ((status = time_prefill(measuring, &unused)) ||
-        (status = time_decode(measuring, 1, &unused)))
+        (status = time_decode(measuring, 1, NULL, &unused)))
         return status;
     for (uint32_t i = 0; i < measuring->options->repetitions; i++)
         for (int kind = 0; kind < MEASURE_KIND_COUNT; kind++)

@@ -14,6 +14,8 @@ struct measure_options {
     uint32_t depth;          /* positions that the KV cache holds before either begins */
     uint32_t sequences;      /* that decode side by side: 1 to SEQUENCES_MAX and rows_max */
     uint32_t repetitions;    /* 1 to BENCH_REPETITIONS_MAX */
+    double *steps_s; /* where the time of each decode step goes: (repetitions, decode_tokens); NULL:
+                        nowhere */
     /* Called right before each timing; an error ends everything. NULL: nothing. */
     enum status (*before)(void *context, enum measure_kind kind, uint32_t repetition);
     void *context; /* for `before` */

@@ -6,9 +6,10 @@
 
 The first host runs the coordinator, and workers run on the others; each is pinned to a core and behind a link of --mbit
 in each direction with --delay-us on the way. In alternation `skein bench` runs on the first host alone, on each host for
-itself at the same time, and on all of them together; OPTIONS go to the last. Prints the medians, their ratios, and what
-was predicted. The hosts share one memory, so the second figure is what one host of its own would be worth here. Needs
-root, iproute2, and memory for the model on each host.
+itself at the same time, and on all of them together; OPTIONS go to the last. Prints the medians (of decoding those of median
+steps), their ratios, what was predicted, and the median of what came of each prediction: all hosts are measured anew for each run. The hosts share one
+memory, so the second figure is what one host of its own would be worth here. Needs root, iproute2, and memory for the model
+on each host.
 
 --memory and --isa have one value for each host and make them unequal: what it gives to experts (the first one besides the
 coordinator's own weights), and its instruction set. With --ways only all hosts together run, once with each of the given
@@ -21,6 +22,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 
 PREFIX = "10.214.77."
 
@@ -107,13 +109,18 @@ def end_bench(process):
 
 def bench_together(hosts, args, *options):
     addresses = [f"{PREFIX}{i + 1}:7717" for i in range(1, args.hosts)]
-    for i, address in enumerate(addresses):
-        hosts.start(
-            i + 1, f"{args.skein}-worker", "--listen", address, "--insecure", "--threads", "1", "--model", args.model,
-            "--memory", args.memory[i + 1], "--isa", args.isa[i + 1],
-        )  # fmt: skip
-    result = end_bench(begin_bench(hosts, 0, args, "--workers", ",".join(addresses), "--memory", args.memory[0], *options))
-    hosts.stop_all()
+    with tempfile.TemporaryDirectory() as caches:  # where nothing is remembered of earlier runs
+        for i, address in enumerate(addresses):
+            hosts.start(
+                i + 1, f"{args.skein}-worker", "--listen", address, "--insecure", "--threads", "1", "--model", args.model,
+                "--memory", args.memory[i + 1], "--isa", args.isa[i + 1], "--cache", f"{caches}/{i + 1}", "--cache-size", "0",
+            )  # fmt: skip
+        result = end_bench(
+            begin_bench(
+                hosts, 0, args, "--workers", ",".join(addresses), "--memory", args.memory[0], "--cache", caches, *options
+            )
+        )
+        hosts.stop_all()
     return result
 
 
@@ -132,15 +139,27 @@ def for_each_host(text, hosts):
     return values * hosts if len(values) == 1 else values
 
 
+def rate_of(title, result):
+    """Of decoding that of the median step: what happens to a machine now and then is not what is compared."""
+    step_ms = result[title].get("step_ms")
+    return 1000 / step_ms["median"] if step_ms else result[title]["tokens_per_s"]
+
+
 def rates_of(title, results):
     """The median, and it with what it lies between, as text."""
-    rates = [result[title]["tokens_per_s"] for result in results]
+    rates = [rate_of(title, result) for result in results]
     return statistics.median(rates), f"{statistics.median(rates):.2f} ({min(rates):.2f}–{max(rates):.2f})"
 
 
 def predicted(title, results):
-    plan = results[0]["predicted"].get("plan")
-    return f"predicted {plan[f'{title}_tokens_per_s']:.2f}" if plan else "nothing predicted"
+    predictions = [result["predicted"]["plan"][f"{title}_tokens_per_s"] for result in results if "plan" in result["predicted"]]
+    if not predictions:
+        return "nothing predicted"
+    reached = [rate_of(title, result) / prediction for result, prediction in zip(results, predictions)]
+    return (
+        f"predicted {statistics.median(predictions):.2f} ({min(predictions):.2f}–{max(predictions):.2f}), of which came "
+        f"{statistics.median(reached):.0%} ({min(reached):.0%}–{max(reached):.0%})"
+    )
 
 
 def placement(results):

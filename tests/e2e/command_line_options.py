@@ -351,7 +351,7 @@ def check_trace(bench):
     with open(path) as f:
         events = json.load(f)
     found = {(event["pid"], event["tid"], event["name"]) for event in events if event["ph"] == "X"}
-    wanted = {(1, 1, name) for name in ("attention", "router", "dispatch", "wait", "combine")}
+    wanted = {(1, 1, name) for name in ("attention", "router", "dispatch", "wait", "combine", "head")}
     wanted |= {(2, 0, "sent to answered"), (2, 1, "experts"), (3, 1, "experts")}
     require(wanted <= found, f"the trace has {sorted(found)}")
 
@@ -491,7 +491,13 @@ BENCH_KEYS = {
         "f32_gflops": float,
     },
     "prefill": {**RATE_KEYS, "peak_fraction": float},
-    "decode": {**RATE_KEYS, "sequences": int, "weight_bytes_per_token": int, "bandwidth_fraction": float},
+    "decode": {
+        **RATE_KEYS,
+        "sequences": int,
+        "step_ms": dict,
+        "weight_bytes_per_token": int,
+        "bandwidth_fraction": float,
+    },
     "predicted": {"prefill_tokens_per_s": float, "decode_tokens_per_s": float},
 }
 
@@ -534,7 +540,7 @@ def check_bench(bench, *args, sequences=1):
         for key, value in result[part].items():
             may_lack = key in ("int8_gops", "bf16_gflops")
             require(
-                type(value) is str or (math.isfinite(value) and (value > 0 or may_lack and value == 0)),
+                type(value) in (str, dict) or (math.isfinite(value) and (value > 0 or may_lack and value == 0)),
                 f"{part}.{key} is {value!r}",
             )
     for part, tokens in (("prefill", 20), ("decode", 3)):
@@ -544,6 +550,9 @@ def check_bench(bench, *args, sequences=1):
     decode = result["decode"]
     require_equal("weight_bytes_per_token", decode["weight_bytes_per_token"], round(demo_step_bytes()))
     require_equal("sequences", decode["sequences"], sequences)
+    step_ms = decode["step_ms"]
+    require_types("step_ms", step_ms, {"median": float, "p95": float, "max": float})
+    require(0 < step_ms["median"] <= step_ms["p95"] <= step_ms["max"], f"the times of steps are {step_ms}")
     # Each repetition has a bandwidth of its own: exact where there is one.
     machine = result["machine"]
     least, most = (
@@ -571,7 +580,7 @@ def check_bench_isa(bench):
 def check_bench_table(bench):
     out, err = call(bench.skein, "bench", "--model", DEMO, "-p", "8", "-n", "2", "-r", "1")
     require_equal("standard error", err, "")
-    for word in ("machine", "GB/s", "GFLOP/s", "prefill", "decode", "tokens/s", "at most"):
+    for word in ("machine", "GB/s", "GFLOP/s", "prefill", "decode", "tokens/s", "at most", "a step takes"):
         require(word in out, f"the table lacks {word!r}: {out!r}")
 
 

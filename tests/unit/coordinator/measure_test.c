@@ -73,6 +73,16 @@ static enum status refuse(void *context, enum measure_kind kind, uint32_t repeti
     return kind == MEASURE_DECODE ? STATUS_IO : STATUS_OK;
 }
 
+/* The steps of an answer, which took `all_s`. */
+static void expect_steps(const double steps_s[6], double all_s) {
+    double sum_s = 0;
+    for (int i = 0; i < 6; i++) {
+        assert_true(steps_s[i] > 0);
+        sum_s += steps_s[i];
+    }
+    assert_true(sum_s <= all_s * (1 + 1e-9));
+}
+
 static void test_runs_what_was_asked(void **state) {
     (void)state;
     struct runtime *runtime = open_model();
@@ -83,11 +93,13 @@ static void test_runs_what_was_asked(void **state) {
                                 .sequences = sequences,
                                 .first_min = UINT32_MAX};
             uint32_t calls = 0;
+            double steps_s[3][6] = {{0}};
             const struct measure_options options = {.prefill_tokens = 40,
                                                     .decode_tokens = 6,
                                                     .depth = depth,
                                                     .sequences = sequences,
                                                     .repetitions = 3,
+                                                    .steps_s = steps_s[0],
                                                     .before = count_calls,
                                                     .context = &calls};
             double prefill[3], decode[3];
@@ -102,8 +114,10 @@ static void test_runs_what_was_asked(void **state) {
             assert_int_equal(seen.end_max, depth + 40);
             assert_int_equal(seen.rows_max, 16);
             assert_int_equal(calls, 6);
-            for (int i = 0; i < 3; i++)
+            for (int i = 0; i < 3; i++) {
                 assert_true(prefill[i] > 0 && decode[i] > 0);
+                expect_steps(steps_s[i], sequences * 6 / decode[i]);
+            }
             expect_free_sequence(engine);
         }
     runtime_close(runtime);
