@@ -446,7 +446,7 @@ void cluster_release(struct cluster *cluster, uint32_t worker, const uint32_t *s
     uv_async_send(&cluster->bell);
 }
 
-void cluster_loading(struct cluster *cluster, uint64_t *bytes_done, uint64_t *bytes_total) {
+void cluster_bytes_loaded(struct cluster *cluster, uint64_t *bytes_done, uint64_t *bytes_total) {
     *bytes_done = *bytes_total = 0;
     pthread_mutex_lock(&cluster->mutex);
     for (uint32_t i = 0; i < cluster->count; i++) {

@@ -36,10 +36,17 @@ struct worker_info {
     struct link_figures link;
 };
 
-/* Progress of loading, for display: called on the cluster's thread whenever a worker reports.
- * `bytes_given` of those that are done went from worker to worker. */
-typedef void (*cluster_progress)(void *context, uint64_t bytes_done, uint64_t bytes_given,
-                                 uint64_t bytes_total);
+/* How far loading is when a worker has reported. */
+struct cluster_loading {
+    uint64_t bytes_done, bytes_total; /* of all workers */
+    uint64_t bytes_given;             /* of those that are done: what went from worker to worker */
+    uint32_t worker;                  /* the one that reported, and how far it is */
+    uint64_t worker_bytes_done, worker_bytes_total;
+};
+
+/* Progress of loading, for display: called on the cluster's thread, until cluster_load returns. It
+ * must not ask anything of the cluster but cluster_worker. */
+typedef void (*cluster_progress)(void *context, const struct cluster_loading *loading);
 
 /* Connects to all `addresses` at once and greets them; NULL, behind all others, is a place for one
  * that the cluster file may gain (cluster_follow). With `tolerates_loss` it goes on, now and
@@ -143,7 +150,7 @@ void cluster_release(struct cluster *cluster, uint32_t worker, const uint32_t *s
                      uint32_t count);
 
 /* Bytes that workers have loaded, of what those that load at present are to hold. */
-void cluster_loading(struct cluster *cluster, uint64_t *bytes_done, uint64_t *bytes_total);
+void cluster_bytes_loaded(struct cluster *cluster, uint64_t *bytes_done, uint64_t *bytes_total);
 
 /* Lets a worker go: nothing is asked of it any more until it comes back with a new session. */
 void cluster_dismiss(struct cluster *cluster, uint32_t worker);

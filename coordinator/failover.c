@@ -391,7 +391,7 @@ enum status failover_balance(struct failover *failover, const struct load_window
 
 static void report_waiting(struct failover *failover, uint32_t layer) {
     uint64_t done, total;
-    cluster_loading(failover->options.holders->cluster, &done, &total);
+    cluster_bytes_loaded(failover->options.holders->cluster, &done, &total);
     failover->reported_ns = clock_now_ns();
     if (total > 0)
         log_warning("layer %" PRIu32 " waits for workers that load their shards: %.0f %%", layer,

@@ -477,7 +477,8 @@ static enum status open_data(struct member *member) {
 
 static void report_progress(struct member *member, uint64_t bytes_done, uint64_t bytes_given) {
     struct cluster *cluster = member->cluster;
-    uint64_t sum = 0, given = 0;
+    struct cluster_loading loading = {.worker = member_index(member),
+                                      .bytes_total = cluster->bytes_total};
     pthread_mutex_lock(&cluster->mutex);
     if (bytes_done > member->bytes)
         bytes_done = member->bytes;
@@ -486,13 +487,15 @@ static void report_progress(struct member *member, uint64_t bytes_done, uint64_t
     member->bytes_done = bytes_done;
     member->bytes_given = bytes_given < bytes_done ? bytes_given : bytes_done;
     for (uint32_t i = 0; i < cluster->count; i++) {
-        sum += cluster->members[i].bytes_done;
-        given += cluster->members[i].bytes_given;
+        loading.bytes_done += cluster->members[i].bytes_done;
+        loading.bytes_given += cluster->members[i].bytes_given;
     }
-    bool is_loaded = cluster->is_loaded;
+    loading.worker_bytes_done = member->bytes_done;
+    loading.worker_bytes_total = member->bytes;
+    /* Under the mutex: once cluster_load has returned, its context is gone. */
+    if (!cluster->is_loaded && cluster->load.progress)
+        cluster->load.progress(cluster->load.context, &loading);
     pthread_mutex_unlock(&cluster->mutex);
-    if (!is_loaded && cluster->load.progress)
-        cluster->load.progress(cluster->load.context, sum, given, cluster->bytes_total);
 }
 
 /* The worker is ready. */

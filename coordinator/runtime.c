@@ -304,16 +304,27 @@ static enum status plan(struct runtime *runtime) {
     return STATUS_OK;
 }
 
-static void show_bytes_done(void *context, uint64_t bytes_done, uint64_t bytes_given,
-                            uint64_t bytes_total) {
-    (void)bytes_total;
-    atomic_uint_least64_t *counter = progress_counter(context);
+/* What the cluster's progress is shown with. */
+struct load_display {
+    struct progress *progress;
+    const struct cluster *cluster;
+};
+
+static void show_loading(void *context, const struct cluster_loading *loading) {
+    const struct load_display *display = context;
+    atomic_uint_least64_t *counter = progress_counter(display->progress);
     if (counter)
-        atomic_store(counter, bytes_done);
-    progress_set_part(context, "from other workers", bytes_given);
+        atomic_store(counter, loading->bytes_done);
+    progress_set_source(display->progress, "from other workers", loading->bytes_given);
+    if (loading->worker_bytes_total > 0)
+        progress_set_part(
+            display->progress, loading->worker,
+            cluster_worker(display->cluster, loading->worker)->address,
+            (uint32_t)(100 * loading->worker_bytes_done / loading->worker_bytes_total));
 }
 
 static enum status load_workers(struct runtime *runtime, struct progress *progress) {
+    struct load_display display = {progress, runtime->cluster};
     const struct cluster_load_options options = {
         .placement = runtime->placement,
         .weights = runtime->weights,
@@ -323,8 +334,8 @@ static enum status load_workers(struct runtime *runtime, struct progress *progre
         .entries_per_row = dispatch_entries_per_row(runtime->shape.experts_per_token),
         .exact = runtime->options.exact,
         .wants_spans = runtime->options.trace != NULL,
-        .progress = show_bytes_done,
-        .context = progress,
+        .progress = show_loading,
+        .context = &display,
     };
     enum status status = cluster_load(runtime->cluster, &options);
     return status || !follows_cluster(runtime)

@@ -42,15 +42,17 @@ static inline void deal(struct plan_table *table, uint32_t holders) {
 struct progress {
     uint64_t done, given, total;
     bool went_back;
+    uint64_t of_workers[WORKERS_MAX]; /* bytes done */
 };
 
-static inline void on_progress(void *context, uint64_t bytes_done, uint64_t bytes_given,
-                               uint64_t bytes_total) {
+static inline void on_progress(void *context, const struct cluster_loading *loading) {
     struct progress *progress = context;
-    progress->went_back |= bytes_done < progress->done;
-    progress->done = bytes_done;
-    progress->given = bytes_given;
-    progress->total = bytes_total;
+    progress->went_back |= loading->bytes_done < progress->done;
+    progress->done = loading->bytes_done;
+    progress->given = loading->bytes_given;
+    progress->total = loading->bytes_total;
+    assert_true(loading->worker_bytes_done <= loading->worker_bytes_total);
+    progress->of_workers[loading->worker] = loading->worker_bytes_done;
 }
 
 static inline enum status load(struct cluster *cluster, struct plan_table *table,

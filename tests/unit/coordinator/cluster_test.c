@@ -226,6 +226,8 @@ static void test_workers_give_each_other(void **state) {
     assert_int_equal(cluster_load(cluster, &options), STATUS_OK);
     assert_int_equal(progress.done, 12 * LARGE_BYTES);
     assert_int_equal(progress.given, 6 * LARGE_BYTES);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(progress.of_workers[i], 6 * LARGE_BYTES);
     assert_int_equal(log_file_count("got 1 of its 2 shards from other workers"), 2);
     for (uint32_t i = 0; i < 2; i++) {
         int fd = take_data_fd(cluster, i);
