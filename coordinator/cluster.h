@@ -4,9 +4,8 @@
  *
  * Owned by main. A thread of its own runs the event loop (libuv) from cluster_connect to
  * cluster_destroy; the functions below ask it for things, wait for it, or read what it found. They
- * are called by one thread, the engine's. libuv appears only in cluster.c, cluster_watch,
- * member and shipment.
- */
+ * are called by one thread, the engine's. libuv appears only in cluster.c, cluster_watch, member
+ * and shipment. */
 #pragma once
 
 #include <stdatomic.h>
@@ -36,24 +35,22 @@ struct worker_info {
     struct link_figures link;
 };
 
-/* How far loading is when a worker has reported. */
+/* How far loading is: all workers, and the one that has just reported. */
 struct cluster_loading {
-    uint64_t bytes_done, bytes_total; /* of all workers */
-    uint64_t bytes_given;             /* of those that are done: what went from worker to worker */
-    uint32_t worker;                  /* the one that reported, and how far it is */
+    uint64_t bytes_done, bytes_total, bytes_given; /* the last of those done, by other workers */
+    uint32_t worker;
     uint64_t worker_bytes_done, worker_bytes_total;
 };
 
-/* Progress of loading, for display: called on the cluster's thread, until cluster_load returns. It
- * must not ask anything of the cluster but cluster_worker. */
+/* Shows that: called on the cluster's thread until cluster_load returns, and must not ask anything
+ * of the cluster but cluster_worker. */
 typedef void (*cluster_progress)(void *context, const struct cluster_loading *loading);
 
 /* Connects to all `addresses` at once and greets them; NULL, behind all others, is a place for one
- * that the cluster file may gain (cluster_follow). With `tolerates_loss` it goes on, now and
- * while measuring and loading, as long as one answers: the others are left out and called from
- * cluster_load on. Errors: STATUS_USAGE (malformed address), STATUS_CONNECTION (unreachable, within
- * CONNECT_TIMEOUT), STATUS_PROTOCOL (version, not a worker), STATUS_REFUSED (busy with another
- * coordinator): one line that names the worker and the remedy. */
+ * that the cluster file may gain (cluster_follow). With `tolerates_loss` it goes on, now and while
+ * measuring and loading, as long as one answers: the others are called from cluster_load on.
+ * Errors: STATUS_USAGE (not an address), STATUS_CONNECTION (none within CONNECT_TIMEOUT),
+ * STATUS_PROTOCOL (version, not a worker), STATUS_REFUSED (busy): one line with the remedy. */
 enum status cluster_connect(const char *const *addresses, uint32_t count, uint64_t fingerprint,
                             bool tolerates_loss, struct cluster **out);
 
@@ -89,10 +86,10 @@ struct cluster_load_options {
 };
 
 /* Sends each worker its shards of the placement, ships what it cannot read itself, and waits until
- * all are ready and the data connections are open. Once. Errors:
- * STATUS_CONNECTION, STATUS_PROTOCOL, STATUS_TIMEOUT (no progress), unless losses are tolerated;
- * STATUS_REFUSED (too little memory, say), those of shard_read: one line that names the worker.
- * From now on a lost worker is called until it is back, and then given what it held. */
+ * all are ready and the data connections are open. Once. Errors: STATUS_CONNECTION,
+ * STATUS_PROTOCOL, STATUS_TIMEOUT (no progress), unless losses are tolerated; STATUS_REFUSED (too
+ * little memory, say), those of shard_read: one line that names the worker. From now on a lost
+ * worker is called until it is back, and then given what it held. */
 enum status cluster_load(struct cluster *cluster, const struct cluster_load_options *options);
 
 /* Follows the cluster file at `path` from now on: workers that it gains are called, as far as there
@@ -101,14 +98,11 @@ enum status cluster_load(struct cluster *cluster, const struct cluster_load_opti
  * says where and why, a second one that. Once, after cluster_load. Errors: STATUS_NO_MEMORY. */
 enum status cluster_follow(struct cluster *cluster, const char *path);
 
-/* A number that grows whenever cluster_look may have something new to say of a worker. */
+/* A number that grows whenever cluster_look may have something new to say of a worker; waiting
+ * until it differs from `seen`, or `timeout_ms` are over; and a descriptor that can be read from
+ * such a change on until cluster_clear_wake. */
 uint32_t cluster_changes(const struct cluster *cluster);
-
-/* Waits until that number differs from `seen`, or `timeout_ms` are over. */
 void cluster_wait(struct cluster *cluster, uint32_t seen, int timeout_ms);
-
-/* A descriptor that can be read from a change of that number on until cluster_clear_wake is called:
- * for whoever waits for other things as well. */
 int cluster_wake_fd(const struct cluster *cluster);
 void cluster_clear_wake(struct cluster *cluster);
 
