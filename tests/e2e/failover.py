@@ -31,7 +31,10 @@ UNDISTURBED_S = 1.2  # within which a run is surely at work: loading, the prompt
 RUN_TIMEOUT_S = 90
 EXPERTS_BYTES = 6 << 20
 FLAPPING_TOKENS, FLAPS = 2000, 3
-BALANCED_TOKENS, BALANCED_S = 1000, 8  # long enough for load to be looked at, which it is every five seconds
+BALANCED_TOKENS = 4000  # as many as the model has positions for
+LOOKED_AT_S = 8  # load is looked at every five seconds
+BALANCED_S = 2  # in which copies are used
+INTERRUPTED = 130  # exit status
 
 
 class Link(peers.Peer):
@@ -272,25 +275,34 @@ def check_joins_late(bench):
 
 def check_balance(bench):
     """A worker that joins is soon given copies of what the other one computes, and tokens stay the same."""
-    tokens = ["--max-tokens", str(BALANCED_TOKENS)]
-    reference = subprocess.Popen(command(bench, *tokens), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     with machines(bench) as hosts:
         hosts[1].worker.__exit__()
         # Without the links, so that computing is what takes time.
-        run = Run(bench, [machine.worker.address for machine in hosts[:2]], "--placement", "experts", *tokens)
+        addresses = [machine.worker.address for machine in hosts[:2]]
+        run = Run(bench, addresses, "--placement", "experts", "--max-tokens", str(BALANCED_TOKENS))
         hosts[1].start_again()
-        status, out = run.end()
-        ids, _ = reference.communicate(timeout=RUN_TIMEOUT_S)
-        if status or ids_of(out) != ids_of(ids):
-            raise Failed(f"exit status {status}, or other tokens: {run.text()[-800:]}")
-        lines = [line for line in run.text().splitlines() if "gets copies of" in line]
-        helper = json.loads(out)["stats"]["workers"][1]
-        if not lines and time.monotonic() - run.started < BALANCED_S:
-            print("skipped the balance of load: the run was over before it was looked at")
+        deadline = run.started + RUN_TIMEOUT_S
+        while "gets copies of" not in run.text() and run.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if run.process.poll() == 0 and time.monotonic() - run.started < LOOKED_AT_S:
+            print("skipped the balance of load: the run was over before it was looked at; take a build with sanitizers")
             return None
-        if not lines or helper["experts"] == 0 or helper["rows"] == 0:
-            raise Failed(f"no copies were made: {helper}: {run.text()[-800:]}")
-        return lines[0]
+        time.sleep(BALANCED_S)
+        run.process.send_signal(signal.SIGINT)
+        status, out = run.end()
+    ids = ids_of(out) if status in (0, INTERRUPTED) else []
+    reference = subprocess.run(
+        command(bench, "--max-tokens", str(max(1, len(ids)))), capture_output=True, text=True, timeout=RUN_TIMEOUT_S
+    )
+    if not ids or ids != ids_of(reference.stdout):
+        raise Failed(f"exit status {status}, or other tokens: {run.text()[-800:]}")
+    helper = json.loads(out)["stats"]["workers"][1]
+    if helper["experts"] == 0 or helper["rows"] == 0:
+        raise Failed(f"the copies are not used: {helper}: {run.text()[-800:]}")
+    lines = [line for line in run.text().splitlines() if "gets copies of" in line]
+    if not lines:
+        raise Failed(f"no copies were made: {run.text()[-800:]}")
+    return lines[0]
 
 
 FLAPPING = (
