@@ -1,4 +1,5 @@
-/* Drawn ten times a second from an atomic counter; a condition variable ends the wait at once. */
+/* Drawn ten times a second from atomics, so that nobody waits for a terminal that takes nothing; a
+ * condition variable ends the wait at once. */
 #include "coordinator/progress.h"
 
 #include <errno.h>
@@ -18,8 +19,8 @@
 #define COLUMNS_MAX   1024u
 
 struct part {
-    const char *name; /* NULL: nothing was said of it yet */
-    uint32_t percent;
+    _Atomic(const char *) name; /* NULL: nothing was said of it yet */
+    atomic_uint_least32_t percent;
 };
 
 struct progress {
@@ -31,7 +32,7 @@ struct progress {
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    bool stopping; /* under the mutex, as parts */
+    bool stopping; /* under the mutex */
     struct part parts[PROGRESS_PARTS_MAX];
 };
 
@@ -59,7 +60,6 @@ __attribute__((format(printf, 2, 3))) static void append(struct line *line, cons
         line->length += (size_t)length < room ? (size_t)length : room - 1;
 }
 
-/* The mutex is held. */
 static void draw(struct progress *progress) {
     double done = (double)atomic_load(&progress->bytes_done), total = (double)progress->bytes_total;
     double unit = total >= 1 << 30 ? 1 << 30 : 1 << 20;
@@ -70,10 +70,12 @@ static void draw(struct progress *progress) {
     const char *source = atomic_load(&progress->source);
     if (source)
         append(&line, " (%.1f %s)", (double)atomic_load(&progress->source_bytes) / unit, source);
-    for (uint32_t i = 0; i < PROGRESS_PARTS_MAX; i++)
-        if (progress->parts[i].name)
-            append(&line, "  %s %" PRIu32 "%%", progress->parts[i].name,
-                   progress->parts[i].percent);
+    for (uint32_t i = 0; i < PROGRESS_PARTS_MAX; i++) {
+        const char *name = atomic_load(&progress->parts[i].name);
+        if (name)
+            append(&line, "  %s %" PRIuLEAST32 "%%", name,
+                   atomic_load(&progress->parts[i].percent));
+    }
     fprintf(stderr, "\r%s\033[K", line.text);
     fflush(stderr);
 }
@@ -126,9 +128,8 @@ void progress_set_part(struct progress *progress, uint32_t part, const char *nam
                        uint32_t percent) {
     if (!progress)
         return;
-    pthread_mutex_lock(&progress->mutex);
-    progress->parts[part] = (struct part){name, percent};
-    pthread_mutex_unlock(&progress->mutex);
+    atomic_store(&progress->parts[part].percent, percent);
+    atomic_store(&progress->parts[part].name, name);
 }
 
 void progress_stop(struct progress *progress) {

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "coordinator/progress.h"
@@ -48,12 +49,18 @@ static void screen_expect(struct screen *screen, const char *words) {
     }
 }
 
+/* Of 200 MiB, on a new terminal. */
+static struct progress *begin(struct screen *screen, unsigned short columns) {
+    screen_open(screen, columns);
+    struct progress *progress = progress_start("loading", 200 << 20, true);
+    assert_non_null(progress);
+    return progress;
+}
+
 static void test_says_all(void **state) {
     (void)state;
     static struct screen screen;
-    screen_open(&screen, 120);
-    struct progress *progress = progress_start("loading", 200 << 20, true);
-    assert_non_null(progress);
+    struct progress *progress = begin(&screen, 120);
     screen_expect(&screen, "loading    0%  0.0 of 200.0 MiB\033[K");
     atomic_store(progress_counter(progress), 50 << 20);
     progress_set_source(progress, "from others", 20 << 20);
@@ -72,13 +79,26 @@ static void test_says_all(void **state) {
 static void test_stays_one_line(void **state) {
     (void)state;
     static struct screen screen;
-    screen_open(&screen, 40);
-    struct progress *progress = progress_start("loading", 200 << 20, true);
-    assert_non_null(progress);
+    struct progress *progress = begin(&screen, 40);
     for (uint32_t part = 0; part < PROGRESS_PARTS_MAX; part++)
         progress_set_part(progress, part, "worker", part % 100);
     /* 39 characters: a terminal goes on to the next line after the fortieth. */
     screen_expect(&screen, "\rloading    0%  0.0 of 200.0 MiB  worker\033[K");
+    progress_stop(progress);
+    screen_close(&screen);
+}
+
+/* Whoever loads goes on while the terminal takes nothing, as after Ctrl-S. */
+static void test_stopped_terminal(void **state) {
+    (void)state;
+    static struct screen screen;
+    struct progress *progress = begin(&screen, 120);
+    assert_int_equal(tcflow(STDERR_FILENO, TCOOFF), 0);
+    usleep(300000); /* in which it begins to write */
+    progress_set_part(progress, 0, "a:1", 40);
+    progress_set_source(progress, "from others", 20 << 20);
+    assert_int_equal(tcflow(STDERR_FILENO, TCOON), 0);
+    screen_expect(&screen, "(20.0 from others)  a:1 40%\033[K");
     progress_stop(progress);
     screen_close(&screen);
 }
@@ -102,6 +122,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_says_all),
         cmocka_unit_test(test_stays_one_line),
+        cmocka_unit_test(test_stopped_terminal),
         cmocka_unit_test(test_no_terminal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
