@@ -27,7 +27,7 @@ from error_bench import DEMO, Bench, Failed, Worker  # noqa: E402
 WIDER = 8  # times the demo model's experts
 ON_S, OFF_S = 0.002, 0.018  # that the slow one runs and is stopped in turn
 PROMPT_TOKENS = 30
-TOKENS = 1200  # half a minute with sanitizers
+TOKENS = 1200  # a minute or two with sanitizers, if nothing ends it before
 GOES_ON_S = 6  # after the change, in which load is looked at once more
 LOOKED_AT_S = 20  # load is looked at every five seconds, and must be the same twice
 RUN_TIMEOUT_S = 300
