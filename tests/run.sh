@@ -61,6 +61,9 @@ unit_tests() {
   ctest --test-dir "$1" --verbose --parallel 4 --timeout 300 "${@:2}" | sed 's/^[0-9]*: //' ||
     { ctest --test-dir "$1" --rerun-failed --output-on-failure; return 1; }
 }
+# Beside others: the one computes all the time, the other mostly waits.
+check "aarch64, emulated" tests/e2e/aarch64.sh &
+check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin &
 check "unit tests, ASan and UBSan" unit_tests build-asan -E kernel_harness
 check "unit tests of the data plane and of disks where io_uring is refused" tests/e2e/without_uring.py \
   ctest --test-dir build-asan --output-on-failure --parallel 4 --timeout 300 \
@@ -71,9 +74,6 @@ TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp" \
     check "unit tests of threads, TSan" unit_tests build-tsan -R "common_threads|common_transport|worker_expert_test|\
 worker_store|worker_service|worker_session|worker_giver|worker_fetcher|coordinator_cluster|coordinator_attention_latent|coordinator_engine|\
 coordinator_export_test|coordinator_own_shards"
-# Beside others: the one computes all the time, the other mostly waits.
-check "aarch64, emulated" tests/e2e/aarch64.sh &
-check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin &
 check "reference reproduces the golden models" /usr/bin/python3 tests/reference/self_check.py
 check "golden models, in process and on 1, 2, 3, 5 workers" /usr/bin/python3 tests/e2e/check_model.py build/bin/skein \
   tests/data/golden/* --workers 0,1,2,3,5 --placement experts,slices --batch-tokens 1,7,512
