@@ -30,7 +30,7 @@ CACHE_VALUE_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8": 34 / 32}  # q8: 32 val
 PROMPT_TOKENS = 40  # three chunks of 16
 ANSWER_TOKENS = 8
 RUN_TIMEOUT_S = 300
-POLL_S = 0.005
+POLL_S = 0.02
 
 
 class Process:
