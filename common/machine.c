@@ -28,6 +28,9 @@
 /* Two huge pages: long enough for the prefetchers to get going. */
 #define MEMORY_TASK_BYTES (4u << 20)
 
+/* How far ahead of a load memory is asked for what it reads, see measure_read. */
+#define READ_AHEAD_BYTES 12288u
+
 /* Tasks of a multiplying pass for each thread, and how long one takes at least. */
 #define MULTIPLY_TASKS  4u
 #define MULTIPLY_TASK_S 2e-4
@@ -93,28 +96,34 @@ static enum status take_memory(struct threads *threads, size_t bytes, uint8_t **
     return STATUS_OK;
 }
 
-static void read_task(void *context, size_t task, unsigned thread) {
-    (void)thread;
-    const float *values = context;
-    size_t count = MEMORY_TASK_BYTES / sizeof *values;
-    kernel_get()->peak->read(values + task * count, count);
-}
-
 struct read_call {
     struct threads *threads;
     uint8_t *memory;
-    size_t bytes;
+    size_t bytes, ahead_bytes;
 };
+
+static void read_task(void *context, size_t task, unsigned thread) {
+    (void)thread;
+    const struct read_call *call = context;
+    const float *values = (const void *)(call->memory + task * MEMORY_TASK_BYTES);
+    kernel_get()->peak->read(values, MEMORY_TASK_BYTES / sizeof *values, call->ahead_bytes);
+}
 
 static void read_pass(const void *context, size_t number) {
     (void)number;
     const struct read_call *call = context;
-    threads_run(call->threads, call->bytes / MEMORY_TASK_BYTES, read_task, call->memory);
+    threads_run(call->threads, call->bytes / MEMORY_TASK_BYTES, read_task, (void *)call);
 }
 
+/* Where others keep the memory busy, the processor's own prefetchers hold back, and a tenth or two
+ * more come when they are asked for; where they do not, less. */
 static double measure_read(struct threads *threads, uint8_t *memory, size_t bytes) {
-    const struct read_call call = {threads, memory, bytes};
-    return (double)bytes * measure_passes(read_pass, &call);
+    double best = 0;
+    for (int ahead = 0; ahead < 2; ahead++) {
+        const struct read_call call = {threads, memory, bytes, ahead ? READ_AHEAD_BYTES : 0};
+        best = fmax(best, measure_passes(read_pass, &call));
+    }
+    return (double)bytes * best;
 }
 
 /* ---- Multipliers. */

@@ -34,7 +34,7 @@ struct machine_figures {
     uint64_t memory_bytes;   /* that it gives to weights */
     uint32_t threads;        /* that compute */
     char isa[32];            /* of the kernels in use, as --isa takes it */
-    double read_bytes_per_s; /* plain reads; 0: not measured */
+    double read_bytes_per_s; /* by loads alone; 0: not measured */
     struct format_figures formats[WEIGHT_FORMAT_COUNT];
     uint64_t spill_bytes;    /* of weights that it may keep on its disk beyond memory */
     double disk_bytes_per_s; /* that it reads these with; 0: not measured */

@@ -23,8 +23,9 @@ struct peak_multiplier {
 };
 
 struct peak {
-    /* The sum of `count` values, a multiple of 128, through plain loads of the widest kind. */
-    float (*read)(const float *values, size_t count);
+    /* The sum of `count` values, a multiple of 128, through plain loads of the widest kind. What
+     * lies `ahead_bytes` farther on, 0 for nothing, is asked for into the second cache. */
+    float (*read)(const float *values, size_t count, size_t ahead_bytes);
     const struct peak_multiplier *multipliers; /* (multiplier_count) */
     size_t multiplier_count;
 };

@@ -44,10 +44,12 @@ DEFINE_MULTIPLIER(multiply_f32, , VEC, START_F32, VEC, ONES_F32, STEP_F32, TOTAL
     { PEAK_F32, NULL, 2 * LANES *PEAK_SUMS, multiply_f32 }
 
 /* Eight loads are under way at a time, each sum waits for its own. */
-static float read_values(const float *values, size_t count) {
+static float read_values(const float *values, size_t count, size_t ahead_bytes) {
     VEC s0 = SET(0), s1 = SET(0), s2 = SET(0), s3 = SET(0);
     VEC s4 = SET(0), s5 = SET(0), s6 = SET(0), s7 = SET(0);
     for (size_t i = 0; i < count; i += 8 * LANES) {
+        for (size_t at = 0; ahead_bytes && at < 8 * LANES * sizeof(float); at += 64)
+            __builtin_prefetch((const char *)(values + i) + ahead_bytes + at, 0, 2);
         s0 = ADD(s0, LOAD(values + i));
         s1 = ADD(s1, LOAD(values + i + LANES));
         s2 = ADD(s2, LOAD(values + i + 2 * LANES));
