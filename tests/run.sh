@@ -12,6 +12,11 @@ deploy/install-packages.sh libcmocka-dev clang clang-format libclang-rt-14-dev l
 export CFLAGS=-Werror # for each build, that of quickstart and that for ARM too
 
 results=$(mktemp)
+# Figures of this machine are measured once for all daemons.
+XDG_CACHE_HOME=$(mktemp -d)
+trap 'rm -rf "$XDG_CACHE_HOME" "$results"' EXIT
+export XDG_CACHE_HOME
+unset CACHE_DIRECTORY
 
 # Runs one named check, in the background with a `&` behind it. Its output is shown when it fails, and its lines
 # "skipped ..." in any case.
@@ -52,12 +57,6 @@ check "build, gcc, release" build_release
 check "build, gcc, ASan and UBSan" build asan
 check "build, clang, TSan" build tsan
 
-# Figures of this machine are measured once for all daemons.
-XDG_CACHE_HOME=$(mktemp -d)
-trap 'rm -rf "$XDG_CACHE_HOME" "$results"' EXIT
-export XDG_CACHE_HOME
-unset CACHE_DIRECTORY
-
 # Freed memory that waits to be used again is memory that the system has to clear.
 export ASAN_OPTIONS=detect_leaks=1:quarantine_size_mb=16 UBSAN_OPTIONS=print_stacktrace=1
 # More at a time than there are processors, because many of them wait.
@@ -65,9 +64,6 @@ unit_tests() {
   ctest --test-dir "$1" --verbose --parallel 4 --timeout 300 "${@:2}" | sed 's/^[0-9]*: //' ||
     { ctest --test-dir "$1" --rerun-failed --output-on-failure; return 1; }
 }
-# Beside others: the one computes all the time, the other mostly waits.
-check "aarch64, emulated" tests/e2e/aarch64.sh &
-check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin &
 check "unit tests, ASan and UBSan" unit_tests build-asan -E kernel_harness
 check "unit tests of the data plane and of disks where io_uring is refused" tests/e2e/without_uring.py \
   ctest --test-dir build-asan --output-on-failure --parallel 4 --timeout 300 \
@@ -78,6 +74,9 @@ TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp" \
     check "unit tests of threads, TSan" unit_tests build-tsan -R "common_threads|common_transport|worker_expert_test|\
 worker_store|worker_service|worker_session|worker_giver|worker_fetcher|coordinator_cluster|coordinator_attention_latent|coordinator_engine|\
 coordinator_export_test|coordinator_own_shards"
+# Beside others: the one computes all the time, the other mostly waits.
+check "aarch64, emulated" tests/e2e/aarch64.sh &
+check "errors" /usr/bin/python3 tests/e2e/error_cases.py build-asan/bin &
 check "reference reproduces the golden models" /usr/bin/python3 tests/reference/self_check.py
 check "golden models, in process and on 1, 2, 3, 5 workers" /usr/bin/python3 tests/e2e/check_model.py build/bin/skein \
   tests/data/golden/* --workers 0,1,2,3,5 --placement experts,slices --batch-tokens 1,7,512
