@@ -25,7 +25,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from error_bench import DEMO, Bench, Failed, Worker  # noqa: E402
 
 WIDER = 8  # times the demo model's experts
-ON_S, OFF_S = 0.001, 0.029  # that the slow one runs and is stopped in turn: slower than on a busy machine
+ON_S, OFF_S = 0.001, 0.029  # that the slow one runs and is stopped in turn: slower than others on a busy machine
 PROMPT_TOKENS = 30
 TOKENS = 1200  # a minute or two with sanitizers, if nothing ends it before
 GOES_ON_S = 6  # after the change, in which load is looked at once more
@@ -35,6 +35,7 @@ CUTS_MAX = 3  # of an expert: copies beyond the first
 # The plainest loops where experts are computed, so that their part of the time is large.
 PLAINLY = ["--isa", "reference"]
 INTERRUPTED = 130  # exit status
+BEGUN = "data plane: "  # all machines were measured, and hold their slices
 MOVED = "keeps less, and others get more"
 
 
@@ -116,20 +117,24 @@ def tokens_alone(bench):
     return json.loads(out)["ids"]
 
 
-def end_after_change(process):
-    """The result, and what it said; interrupted GOES_ON_S after the first change."""
+def end_after_change(process, slow_one):
+    """The result, and what it said; `slow_one` is slowed down once answers begin, and it is interrupted GOES_ON_S after the
+    first change."""
     timers = [threading.Timer(RUN_TIMEOUT_S, process.kill)]
     timers[0].start()
-    said = []
+    said, slowing = [], contextlib.ExitStack()
     try:
         for line in process.stderr:
             said.append(line)
+            if BEGUN in line:
+                slowing.enter_context(slowed(slow_one))
             if MOVED in line and len(timers) == 1:
                 timers.append(threading.Timer(GOES_ON_S, process.send_signal, [signal.SIGINT]))
                 timers[1].start()
         out = process.stdout.read()
         process.wait()
     finally:
+        slowing.close()
         for timer in timers:
             timer.cancel()
         process.kill()
@@ -144,8 +149,7 @@ def on_two(bench, slow_one, *args):
         workers = f"{first.address},{second.address}"
         started = time.monotonic()
         coordinator = begin(bench, "--verbose", "--offload", "off", "--workers", workers, *args)
-        with slowed(slow_one(coordinator, first.process)):
-            result, log = end_after_change(coordinator)
+        result, log = end_after_change(coordinator, slow_one(coordinator, first.process))
         took_s = time.monotonic() - started
         first.check_alive()
         second.check_alive()
