@@ -96,6 +96,7 @@ done
 machines_that_fail() {
   check "workers that are lost" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein
   check "workers that are lost, without copies of the model" /usr/bin/python3 tests/e2e/failover.py build-asan/bin/skein --ship
+  check "workers that become slow" /usr/bin/python3 tests/e2e/slow_worker.py build-asan/bin/skein
 }
 machines_that_fail &
 check "golden models, ASan" /usr/bin/python3 tests/e2e/check_model.py build-asan/bin/skein \
@@ -108,9 +109,6 @@ check "shards from worker to worker" /usr/bin/python3 tests/e2e/worker_to_worker
 check "shards on disk instead of in memory" /usr/bin/python3 tests/e2e/spill.py build-asan/bin/skein
 check "memory of each process" /usr/bin/python3 tests/e2e/memory.py build/bin/skein
 check "workers that come and go" /usr/bin/python3 tests/e2e/changing_workers.py build-asan/bin/skein
-wait
-# Beside what leaves it a processor: it is about who is busier.
-check "workers that become slow" /usr/bin/python3 tests/e2e/slow_worker.py build-asan/bin/skein &
 check "plans" /usr/bin/python3 tests/e2e/plan.py build/bin/skein
 check "command line and chat" /usr/bin/python3 tests/e2e/command_line.py build/bin/skein
 check "demo model answers" /usr/bin/python3 tests/e2e/demo_model.py build/bin/skein

@@ -207,7 +207,7 @@ def main():
     with Bench(os.path.dirname(skein), None, False) as bench:
         for dtype in ("bf16", "fp8"):
             model = Model(
-                bench, dtype, "--shape", "v2-lite", "--layers", "3", "--experts", "24", "--dtype", dtype
+                bench, dtype, "--shape", "v2-lite", "--layers", "3", "--experts", "12", "--dtype", dtype
             )
             check_model(bench, model)
             if dtype == "bf16":

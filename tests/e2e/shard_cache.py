@@ -114,12 +114,14 @@ def check_comes_back(bench, transport):
 
 
 def check_offloaded(bench):
-    """Slices of shared experts, dense layers and output head come the same way."""
+    """Slices of shared experts, dense layers and output head come the same way. The coordinator computes in plain C, so that
+    the worker gets one of each, whatever was measured how."""
+    options = ("--offload", "on", "--isa", "reference")
     with Machine(bench, "offloaded") as machine:
-        first = machine.run("--offload", "on")
+        first = machine.run(*options)
         machine.await_files(SHARDS + SLICES)
         machine.start_again()
-        second = machine.run("--offload", "on")
+        second = machine.run(*options)
         if first < SHARDS_BYTES + SHARDS_BYTES // 50 or second > first // 20:
             raise Failed(f"{first} bytes went to the worker at first, {second} after a restart")
         return f"{first} bytes to the worker at first, {second} after a restart"
