@@ -115,8 +115,8 @@ static void read_pass(const void *context, size_t number) {
     threads_run(call->threads, call->bytes / MEMORY_TASK_BYTES, read_task, (void *)call);
 }
 
-/* Where others keep the memory busy, the processor's own prefetchers hold back, and a tenth or two
- * more come when they are asked for; where they do not, less. */
+/* Asking ahead brings a tenth or two more where others keep the memory busy, and less where they do
+ * not: the faster way counts. */
 static double measure_read(struct threads *threads, uint8_t *memory, size_t bytes) {
     double best = 0;
     for (int ahead = 0; ahead < 2; ahead++) {

@@ -106,7 +106,7 @@ static struct runtime_options options_with(const struct worker *worker, const ch
 }
 
 #ifdef __SANITIZE_ADDRESS__
-/* The fewest allocations that five decode steps took in one of up to a hundred rounds. In each
+/* The fewest allocations that ten decode steps took in one of up to a hundred rounds. In each
  * there may be others, because health reports between coordinator and worker have their own times:
  * on a busy machine in most. */
 static unsigned count_allocations(const struct runtime_options *options) {
@@ -124,9 +124,9 @@ static unsigned count_allocations(const struct runtime_options *options) {
     forward(engine, &prompt, 1, 4, tokens, logits);
     for (uint32_t round = 0; round < 100 && fewest > 0; round++) {
         unsigned before = allocations;
-        for (uint32_t step = 0; step < 5; step++) {
+        for (uint32_t step = 0; step < 10; step++) {
             assert_int_equal(kv_cache_extend(cache, sequence, 1), STATUS_OK);
-            struct batch_segment segment = {sequence, 4 + 5 * round + step, 0, 1};
+            struct batch_segment segment = {sequence, 4 + 10 * round + step, 0, 1};
             forward(engine, &segment, 1, 1, tokens + step % 4, logits);
         }
         fewest = allocations - before < fewest ? allocations - before : fewest;
