@@ -17,6 +17,7 @@
 #include <time.h>
 #include <xxhash.h>
 
+#include "common/arena.h"
 #include "common/cluster_limits.h"
 #include "common/kernel/panel.h"
 #include "common/log.h"
@@ -29,9 +30,8 @@
 static void clear(struct expert_store *store) {
     for (uint32_t i = 0; i < store->count; i++)
         slot_drop_storage(&store->slots[i]);
-    free(store->slots);
-    free(store->served);
-    free(store->layouts);
+    arena_destroy(store->tables);
+    store->tables = NULL;
     store->slots = NULL;
     store->served = NULL;
     store->layouts = NULL;
@@ -237,9 +237,12 @@ static void occupy_slots(struct expert_store *store, const struct assignment *as
 /* Copies the assignment's lists to the empty store `out`. */
 static enum status copy_assignment(const struct assignment *assignment, struct expert_store *out) {
     size_t layouts = SHARD_LAYOUTS(assignment->layer_count);
-    out->layouts = calloc(layouts, sizeof *out->layouts);
-    out->slots = calloc(SHARDS_MAX, sizeof *out->slots);
-    out->served = calloc(SHARDS_MAX, sizeof *out->served);
+    out->tables = arena_create(0);
+    if (out->tables) {
+        out->slots = arena_take(out->tables, SHARDS_MAX, sizeof *out->slots);
+        out->served = arena_take(out->tables, SHARDS_MAX, sizeof *out->served);
+        out->layouts = arena_take(out->tables, layouts, sizeof *out->layouts);
+    }
     if (!out->layouts || !out->slots || !out->served) {
         log_error("no memory for a table of %" PRIu32 " shards; lower --memory",
                   assignment->shard_count);
@@ -279,6 +282,7 @@ enum status expert_store_assign(struct expert_store *store, const struct assignm
         return status;
     }
     store->fingerprint = next.fingerprint;
+    store->tables = next.tables;
     store->layouts = next.layouts;
     store->layer_count = next.layer_count;
     store->exact = next.exact;
