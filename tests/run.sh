@@ -10,6 +10,7 @@ deploy/install-packages.sh libcmocka-dev clang clang-format libclang-rt-14-dev l
   >/dev/null
 
 export CFLAGS=-Werror # for each build, that of quickstart and that for ARM too
+export OPENBLAS_NUM_THREADS=1 # more threads, which nothing uses, would spin a while at the start of each process
 
 results=$(mktemp)
 # Figures of this machine are measured once for all daemons.
