@@ -722,36 +722,3 @@ bool rebalance_note_idle(struct placement *placement, const struct load_window *
         }
     return found;
 }
-
-static enum status release_expert(struct placement *placement, uint32_t layer, uint32_t expert,
-                                  const uint32_t *served, uint32_t *removed) {
-    const struct expert_places *places = placement_find(placement, layer, expert);
-    uint32_t copies = 0;
-    for (uint32_t first = 0; first < places->count; first = placement_copy_end(places, first))
-        copies += placement_copy_is_served(places, first, served);
-    for (uint32_t first = 0; first < places->count;) {
-        uint32_t others = copies - placement_copy_is_served(places, first, served);
-        if (places->parts[first].origin != COPY_BALANCE ||
-            places->parts[first].idle <= REBALANCE_IDLE_MAX || others == 0) {
-            first = placement_copy_end(places, first);
-            continue;
-        }
-        enum status status = placement_remove(placement, layer, expert, first);
-        if (status)
-            return status;
-        copies = others;
-        ++*removed;
-    }
-    return STATUS_OK;
-}
-
-enum status rebalance_release(struct placement *placement, const uint32_t *served,
-                              uint32_t *removed) {
-    enum status status = STATUS_OK;
-    for (uint32_t layer = 0; layer < placement->layers && !status; layer++)
-        for (uint32_t expert = 0; expert < placement->experts && !status; expert++)
-            status = release_expert(placement, layer, expert, served, removed);
-    if (status)
-        log_error("no memory to let copies of experts go; end other programs");
-    return status;
-}

@@ -69,14 +69,9 @@ enum status rebalance_placement(struct placement *placement, const struct rebala
                                 struct rebalance_result *out);
 
 /* At the end of a window: counts for each copy that rebalance_placement added in how many windows
- * in a row its expert was needed and another copy was taken (`idle`). Whether one is to go. */
+ * in a row its expert was needed and another copy was taken (`idle`). Whether that are more than
+ * REBALANCE_IDLE_MAX for some, which release_copies then lets go of. */
 bool rebalance_note_idle(struct placement *placement, const struct load_window *window);
-
-/* Takes away those for which that are more than REBALANCE_IDLE_MAX, where another copy is served:
- * served[h] (holders) as for repair_release. Adds the number of copies to *removed. Errors:
- * STATUS_NO_MEMORY (of this process). */
-enum status rebalance_release(struct placement *placement, const uint32_t *served,
-                              uint32_t *removed);
 
 #define REBALANCE_NOBODY     UINT32_MAX
 #define REBALANCE_GAIN_MIN   0.05

@@ -1,6 +1,6 @@
-/* Finds new homes for experts that no copy is left of, in memory or else on disks, and lets go of
- * them once they are not needed any more. Pure planning, like planner: no sockets, no clock. Called
- * by failover between two dispatches, when a holder was lost, wants to leave, or has come back. */
+/* Finds new homes for experts that no copy is left of, in memory or else on disks; release lets go
+ * of them. Pure planning, like planner: no sockets, no clock. Called by failover between two
+ * dispatches, when a holder was lost, wants to leave, or has come back. */
 #pragma once
 
 #include <stdbool.h>
@@ -34,10 +34,3 @@ struct repair_result {
  * (of this process). */
 enum status repair_placement(struct placement *placement, const struct repair_input *input,
                              struct repair_result *out);
-
-/* Takes away copies that repair_placement added: one goes when of those that the plan had and those
- * of its own kind as many others are served as the plan had; the newest goes first. served[h]
- * (holders) as in placement_copy_is_served, 0 for holders that are not to be relied on. Holders of
- * such copies have nothing on their disks (placement_unspill). Adds the number of copies to
- * *removed. Errors: STATUS_NO_MEMORY (of this process). */
-enum status repair_release(struct placement *placement, const uint32_t *served, uint32_t *removed);

