@@ -198,7 +198,7 @@ static enum status release_slots(struct failover *failover) {
 
 /* Workers on whose disks repair put something have all in memory while copies are let go, and then
  * what does not fit on their disks: the same as before where nothing was let go. */
-static enum status release_on_all(struct failover *failover, uint32_t *removed) {
+static enum status release_in_placement(struct failover *failover, uint32_t *removed) {
     struct placement *placement = failover->options.placement;
     const struct spilling disks = disks_of(failover);
     for (uint32_t h = 0; h < placement->holders; h++)
@@ -224,7 +224,7 @@ enum status failover_release(struct failover *failover) {
         failover->reliable[h] =
             holders->all[h].silent || holders->all[h].leaving ? 0 : holders->served[h];
     before = placement_bytes(placement);
-    enum status status = release_on_all(failover, &removed);
+    enum status status = release_in_placement(failover, &removed);
     if (status || removed == 0)
         return status;
     log_info("%" PRIu32 " copies of experts are not needed any more (%s)", removed,

@@ -23,7 +23,7 @@ struct slot {
 struct expert_store {
     uint64_t memory_bytes, spill_bytes; /* limits */
     uint64_t fingerprint;
-    struct arena *tables;         /* holds the three below; NULL without an assignment */
+    struct arena *tables;         /* of layouts, slots and served; NULL: no assignment */
     struct shard_layout *layouts; /* SHARD_LAYOUTS(layer_count) */
     uint32_t layer_count;
     bool exact;
